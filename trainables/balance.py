@@ -1,0 +1,137 @@
+"""The balance meter: when a reading is balanced, when the balance is reached, and what a training cost.
+
+A pure function of the readings so far, so a recorded training can be judged again with other tolerances.
+Knows no torch and no network; `validation.py` measures what is judged here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trainables.configuration import Configuration, NashSettings
+
+Reading = Mapping[str, float]
+
+CONDITIONS = {
+    "ramp": "the ramp has ended and the adversarial weight is above 0",
+    "probability": "D(y) and D(G(x)) are near the balance point",
+    "rank": "the discriminator cannot order real over generated",
+    "control": "the discriminator is alive: it tells bicubic and pretrained images from real ones",
+    "d_rate": "the discriminator still learns",
+    "psnr": "the image is not ruined",
+}
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What a training is measured with; follows from its configuration."""
+
+    game_on: int  # the step at which pretraining and ramp are over
+    max_steps: int
+    weight: float
+    balance_point: float  # c: what the best discriminator answers to a perfect generator
+    d_rate: float
+    nash: NashSettings
+
+    @classmethod
+    def of(cls, configuration: Configuration) -> Ruler:
+        """The ruler of a configuration."""
+        training = configuration.Training
+        return cls(
+            game_on=training.pretrain_steps + training.adv_loss_ramp_steps,
+            max_steps=training.max_steps,
+            weight=training.Losses.adv_loss_beta,
+            balance_point=training.real_label / 2,
+            d_rate=configuration.Optimizers.optim_d_lr,
+            nash=configuration.Nash,
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the readings so far say.
+
+    `steps_to_nash` is the step of the first reading of the first certified window, `certified_at` that of its
+    last. `open_since` is the earliest step at which a window that is still open began: the balance is known
+    not to have been reached at any reading before it. `gap` is the smallest window gap, 0 exactly when reached.
+    """
+
+    steps_to_nash: int | None
+    certified_at: int | None
+    open_since: int
+    gap: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether Nash is reached."""
+        return self.steps_to_nash is not None
+
+
+def excesses(reading: Reading, ruler: Ruler) -> dict[str, float]:
+    """How far each condition of NASH is missed, relative to its tolerance; 0 where it holds, ∞ where nothing can be said.
+
+    With EMA on, the averaged and the raw generator are both judged (`nash/…` and `nash/raw/…`), the worse counts.
+    """
+    nash, c = ruler.nash, ruler.balance_point
+    if reading["step"] < ruler.game_on or ruler.weight <= 0 or "nash/p_y" not in reading:
+        return dict.fromkeys(CONDITIONS, math.inf)
+    judged = [prefix for prefix in ("nash/", "nash/raw/") if prefix + "p_g" in reading]
+    floor = nash.d_lr_floor * ruler.d_rate
+    deviations = {
+        "probability": (
+            max(abs(p - c) for p in [reading["nash/p_y"], *(reading[j + "p_g"] for j in judged)]),
+            nash.probability_tolerance,
+        ),
+        "rank": (max(abs(reading[j + "rank"] - 0.5) for j in judged), nash.rank_tolerance),
+        # an AUC is a deviation from the perfect 1: 0.8 against a floor of 0.9 misses by one tolerance
+        "control": (1 - reading["nash/control"], 1 - nash.control_auc),
+        "psnr": (max(reading["nash/psnr_bicubic"] - reading[j + "psnr"] for j in judged), nash.psnr_slack_db),
+    }
+    found = {name: max(0.0, (value - tolerance) / tolerance) for name, (value, tolerance) in deviations.items()}
+    rate = reading["lr_discriminator"]
+    found["d_rate"] = (max(0.0, math.log2(floor / rate)) if rate > 0 else math.inf) if rate < floor else 0.0
+    found["ramp"] = 0.0
+    return {name: found[name] if not math.isnan(found[name]) else math.inf for name in CONDITIONS}
+
+
+def reading_gap(reading: Reading, ruler: Ruler) -> float:
+    """The largest excess of one reading: 0 exactly when it is balanced."""
+    return max(excesses(reading, ruler).values())
+
+
+def judge(readings: Sequence[Reading], ruler: Ruler) -> Verdict:
+    """Whether and when Nash was reached: of `window` readings the first and at least `required` in all are balanced."""
+    nash = ruler.nash
+    gaps = [reading_gap(reading, ruler) for reading in readings]
+    smallest = math.inf
+    for start in range(len(gaps) - nash.window + 1):
+        window = gaps[start : start + nash.window]
+        gap = max(window[0], sorted(window)[nash.required - 1])
+        last = readings[start + nash.window - 1]
+        if gap == 0 and nash.exploitability is not None:
+            # refused by its best response: as far from balance as that response's rank from the limit
+            limit, found = nash.exploitability, last.get("nash/exploitability", math.inf)
+            gap = max(0.0, (found - limit) / limit)
+        if gap == 0:
+            return Verdict(int(readings[start]["step"]), int(last["step"]), int(readings[start]["step"]), 0.0)
+        smallest = min(smallest, gap)
+    return Verdict(None, None, _open_since(readings, gaps, nash), smallest)
+
+
+def _open_since(readings: Sequence[Reading], gaps: Sequence[float], nash: NashSettings) -> int:
+    """Step of the first reading whose window is not full and may still be certified; the last step where there is none."""
+    for start in range(max(0, len(gaps) - nash.window + 1), len(gaps)):
+        so_far = gaps[start:]
+        if gaps[start] == 0 and sum(gap > 0 for gap in so_far) <= nash.window - nash.required:
+            return int(readings[start]["step"])
+    return int(readings[-1]["step"]) if readings else 0
+
+
+def nash_cost(verdict: Verdict, max_steps: int) -> float:
+    """The number a sampler sees: steps to Nash, or between one and two times `max_steps` where it was not reached."""
+    if verdict.steps_to_nash is not None:
+        return float(verdict.steps_to_nash)
+    share = verdict.gap / (1 + verdict.gap) if math.isfinite(verdict.gap) else 1.0
+    return max_steps * (1 + share)

@@ -1,0 +1,367 @@
+"""Scenes, their normalisation, the split by area, and crops that are a function of (seed, step).
+
+A scene's high-resolution image is the file; the low-resolution one is made from it by antialiased bicubic
+reduction, or read beside it (LRHRFolderDataset). Crops start at multiples of the scaling factor and touch no
+nodata. Training and validation areas are apart by one crop.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainables.configuration import Configuration
+from trainables.errors import InvalidInput, Problem
+from trainables.networks import downsample, upsample
+
+SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz"}
+DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
+Mask = NDArray[np.bool_]
+Positions = NDArray[np.int32]  # (n, 3): scene, row, column, the last two in low-resolution pixels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One normalised image pair: hr (bands, H, W), lr (bands, h, w), and which lr cells may be used (h, w)."""
+
+    name: str
+    hr: Tensor
+    lr: Tensor
+    usable: Mask
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The fixed held-out pairs: (n, bands, …) images, their bicubic upsampling, and which of them are detailed (n,)."""
+
+    lr: Tensor
+    hr: Tensor
+    bicubic: Tensor
+    detailed: Tensor
+    overlapping: bool
+
+
+class Imagery:
+    """All imagery of a training, held in memory on one device."""
+
+    def __init__(self, configuration: Configuration, device: torch.device) -> None:
+        data = configuration.Data
+        self.factor = configuration.Generator.scaling_factor
+        self.cells = data.crop_size // self.factor  # a crop's side, low-resolution pixels
+        source = data.root_dir if data.dataset_type == "lrhrfolderdataset" else data.path
+        self.source = str(source)
+        self.val_side = data.val_side
+        train_raw, val_raw = _read_all(configuration, Path(self.source))
+        self.low, self.high = self._normalisation(configuration, train_raw, split=not val_raw)
+        self.scenes = [self._scene(raw, device) for raw in train_raw + val_raw]
+        if val_raw:
+            areas = [("train",)] * len(train_raw) + [("val",)] * len(val_raw)
+        else:
+            areas = self._split(data.val_fraction)
+        self.train_positions = self._positions("train", areas, data.val_fraction, stride=1)
+        self.pairs = self._pairs(areas, data.val_fraction, configuration.Nash.validation_pairs)
+
+    def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """(lr, hr) crops of a step: positions, flips and turns depend on (seed, stream, step) alone."""
+        draw = np.random.default_rng([seed, *stream.encode(), step])
+        chosen = self.train_positions[draw.integers(len(self.train_positions), size=size)]
+        turns, mirrored = draw.integers(4, size=size), draw.integers(2, size=size)
+        lr, hr = [], []
+        for position, turn, mirror in zip(chosen, turns.tolist(), mirrored.tolist(), strict=True):
+            pair = self._crop(position)
+            if mirror:
+                pair = (pair[0].flip(-1), pair[1].flip(-1))
+            lr.append(pair[0].rot90(turn, (-2, -1)))
+            hr.append(pair[1].rot90(turn, (-2, -1)))
+        return torch.stack(lr), torch.stack(hr)
+
+    def describe(self) -> str:
+        """One line for a person: scenes, sizes, what is held out."""
+        bands, height, width = self.scenes[0].hr.shape
+        pairs = len(self.pairs.lr)
+        return (
+            f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {self.low:g}–{self.high:g} → 0–1; "
+            f"{len(self.train_positions)} crop positions, {pairs} held-out pairs{', overlapping' if self.pairs.overlapping else ''}"
+        )
+
+    def _crop(self, position: Positions) -> tuple[Tensor, Tensor]:
+        index, row, column = position.tolist()
+        scene, n, f = self.scenes[index], self.cells, self.factor
+        return (
+            scene.lr[:, row : row + n, column : column + n],
+            scene.hr[:, row * f : (row + n) * f, column * f : (column + n) * f],
+        )
+
+    def _normalisation(self, configuration: Configuration, raws: list[_Raw], split: bool) -> tuple[float, float]:
+        """The two values that become 0 and 1: stated percentiles of the training area, or a fixed scale."""
+        data = configuration.Data
+        if data.normalization == "percentiles":
+            share = 1 - data.val_fraction if split else 1.0
+            values = [raw.sample(share, self._side(raw.valid.shape)) for raw in raws]
+            low, high = np.percentile(np.concatenate(values), data.percentiles)
+            if not low < high:
+                found = f"the same value ({low:g}) at both"
+                raise InvalidInput([Problem(self.source, "Data.percentiles", found, "imagery with contrast")])
+            return float(low), float(high)
+        fixed = {"normalise_10k": (0.0, 10000.0)}
+        if data.scale is not None and data.normalization == "scale":
+            return data.scale[0], data.scale[1]
+        return fixed.get(data.normalization, (0.0, 1.0))
+
+    def _scene(self, raw: _Raw, device: torch.device) -> Scene:
+        span = self.high - self.low
+        height, width = (side // self.factor * self.factor for side in raw.image.shape[1:])
+        valid = raw.valid[:height, :width]
+        image = np.where(valid, raw.image[:, :height, :width], self.low).astype(np.float32)
+        hr = torch.from_numpy((image - self.low) / span)
+        if raw.lr is None:
+            lr = downsample(hr[None], self.factor)[0]
+            # bicubic reduction reaches two low-resolution pixels far: what nodata coloured is not used either
+            usable = _shrunk(_all_of(valid, self.factor), 2)
+        else:
+            lr = torch.from_numpy(((raw.lr - self.low) / span).astype(np.float32))
+            usable = _all_of(valid, self.factor)
+        return Scene(raw.name, hr.to(device), lr.to(device), usable)
+
+    def _split(self, fraction: float) -> list[tuple[str, ...]]:
+        """Which areas each scene has: both where it is long enough, else every scene whole to one of them."""
+        longest = [scene.usable.shape[self._side(scene.usable.shape) in ("left", "right")] for scene in self.scenes]
+        if all(self._cut(length, fraction) is not None for length in longest):
+            return [("train", "val")] * len(self.scenes)
+        if len(self.scenes) == 1:
+            side = longest[0] * self.factor
+            needed = int(self.cells * self.factor * (1 + 1 / min(fraction, 0.5)))
+            raise self._too_small(
+                f"a longer side of {side} px", f"about {needed} px: training area, a gap of one crop, held-out area"
+            )
+        held_out = max(1, round(fraction * len(self.scenes)))
+        return [("train",)] * (len(self.scenes) - held_out) + [("val",)] * held_out
+
+    def _side(self, shape: tuple[int, ...]) -> str:
+        """The side of a scene that is held out: as configured, else an end of its longer axis."""
+        return self.val_side or ("bottom" if shape[0] > shape[1] else "right")
+
+    def _cut(self, length: int, fraction: float) -> tuple[int, int] | None:
+        """Where the training area ends and the held-out area begins along a side, in cells."""
+        begins = length - max(self.cells, round(fraction * length))
+        ends = begins - self.cells
+        return (ends, begins) if ends >= self.cells else None
+
+    def _positions(self, area: str, areas: list[tuple[str, ...]], fraction: float, stride: int) -> Positions:
+        """Top left corners of all crops that lie in an area and touch no nodata."""
+        found = []
+        for index, (scene, has) in enumerate(zip(self.scenes, areas, strict=True)):
+            if area not in has:
+                continue
+            usable = scene.usable
+            if len(has) > 1:
+                side = self._side(usable.shape)
+                length = usable.shape[side in ("left", "right")]
+                cut = self._cut(length, fraction)
+                assert cut is not None
+                part = _part(usable.shape, side, length - cut[1])
+                if area == "train":
+                    part = _part(usable.shape, _OPPOSITE[side], cut[0])
+                usable = np.zeros_like(scene.usable)
+                usable[part] = scene.usable[part]
+            corners = np.argwhere(_windows(usable, self.cells)[::stride, ::stride]) * stride
+            found.append(np.column_stack([np.full(len(corners), index), corners]))
+        positions = np.concatenate(found).astype(np.int32) if found else np.zeros((0, 3), np.int32)
+        if not len(positions):
+            side = self.cells * self.factor
+            raise self._too_small(
+                f"no crop of {side} px without nodata in the {area} area", "imagery larger than a crop"
+            )
+        return positions
+
+    def _pairs(self, areas: list[tuple[str, ...]], fraction: float, wanted: int) -> Pairs:
+        """`wanted` held-out pairs spread evenly; neighbours overlap only where there would be too few."""
+        stride = self.cells
+        positions = self._positions("val", areas, fraction, stride=1)
+        apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
+        while len(apart) < wanted and stride > 1:
+            stride = stride // 2
+            apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
+        if len(apart) < wanted:
+            raise self._too_small(f"{len(apart)} held-out crops", f"{wanted} (Nash.validation_pairs, never under 64)")
+        chosen = apart[np.linspace(0, len(apart) - 1, wanted).round().astype(int)]
+        crops = [self._crop(position) for position in chosen]
+        lr, hr = torch.stack([crop[0] for crop in crops]), torch.stack([crop[1] for crop in crops])
+        bicubic = upsample(lr, self.factor)
+        error = (bicubic - hr).square().mean((1, 2, 3))
+        detailed = torch.zeros(wanted, dtype=torch.bool, device=lr.device)
+        detailed[error.argsort(descending=True, stable=True)[: round(DETAILED_SHARE * wanted)]] = True
+        return Pairs(lr, hr, bicubic, detailed, overlapping=stride < self.cells)
+
+    def _too_small(self, found: str, expected: str) -> InvalidInput:
+        fix = "Use larger imagery, a smaller Data.crop_size or another Data.val_fraction."
+        return InvalidInput([Problem(self.source, "Data.crop_size", found, expected, fix)])
+
+
+_loaded: dict[str, Imagery] = {}
+
+
+def load_imagery(configuration: Configuration, device: torch.device) -> Imagery:
+    """The imagery of a configuration, read once a process; the trials of a study differ in other keys."""
+    parts = configuration.Data, configuration.Model, configuration.Generator.scaling_factor
+    key = f"{parts} {configuration.Nash.validation_pairs} {device}"
+    if key not in _loaded:
+        _loaded.clear()  # one study's imagery at a time
+        _loaded[key] = Imagery(configuration, device)
+    return _loaded[key]
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """A file as read: image (bands, H, W) in its own numbers, valid (H, W), lr where it is given."""
+
+    name: str
+    image: NDArray[Any]
+    valid: Mask
+    lr: NDArray[Any] | None = None
+
+    def sample(self, share: float, side: str) -> NDArray[Any]:
+        """Valid values of all but the held-out share at `side`, thinned to about a million."""
+        length = self.valid.shape[side in ("left", "right")]
+        part = _part(self.valid.shape, _OPPOSITE[side], round(length * share))
+        values = self.image[(slice(None), *part)][:, self.valid[part]].ravel()
+        return values[:: max(1, values.size // 1_000_000)]
+
+
+def _read_all(configuration: Configuration, source: Path) -> tuple[list[_Raw], list[_Raw]]:
+    """Training scenes, and validation scenes where the data set keeps them apart. All that is wrong is said at once."""
+    data, problems = configuration.Data, []
+    paired = data.dataset_type == "lrhrfolderdataset"
+    key = "Data.root_dir" if paired else "Data.path"
+    groups: list[list[_Raw]] = [[], []]
+    folders = [source / "train" / "HR", source / "val" / "HR"] if paired else [source]
+    for group, folder in zip(groups, folders, strict=False):
+        files = scene_files(folder)
+        if not files and folder == folders[0]:
+            found = "no such file or folder" if not folder.exists() else "no imagery in it"
+            fix = "Point it at a file or folder of .tif, .png, .jpg, .npy or .npz scenes."
+            problems.append(Problem(str(folder), key, found, "imagery", fix))
+        for file in files:
+            try:
+                low_file = folder.parent / "LR" / file.name if paired else None
+                group.append(_read(file, low_file, configuration, key))
+            except InvalidInput as error:
+                problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    return groups[0], groups[1]
+
+
+def scene_files(path: Path) -> list[Path]:
+    """The scenes a path names, in a fixed order."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return [path] if path.is_file() else []
+
+
+def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> _Raw:
+    image, valid = read_image(file, configuration.Data.nodata, key)
+    bands = configuration.Model.in_bands
+    if image.shape[0] != bands:
+        fix = f"Set Model.in_bands: {image.shape[0]}, or use imagery with {bands} bands."
+        raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
+    if not valid.any():
+        raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
+    if low_file is None:
+        return _Raw(file.name, image, valid)
+    low, _ = read_image(low_file, configuration.Data.nodata, key)
+    factor = configuration.Generator.scaling_factor
+    expected = (bands, image.shape[1] // factor, image.shape[2] // factor)
+    if low.shape != expected or image.shape[1] % factor or image.shape[2] % factor:
+        found = f"{low.shape} beside an HR image of {image.shape}"
+        raise InvalidInput([Problem(str(low_file), key, found, f"{expected}: 1/{factor} of it in size")])
+    return _Raw(file.name, image, valid, low)
+
+
+def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any], Mask]:
+    """Image (bands, H, W) of a file in its own numbers, and where every band is valid (H, W)."""
+    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
+    try:
+        image, valid = readers.get(file.suffix.lower(), _read_picture)(file)
+    except InvalidInput:
+        raise
+    except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
+        found = f"a file that cannot be read ({' '.join(str(error).split())[:200]})"
+        raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
+    if nodata is not None:
+        valid = valid & (image != nodata).all(0)
+    if np.issubdtype(image.dtype, np.floating):
+        valid = valid & np.isfinite(image).all(0)
+    return image, valid
+
+
+def _read_tiff(file: Path) -> tuple[NDArray[Any], Mask]:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(file) as source:
+            return source.read(), source.read_masks().min(axis=0) > 0
+
+
+def _read_picture(file: Path) -> tuple[NDArray[Any], Mask]:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        if picture.mode == "P":
+            picture = picture.convert("RGB")  # type: ignore[assignment]
+        image = np.asarray(picture)
+    image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return image, np.ones(image.shape[1:], bool)
+
+
+def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
+    loaded = np.load(file, allow_pickle=False)
+    image = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3 or not (np.issubdtype(image.dtype, np.number)):
+        raise ValueError(f"an array of shape {image.shape}, {image.dtype}; (bands, height, width) is expected")
+    if image.shape[-1] < image.shape[0] and image.shape[-1] <= 16:  # (H, W, bands), as pictures are often kept
+        image = image.transpose(2, 0, 1)
+    return image, np.ones(image.shape[1:], bool)
+
+
+_OPPOSITE = {"right": "left", "left": "right", "top": "bottom", "bottom": "top"}
+
+
+def _part(shape: tuple[int, ...], side: str, count: int) -> tuple[slice, slice]:
+    """The `count` rows or columns at one side of an image."""
+    across = side in ("left", "right")
+    length = shape[across]
+    part = slice(length - count, length) if side in ("right", "bottom") else slice(0, count)
+    return (slice(None), part) if across else (part, slice(None))
+
+
+def _all_of(valid: Mask, factor: int) -> Mask:
+    """Low-resolution cells all of whose high-resolution pixels are valid."""
+    rows, columns = valid.shape[0] // factor, valid.shape[1] // factor
+    return np.asarray(valid.reshape(rows, factor, columns, factor).all(axis=(1, 3)))
+
+
+def _shrunk(usable: Mask, cells: int) -> Mask:
+    """`usable` less what lies within `cells` of an unusable cell; the image's own edge is no nodata."""
+    padded = np.pad(usable, cells, constant_values=True)
+    return _windows(padded, 2 * cells + 1)
+
+
+def _windows(usable: Mask, side: int) -> Mask:
+    """For every top left corner whether the side × side window there is usable throughout, by an integral image."""
+    if min(usable.shape) < side:
+        return np.zeros((0, 0), bool)
+    total = np.pad(usable.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    inside = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    return np.asarray(inside == side * side)

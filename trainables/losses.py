@@ -1,0 +1,68 @@
+"""Losses of both networks and the image metrics beside them. Images are (batch, bands, H, W), around 0–1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from trainables.configuration import LossSettings
+
+
+def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean angle between the spectra of two images, radians (Kruse et al. 1993).
+
+    By atan2 of |u−v| and |u+v| of the unit spectra: its gradient stays finite where the spectra agree.
+    """
+    u, v = functional.normalize(sr, dim=1, eps=1e-6), functional.normalize(hr, dim=1, eps=1e-6)
+    difference = ((u - v).square().sum(1) + 1e-12).sqrt()
+    total = ((u + v).square().sum(1) + 1e-12).sqrt()
+    return 2 * torch.atan2(difference, total).mean()
+
+
+def total_variation(sr: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, down and across (Rudin et al. 1992, anisotropic)."""
+    return (sr[..., 1:, :] - sr[..., :-1, :]).abs().mean() + (sr[..., 1:] - sr[..., :-1]).abs().mean()
+
+
+def content_loss(sr: Tensor, hr: Tensor, weights: LossSettings) -> Tensor:
+    """What the generator minimises in pretraining: weighted L1, spectral angle and total variation."""
+    loss = weights.l1_weight * functional.l1_loss(sr, hr)
+    if weights.sam_weight:
+        loss = loss + weights.sam_weight * spectral_angle(sr, hr)
+    if weights.tv_weight:
+        loss = loss + weights.tv_weight * total_variation(sr)
+    return loss
+
+
+def generator_adversarial_loss(logits_fake: Tensor) -> Tensor:
+    """−log D(G(x)), the non-saturating loss (Goodfellow et al. 2014)."""
+    return functional.softplus(-logits_fake).mean()
+
+
+def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, real_label: float) -> Tensor:
+    """Binary cross-entropy of real against `real_label` plus fake against 0 (one-sided label smoothing)."""
+    target = torch.full_like(logits_real, real_label)
+    return functional.binary_cross_entropy_with_logits(logits_real, target) + functional.softplus(logits_fake).mean()
+
+
+def psnr(sr: Tensor, hr: Tensor, peak: float) -> Tensor:
+    """Peak signal-to-noise ratio, dB, of the mean squared error over all images given."""
+    return 10 * torch.log10(peak**2 / (sr - hr).square().mean())
+
+
+def image_metrics(sr: Tensor, hr: Tensor, settings: LossSettings) -> dict[str, float]:
+    """l1, sam (radians), tv, psnr (dB) and ssim of generated against true images, opensr-srgan's names."""
+    sigma_window = min(settings.ssim_win, (min(hr.shape[-2:]) - 1) | 1)
+    similarity = structural_similarity_index_measure(
+        sr, hr, data_range=settings.max_val, gaussian_kernel=False, kernel_size=sigma_window
+    )
+    assert isinstance(similarity, Tensor)
+    return {
+        "l1": float(functional.l1_loss(sr, hr)),
+        "sam": float(spectral_angle(sr, hr)),
+        "tv": float(total_variation(sr)),
+        "psnr": float(psnr(sr, hr, settings.max_val)),
+        "ssim": float(similarity),
+    }

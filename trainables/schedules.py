@@ -1,0 +1,93 @@
+"""The guide's schedules: warm-up of G's rate, ramp of the adversarial weight, plateau cuts of both rates.
+
+One rate has one writer: configured × warm-up(step) × plateau factor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from trainables.configuration import Configuration, Curve
+
+
+def rise(progress: float, curve: Curve) -> float:
+    """From 0 at progress 0 to 1 at progress 1 and after, linearly or as half a cosine."""
+    progress = min(max(progress, 0.0), 1.0)
+    return progress if curve == "linear" else 0.5 * (1 - math.cos(math.pi * progress))
+
+
+def warmup(step: int, warmup_steps: int, curve: Curve) -> float:
+    """Factor of G's rate at the update that makes `step` (from 1); reaches 1 at `warmup_steps`; 0 steps: always 1."""
+    return rise(step / warmup_steps, curve) if warmup_steps else 1.0
+
+
+def adversarial_weight(step: int, configuration: Configuration) -> float:
+    """Weight of the adversarial loss at the update that makes `step`: 0 in pretraining, `adv_loss_beta` after the ramp."""
+    training, losses = configuration.Training, configuration.Training.Losses
+    played = step - training.pretrain_steps
+    if played <= 0:
+        return 0.0
+    ramp = training.adv_loss_ramp_steps
+    return losses.adv_loss_beta * (rise(played / ramp, losses.adv_loss_schedule) if ramp else 1.0)
+
+
+def phase(step: int, configuration: Configuration) -> str:
+    """Where a training is after `step` updates: warm-up, pretraining, ramp or game."""
+    training = configuration.Training
+    if step <= training.pretrain_steps:
+        return "warm-up" if step < configuration.Schedulers.g_warmup_steps else "pretraining"
+    return "ramp" if step < training.pretrain_steps + training.adv_loss_ramp_steps else "game"
+
+
+class Plateau:
+    """torch's ReduceLROnPlateau around a rate of its own; `cuts` counts how often it acted."""
+
+    def __init__(self, rate: float, factor: float, patience: int, metric: str, configuration: Configuration) -> None:
+        settings = configuration.Schedulers
+        self.metric = metric
+        self.cuts = 0
+        # The scheduler wants an optimiser; this one holds nothing but the rate the scheduler writes.
+        self._holder = torch.optim.SGD([torch.zeros(1)], lr=rate)
+        self._scheduler = ReduceLROnPlateau(
+            self._holder,
+            mode="max" if metric.endswith(("psnr", "ssim")) else "min",
+            factor=factor,
+            patience=patience,
+            threshold=settings.threshold,
+            cooldown=settings.cooldown,
+            min_lr=settings.min_lr,
+        )
+
+    @property
+    def rate(self) -> float:
+        """The configured rate times all cuts so far."""
+        return float(self._holder.param_groups[0]["lr"])
+
+    def watch(self, value: float) -> None:
+        """Count one validation."""
+        before = self.rate
+        self._scheduler.step(value)
+        self.cuts += self.rate < before
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return {"rate": self.rate, "cuts": self.cuts, "scheduler": self._scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._holder.param_groups[0]["lr"] = state["rate"]
+        self.cuts = state["cuts"]
+        self._scheduler.load_state_dict(state["scheduler"])
+
+
+def plateaus(configuration: Configuration) -> tuple[Plateau, Plateau]:
+    """The plateau schedulers of G and D."""
+    rates, settings = configuration.Optimizers, configuration.Schedulers
+    return (
+        Plateau(rates.optim_g_lr, settings.factor_g, settings.patience_g, settings.metric_g, configuration),
+        Plateau(rates.optim_d_lr, settings.factor_d, settings.patience_d, settings.metric_d, configuration),
+    )

@@ -1,0 +1,123 @@
+"""Everything a training mutates, in one object that saves and loads itself."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainables.configuration import Configuration
+from trainables.networks import Discriminator, Generator
+from trainables.schedules import plateaus
+
+
+def seed_of(seed: int, part: str) -> int:
+    """A seed of its own for each part, so that no part's draws depend on what was drawn before."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:7], "big")
+
+
+class State:
+    """Networks, optimisers, schedulers and readings after `step` updates.
+
+    The discriminator and the pretrained generator G₀ exist from the switch to the game on.
+    """
+
+    def __init__(self, configuration: Configuration, device: torch.device) -> None:
+        self.configuration = configuration
+        self.device = device
+        self.step = 0
+        self.readings: list[dict[str, float]] = []
+        self.generator: nn.Module = _drawn(
+            lambda: Generator(configuration.Model.in_bands, configuration.Generator), configuration, "G", device
+        )
+        self.optimizer_g = _adam(self.generator, configuration, "g")
+        self.averaged = _frozen(self.generator) if configuration.Training.EMA.enabled else None
+        self.plateau_g, self.plateau_d = plateaus(configuration)
+        self.discriminator: nn.Module | None = None
+        self.optimizer_d: torch.optim.Optimizer | None = None
+        self.pretrained: nn.Module | None = None
+        self.pretrained_images: torch.Tensor | None = None  # what it makes of the held-out pairs; not saved
+
+    def begin_game(self) -> None:
+        """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control."""
+        conf = self.configuration
+        self.discriminator = _drawn(
+            lambda: Discriminator(conf.Model.in_bands, conf.Discriminator), conf, "D", self.device
+        )
+        self.optimizer_d = _adam(self.discriminator, conf, "d")
+        self.pretrained = _frozen(self.judged) if conf.Training.pretrain_steps else None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The generator that is handed out: the averaged one where there is one."""
+        return self.averaged if self.averaged is not None else self.generator
+
+    def average(self) -> None:
+        """Move the averaged generator one step (Polyak); early on faster, by the number of updates."""
+        ema = self.configuration.Training.EMA
+        if self.averaged is None:
+            return
+        updates = self.step - ema.update_after_step
+        decay = 0.0 if updates <= 0 else ema.decay
+        if updates > 0 and ema.use_num_updates:
+            decay = min(decay, (1 + updates) / (10 + updates))
+        with torch.no_grad():
+            for mean, now in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
+                mean.lerp_(now, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
+        state: dict[str, Any] = {"step": self.step, "readings": self.readings, "torch": torch.__version__}
+        for name, part in self._parts().items():
+            state[name] = part.state_dict()
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path, configuration: Configuration, device: torch.device) -> State:
+        """Go on from `save`: trained 4 steps = trained 2, saved, loaded, trained 2."""
+        saved = torch.load(path, map_location=device, weights_only=True)
+        state = cls(configuration, device)
+        state.step, state.readings = saved["step"], saved["readings"]
+        if "discriminator" in saved:
+            state.begin_game()
+        for name, part in state._parts().items():
+            part.load_state_dict(saved[name])
+        return state
+
+    def _parts(self) -> dict[str, Any]:
+        names = (
+            *("generator", "optimizer_g", "averaged", "plateau_g", "plateau_d"),
+            *("discriminator", "optimizer_d", "pretrained"),
+        )
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _drawn(build: Any, configuration: Configuration, part: str, device: torch.device) -> nn.Module:
+    """A network whose weights depend on (seed, part) alone; drawn on the CPU, so on every device alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(configuration.Training.seed, part))
+        network: nn.Module = build()
+    return network.to(device=device, memory_format=torch.channels_last)
+
+
+def _frozen(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).requires_grad_(False).eval()
+
+
+def _adam(network: nn.Module, configuration: Configuration, which: str) -> torch.optim.Optimizer:
+    settings = configuration.Optimizers
+    return torch.optim.Adam(
+        network.parameters(),
+        lr=settings.optim_g_lr if which == "g" else settings.optim_d_lr,
+        betas=(settings.betas[0], settings.betas[1]),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay_g if which == "g" else settings.weight_decay_d,
+        fused=True,
+    )

@@ -1,0 +1,284 @@
+"""The training, read top to bottom: warm-up, pretraining, ramped game, plateau schedulers, readings, its end.
+
+`for reading in train(state, imagery): …`. It yields, it does not call back; it ends itself and says how in
+`outcome(state)`, and knows nothing of who asked for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from trainables.balance import Ruler, Verdict, excesses, judge, reading_gap
+from trainables.configuration import Configuration
+from trainables.imagery import Imagery
+from trainables.losses import (
+    content_loss,
+    discriminator_loss,
+    generator_adversarial_loss,
+    image_metrics,
+)
+from trainables.schedules import adversarial_weight, phase, warmup
+from trainables.state import State
+from trainables.validation import best_response, measure
+
+End = Literal["balanced", "exhausted", "capped", "collapsed", "diverged", "failed"]
+LOSSES = (
+    "generator/content_loss",
+    "generator/adversarial_loss",
+    "generator/total_loss",
+    "discriminator/adversarial_loss",
+    "discriminator/D(y)_prob",
+    "discriminator/D(G(x))_prob",
+)
+SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. `steps` is `steps_to_nash`, or the step it is known not to have reached it by (censored)."""
+
+    end: End
+    steps: int
+    censored: bool
+    gap: float | None  # None: the game never had a full window
+    trained_steps: int
+    exploitability: float | None = None
+    cause: str = ""
+
+    def as_dict(self) -> dict[str, float | int | str | bool | None]:
+        """As it is stored."""
+        return asdict(self)
+
+
+class Diverged(Exception):
+    """A loss was not finite."""
+
+    def __init__(self, step: int, loss: str) -> None:
+        super().__init__(f"{loss} is not finite at step {step}")
+        self.step = step
+
+
+def pick_device(configuration: Configuration) -> torch.device:
+    """Where a training runs; sets the number of threads as well, on which the bits depend."""
+    if configuration.Training.threads is not None:
+        torch.set_num_threads(configuration.Training.threads)
+    wanted = configuration.Training.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
+    """Train from `state.step` to the balance or to `max_steps`; yields one reading every `validate_every` steps.
+
+    Raises Diverged at the first loss that is not finite.
+    """
+    configuration = state.configuration
+    settings, ruler = configuration.Training, Ruler.of(configuration)
+    while state.step < settings.max_steps and not judge(state.readings, ruler).reached:
+        began, losses = time.perf_counter(), []
+        upto = min(state.step + settings.validate_every, settings.max_steps)
+        while state.step < upto:
+            lr, hr = imagery.batch(settings.seed, "train", state.step, configuration.Data.train_batch_size)
+            losses.append(update(state, lr, hr))
+            _stop_if_not_finite(losses, state)
+        trained = time.perf_counter()
+        reading = {"step": float(state.step)} | _means(losses) | _train_metrics(state, lr, hr)
+        reading |= measure(state, imagery) | _state_of_schedules(state)
+        _watch_plateaus(state, reading)
+        reading |= _content_slope(state, reading) | _judgement(state, reading, ruler, imagery)
+        reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
+        state.readings.append(reading)
+        yield reading
+
+
+def update(state: State, lr: Tensor, hr: Tensor) -> Tensor:
+    """One step: G alone in pretraining; in the game first D, then G. Returns the LOSSES, (6,), nan where there is none."""
+    configuration = state.configuration
+    if state.step == configuration.Training.pretrain_steps:
+        state.begin_game()
+    step = state.step + 1
+    weight = adversarial_weight(step, configuration)
+    _set_rate(state.optimizer_g, state.plateau_g.rate * g_warmup(step, configuration))
+    losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
+    with torch.autocast(hr.device.type, torch.bfloat16, enabled=_bf16(state)):
+        sr = state.generator(lr)
+        content = content_loss(sr, hr, configuration.Training.Losses)
+        total = content
+        if state.discriminator is not None:
+            losses[3:] = _discriminator_step(state, hr, sr.detach())
+            # evaluation mode: D's spectral norms move once a step, with D
+            state.discriminator.eval().requires_grad_(False)
+            adversarial = generator_adversarial_loss(state.discriminator(sr))
+            state.discriminator.train().requires_grad_(True)
+            total = content + weight * adversarial
+            losses[1] = adversarial.detach()
+    losses[0], losses[2] = content.detach(), total.detach()
+    state.optimizer_g.zero_grad()
+    total.backward()
+    _clip(state.generator, configuration)
+    state.optimizer_g.step()
+    state.step = step
+    state.average()
+    return losses
+
+
+def g_warmup(step: int, configuration: Configuration) -> float:
+    """The warm-up's factor at an update."""
+    return warmup(step, configuration.Schedulers.g_warmup_steps, configuration.Schedulers.g_warmup_type)
+
+
+def outcome(state: State, cause: str = "") -> Outcome:
+    """How a training that stopped by itself ended."""
+    verdict = judge(state.readings, Ruler.of(state.configuration))
+    end: End = "balanced" if verdict.reached else "exhausted"
+    return ended(end, verdict, state, cause)
+
+
+def ended(end: End, verdict: Verdict, state: State, cause: str = "") -> Outcome:
+    """An outcome of a given kind, with what the readings say."""
+    return Outcome(
+        end=end,
+        steps=verdict.steps_to_nash if verdict.steps_to_nash is not None else verdict.open_since,
+        censored=not verdict.reached,
+        gap=verdict.gap if math.isfinite(verdict.gap) else None,
+        trained_steps=state.step,
+        exploitability=state.readings[-1].get("nash/exploitability") if state.readings else None,
+        cause=cause,
+    )
+
+
+def _discriminator_step(state: State, hr: Tensor, sr: Tensor) -> Tensor:
+    """One update of D on real and generated images in one batch; returns its loss, mean D(y), mean D(G(x))."""
+    d, optimizer = state.discriminator, state.optimizer_d
+    assert d is not None and optimizer is not None
+    _set_rate(optimizer, state.plateau_d.rate)
+    real, fake = d(torch.cat([hr, sr])).float().chunk(2)
+    loss = discriminator_loss(real, fake, state.configuration.Training.real_label)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    _clip(d, state.configuration)
+    optimizer.step()
+    return torch.stack([loss.detach(), real.detach().sigmoid().mean(), fake.detach().sigmoid().mean()])
+
+
+def _bf16(state: State) -> bool:
+    return state.configuration.Training.precision == "bf16" and state.device.type == "cuda"
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _clip(network: torch.nn.Module, configuration: Configuration) -> None:
+    limit = configuration.Optimizers.gradient_clip_val
+    if limit:
+        clip_grad_norm_(network.parameters(), limit)
+
+
+def _stop_if_not_finite(losses: list[Tensor], state: State) -> None:
+    """At once on a CPU; every 25 steps on a GPU, where asking waits for it. The first loss is named either way."""
+    due = (
+        state.device.type == "cpu"
+        or len(losses) % 25 == 0
+        or state.step % state.configuration.Training.validate_every == 0
+    )
+    if not due:
+        return
+    recent = losses[-1:] if state.device.type == "cpu" else losses[-25:]
+    expected = [0, 2] if state.discriminator is None else list(range(len(LOSSES)))
+    for offset, row in enumerate(torch.stack(recent).tolist()):
+        playing = expected if not math.isnan(row[3]) or state.discriminator is None else [0, 2]
+        for index in playing:
+            if not math.isfinite(row[index]):
+                raise Diverged(state.step - len(recent) + 1 + offset, LOSSES[index])
+
+
+def _means(losses: list[Tensor]) -> dict[str, float]:
+    """Means of the training losses since the last reading. What does not exist in pretraining is left out, not 0."""
+    rows = torch.stack(losses).double().cpu().numpy()
+    return {
+        name: float(np.nanmean(rows[:, index]))
+        for index, name in enumerate(LOSSES)
+        if not np.isnan(rows[:, index]).all()
+    }
+
+
+def _train_metrics(state: State, lr: Tensor, hr: Tensor) -> dict[str, float]:
+    with torch.no_grad():
+        sr = state.generator(lr).float()
+    found = image_metrics(sr, hr, state.configuration.Training.Losses)
+    return {f"train_metrics/{name}": value for name, value in found.items()}
+
+
+def _state_of_schedules(state: State) -> dict[str, float]:
+    """Phase, adversarial weight and both rates as the last update used them."""
+    configuration = state.configuration
+    found = {
+        "training/pretrain_phase": float(state.discriminator is None),
+        "training/adv_loss_weight": adversarial_weight(state.step, configuration),
+        "lr_generator": state.plateau_g.rate * g_warmup(state.step, configuration),
+    }
+    if state.discriminator is not None:
+        found["lr_discriminator"] = state.plateau_d.rate
+    if state.averaged is not None:
+        found["EMA/updates"] = float(max(0, state.step - configuration.Training.EMA.update_after_step))
+    return found
+
+
+def _watch_plateaus(state: State, reading: dict[str, float]) -> None:
+    """Both schedulers count this validation, once they are armed."""
+    configuration = state.configuration
+    armed = "game" if configuration.Schedulers.armed == "ramp_end" else "ramp"
+    if phase(state.step, configuration) in {armed, "game"}:
+        for scheduler in (state.plateau_g, state.plateau_d):
+            if scheduler.metric not in reading:
+                known = ", ".join(sorted(key for key in reading if "loss" in key or "metrics" in key))
+                raise ValueError(f"no metric '{scheduler.metric}' is logged for a plateau scheduler; known: {known}")
+            scheduler.watch(reading[scheduler.metric])
+    reading["training/plateau_cuts_g"] = float(state.plateau_g.cuts)
+    reading["training/plateau_cuts_d"] = float(state.plateau_d.cuts)
+
+
+def _content_slope(state: State, reading: dict[str, float]) -> dict[str, float]:
+    """At the switch to the game: had the content loss settled, as the guide wants?
+
+    The relative change of the held-out content loss over the last quarter of pretraining, by least squares.
+    """
+    training = state.configuration.Training
+    switched = reading["step"] >= training.pretrain_steps > reading["step"] - training.validate_every
+    if not switched:
+        return {}
+    span = max(training.pretrain_steps // 4, 2 * training.validate_every)
+    seen = [
+        r for r in [*state.readings, reading] if training.pretrain_steps - span <= r["step"] <= training.pretrain_steps
+    ]
+    if len(seen) < 3:
+        return {}
+    values = np.array([r["validation/content_loss"] for r in seen])
+    slope = np.polyfit([r["step"] for r in seen], values, 1)[0]
+    change = float(slope * span / values.mean())
+    return {"training/pretrain_slope": change, "training/pretrain_settled": float(abs(change) <= SETTLED)}
+
+
+def _judgement(state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery) -> dict[str, float]:
+    """The meter's word on this reading; with a best response where it certifies a balance."""
+    found = {f"nash/excess_{name}": value for name, value in excesses(reading, ruler).items() if math.isfinite(value)}
+    gap = reading_gap(reading, ruler)
+    found["nash/balanced"] = float(gap == 0)
+    if math.isfinite(gap):
+        found["nash/gap"] = gap
+    # with exploitability 0 nothing is refused: does the window hold but for the best response?
+    if judge([*state.readings, reading | {"nash/exploitability": 0.0}], ruler).reached:
+        found["nash/exploitability"] = best_response(state, imagery)
+    return found

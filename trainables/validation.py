@@ -1,0 +1,152 @@
+"""What one validation measures: image metrics, the discriminator's answers, the best response, pictures.
+
+Both networks are in evaluation mode, on the fixed held-out pairs. `balance.py` judges what is measured here.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainables.imagery import Imagery
+from trainables.losses import (
+    content_loss,
+    discriminator_loss,
+    generator_adversarial_loss,
+    image_metrics,
+    psnr,
+)
+from trainables.state import State
+
+BEST_RESPONSE_STEPS = 100
+BOOTSTRAPS = 200
+
+
+def measure(state: State, imagery: Imagery) -> dict[str, float]:
+    """One validation's figures, by their Weights & Biases keys; the discriminator's only once it exists."""
+    configuration, pairs = state.configuration, imagery.pairs
+    losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
+    size = configuration.Data.val_batch_size
+    judged = _answers(state.judged, pairs.lr, size)
+    found = {f"val_metrics/{name}": value for name, value in image_metrics(judged, pairs.hr, losses).items()}
+    content = float(content_loss(judged, pairs.hr, losses))
+    found["validation/content_loss"] = content
+    found["nash/psnr"] = float(psnr(judged, pairs.hr, peak))
+    found["nash/psnr_bicubic"] = float(psnr(pairs.bicubic, pairs.hr, peak))
+    d = state.discriminator
+    if d is None:
+        return found
+    d.eval()
+    real, fake = _answers(d, pairs.hr, size), _answers(d, judged, size)
+    detailed = pairs.detailed.cpu().numpy()
+    found |= _against(real, fake, detailed, "nash/")
+    found["nash/p_y"] = float(real.sigmoid().mean())
+    if state.averaged is not None:
+        raw = _answers(state.generator, pairs.lr, size)
+        found |= _against(real, _answers(d, raw, size), detailed, "nash/raw/")
+        found["nash/raw/psnr"] = float(psnr(raw, pairs.hr, peak))
+    references = {"bicubic": pairs.bicubic}
+    if state.pretrained is not None:
+        if state.pretrained_images is None:  # they never change
+            state.pretrained_images = _answers(state.pretrained, pairs.lr, size)
+        references["pretrained"] = state.pretrained_images
+    for name, image in references.items():
+        answer, interval = _auc(real, _answers(d, image, size), detailed)
+        found |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
+        found[f"nash/control_{name}_high"] = interval[1]
+    found["nash/control"] = min(found[f"nash/control_{name}"] for name in references)
+    found["validation/DISC_adversarial_loss"] = float(discriminator_loss(real, fake, configuration.Training.real_label))
+    adversarial = float(generator_adversarial_loss(fake))
+    found["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
+    d.train()
+    return found
+
+
+def best_response(state: State, imagery: Imagery) -> float:
+    """Exploitability: held-out rank of D copied and trained on for 100 steps at its configured rate, G frozen.
+
+    Warm: its optimiser goes along. 0.5: even then it cannot order real over generated; 1: it always can.
+    """
+    configuration = state.configuration
+    assert state.discriminator is not None and state.optimizer_d is not None
+    responder = copy.deepcopy(state.discriminator).train()
+    optimizer = torch.optim.Adam(responder.parameters(), fused=True)
+    optimizer.load_state_dict(copy.deepcopy(state.optimizer_d.state_dict()))
+    for group in optimizer.param_groups:
+        group["lr"] = configuration.Optimizers.optim_d_lr
+    for step in range(BEST_RESPONSE_STEPS):
+        size, seed = configuration.Data.train_batch_size, configuration.Training.seed
+        lr, hr = imagery.batch(seed, "best response", state.step * BEST_RESPONSE_STEPS + step, size)
+        with torch.no_grad():
+            fake = state.judged(lr)
+        real_logits, fake_logits = responder(torch.cat([hr, fake])).chunk(2)
+        loss = discriminator_loss(real_logits, fake_logits, configuration.Training.real_label)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    responder.eval()
+    pairs, size = imagery.pairs, configuration.Data.val_batch_size
+    fake = _answers(state.judged, pairs.lr, size)
+    detailed = pairs.detailed.cpu().numpy()
+    return _auc(_answers(responder, pairs.hr, size), _answers(responder, fake, size), detailed)[0]
+
+
+def pictures(state: State, imagery: Imagery, count: int) -> NDArray[np.uint8]:
+    """(rows, columns, 3): `count` detailed held-out pairs, one a row: LR | bicubic | SR | HR."""
+    pairs = imagery.pairs
+    chosen = pairs.detailed.nonzero().flatten()
+    chosen = chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
+    lr, hr, bicubic = pairs.lr[chosen], pairs.hr[chosen], pairs.bicubic[chosen]
+    near = lr.repeat_interleave(imagery.factor, -1).repeat_interleave(imagery.factor, -2)
+    columns = [near, bicubic, _answers(state.judged, lr, len(lr)), hr]
+    # one stretch a row, from its HR image, so that the four can be compared
+    low = torch.quantile(hr.flatten(1), 0.01, dim=1)[:, None, None, None]
+    high = torch.quantile(hr.flatten(1), 0.99, dim=1)[:, None, None, None]
+    shown = [((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)[:, :3] for image in columns]
+    framed = [nn.functional.pad(image, (1, 1, 1, 1), value=1.0) for image in shown]
+    sheet = torch.cat([torch.cat(list(image), dim=-2) for image in framed], dim=-1)
+    if sheet.shape[0] < 3:
+        sheet = sheet[:1].expand(3, -1, -1)
+    return (sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+@torch.no_grad()
+def _answers(network: nn.Module, images: Tensor, size: int) -> Tensor:
+    was_training = network.training
+    network.eval()
+    answers = torch.cat([network(part) for part in images.split(size)])
+    network.train(was_training)
+    return answers.float()
+
+
+def _against(real: Tensor, fake: Tensor, detailed: NDArray[np.bool_], prefix: str) -> dict[str, float]:
+    rank, interval = _auc(real, fake, detailed)
+    return {
+        f"{prefix}p_g": float(fake.sigmoid().mean()),
+        f"{prefix}rank": rank,
+        f"{prefix}rank_low": interval[0],
+        f"{prefix}rank_high": interval[1],
+    }
+
+
+def _auc(real: Tensor, fake: Tensor, detailed: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
+    return auc(real.cpu().numpy()[detailed], fake.cpu().numpy()[detailed])
+
+
+def auc(real: NDArray[np.floating], fake: NDArray[np.floating]) -> tuple[float, tuple[float, float]]:
+    """Area under the ROC curve: how often `real` exceeds `fake`, ties half, with a 95 % bootstrap interval over pairs.
+
+    Mann–Whitney; 0.5 when they cannot be ordered, nan when an answer is not finite.
+    """
+    if not (np.isfinite(real).all() and np.isfinite(fake).all()):
+        return float("nan"), (float("nan"), float("nan"))
+    wins = (real[:, None] > fake[None, :]) + 0.5 * (real[:, None] == fake[None, :])
+    n = len(real)
+    draws = np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
+    resampled = ((draws @ wins) * draws).sum(1) / n**2
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(wins.mean()), (float(low), float(high))

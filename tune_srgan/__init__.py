@@ -1,0 +1,1 @@
+"""The service: study file, searcher, runner, the Ray adapter of a training, storage, tracking, report, commands."""

@@ -1,0 +1,341 @@
+"""The commands: read what a person wants, call the service, answer. Heavy libraries are imported where they are used."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from trainables.configuration import flatten, load_configuration
+from trainables.errors import InvalidInput, Problem
+from tune_srgan import live, report
+from tune_srgan.records import StudyFolder, TrialFolder, find_study
+from tune_srgan.study import Study, earliest_certificate, load_study
+
+if TYPE_CHECKING:
+    from trainables.imagery import Imagery
+
+SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
+QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
+INTERRUPTED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the training settings with which an SRGAN reaches the balance of generator and discriminator soonest. "
+    "Without a command: the quickstart study.",
+)
+out, err = Console(), Console(stderr=True)
+Storage = Annotated[str | None, typer.Option(help="Folder for studies; default: the study file's, else runs.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to join; `local` starts one here. Default: one that runs on this machine, else local."
+    ),
+]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, file or name.")]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _answers_problems(command: F) -> F:
+    """Invalid input: every problem on stderr, exit code 2, no traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except InvalidInput as error:
+            live.problems(error, err)
+            raise typer.Exit(2) from None
+
+    return wrapped  # type: ignore[return-value]  # same signature
+
+
+@app.callback(invoke_without_command=True)
+@_answers_problems
+def quickstart(context: typer.Context) -> None:
+    """Run the quickstart where no command is given; on a cluster with GPUs, the full-size study."""
+    if context.invoked_subcommand is not None:
+        return
+    from tune_srgan import runner
+
+    said = runner.connect(None)
+    import ray
+
+    file = FULL if said.startswith("joined") and ray.cluster_resources().get("GPU", 0) >= 1 else QUICKSTART
+    out.print(f"No study named: running {_shown(file)}.", highlight=False)
+    _run(file, None, None, None, connected=said)
+
+
+@app.command()
+@_answers_problems
+def run(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")] = None,
+    address: Address = None,
+    storage: Storage = None,
+) -> None:
+    """Run a study, or go on with it."""
+    _run(study, trials, address, storage)
+
+
+@app.command()
+@_answers_problems
+def check(study: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
+    """Validate a study and its imagery, and say what it may take. Starts nothing."""
+    loaded, warnings = load_study(study)
+    imagery = _check_parts(loaded, str(study))
+    _warn(warnings)
+    search = loaded.search
+    out.print(Text(f"{study} is valid.", style="green"))
+    out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    out.print(
+        f"{search.trials} trials of at most {loaded.max_steps} steps ({search.trials * loaded.max_steps} in all), each on "
+        f"{loaded.resources.cpus:g} CPU(s) and {loaded.resources.gpus:g} GPU(s); "
+        f"sampler {search.sampler}, fitted after {search.startup} trials.",
+        highlight=False,
+    )
+    out.print(
+        f"The earliest step at which a balance can be certified: {earliest_certificate(loaded)}.", highlight=False
+    )
+
+
+@app.command()
+@_answers_problems
+def resume(
+    study: StudyName,
+    address: Address = None,
+    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+) -> None:
+    """Go on with a study that was interrupted: unfinished trials from their checkpoints, then the rest."""
+    folder = find_study(study, storage)
+    _drive(folder.study(), folder, address)
+
+
+@app.command()
+@_answers_problems
+def status(study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs") -> None:
+    """Where a study stands, from its records alone."""
+    folder = find_study(study, storage)
+    loaded = folder.study()
+    records = folder.records(loaded)
+    for record in records:
+        out.print(f"trial {record.number:3d}  {live.ending(record)}", highlight=False)
+    ended = sum(record.end != "running" for record in records)
+    from tune_srgan.records import best_of
+
+    best = best_of(records)
+    text = f"trial {best.number}, balanced from step {best.steps}" if best else "none"
+    out.print(f"{ended} of {loaded.search.trials} trials ended; best so far: {text}.", highlight=False)
+
+
+@app.command("report")
+@_answers_problems
+def report_command(
+    study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs"
+) -> None:
+    """Print the summary of a study; write its best.yaml and best.pt."""
+    folder = find_study(study, storage)
+    loaded = folder.study()
+    report.write_best(loaded, folder)
+    report.print_report(loaded, folder, out)
+
+
+@app.command()
+@_answers_problems
+def best(study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs") -> None:
+    """Print the winner's complete training configuration."""
+    folder = find_study(study, storage)
+    if report.write_best(folder.study(), folder) is None:
+        err.print(f"No trial of {folder.path.name} reached the balance.", style="yellow")
+        raise typer.Exit(1)
+    sys.stdout.write(folder.best_configuration.read_text(encoding="utf-8"))
+
+
+@app.command()
+@_answers_problems
+def train(
+    configuration: Annotated[Path, typer.Argument(help="A training configuration.")],
+    folder: Annotated[Path | None, typer.Option("--out", help="Where to write; default: runs/train/NAME.")] = None,
+) -> None:
+    """Train once, without Ray: the winner again, a baseline, one's own. Goes on where it was interrupted."""
+    loaded = load_configuration(configuration)
+    from trainables.imagery import load_imagery
+    from trainables.trainer import pick_device
+    from tune_srgan.tracking import Tracker
+    from tune_srgan.trial import save_generator, train_recorded
+
+    trial = TrialFolder(folder or Path("runs") / "train" / configuration.stem)
+    imagery = load_imagery(loaded, pick_device(loaded))
+    _open_training(trial, loaded)
+    out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    flat = flatten(loaded.model_dump())
+    out.print(f"Training: {report.describe_training(flat)}", highlight=False)
+    with live.training_progress(err) as progress:
+        task = progress.add_task("train", total=loaded.Training.max_steps, phase="", balance="")
+        for reading in train_recorded(trial, Tracker()):
+            told = {key: live.figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank")}
+            balance = f"D(y) {told['p_y']}  D(G(x)) {told['p_g']}  rank {told['rank']}" if "nash/p_y" in reading else ""
+            progress.update(task, completed=reading["step"], phase=reading["phase"], balance=balance)
+    result = trial.outcome() or {}
+    readings = trial.readings()
+    marks = "".join("#" if reading["nash/balanced"] else "." for reading in readings)
+    out.print(Text(f"Readings ({loaded.Training.validate_every} steps each, # balanced): {marks}"), soft_wrap=True)
+    if result["end"] == "balanced":
+        out.print(
+            f"Balance reached: steps_to_nash {result['steps']}, exploitability {live.figure(result['exploitability'])}.",
+            style="bold green", highlight=False,
+        )  # fmt: skip
+        save_generator(trial, trial.path / "best.pt")
+    else:
+        out.print(
+            f"Balance not reached: {result['end']} at step {result['trained_steps']}, gap {live.figure(result['gap'])}. {result['cause']}",
+            style="bold yellow",
+            highlight=False,
+        )
+    out.print(Text(f"Readings, checkpoint and sample images: {trial.path}"), soft_wrap=True)
+    if result["end"] == "diverged":
+        raise typer.Exit(1)
+
+
+@app.command()
+@_answers_problems
+def upscale(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image like those of the training.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write.")],
+    weights: Annotated[Path, typer.Option(help="The best.pt of a study.")],
+) -> None:
+    """Super-resolve an image; the georeference is kept."""
+    from tune_srgan.upscale import upscale_file
+
+    width, height = upscale_file(source, target, weights)
+    out.print(Text(f"{target}: {width}×{height} px"), soft_wrap=True)
+
+
+@app.command()
+@_answers_problems
+def clean(study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs") -> None:
+    """Delete checkpoints that no result needs. Readings, outcomes, images and the winner stay."""
+    folder = find_study(study, storage)
+    loaded = folder.study()
+    report.write_best(loaded, folder)
+    out.print(f"{report.clean(loaded, folder) / 1e6:.1f} MB freed in {folder.path}.", highlight=False, soft_wrap=True)
+
+
+def _run(file: Path, trials: int | None, address: str | None, storage: str | None, connected: str = "") -> None:
+    study, warnings = load_study(file)
+    changed: dict[str, Any] = {"storage": storage or study.storage}
+    if trials is not None:
+        changed["search"] = study.search.model_copy(update={"trials": trials})
+    study = study.model_copy(update=changed)
+    if "://" in study.storage:
+        fix = "Name a folder, for a cluster one that every node sees."
+        raise InvalidInput(
+            [Problem(str(file), "storage", study.storage, "a folder; object stores are not built yet", fix)]
+        )
+    _check_parts(study, str(file))
+    folder = StudyFolder((Path(study.storage) / study.study).expanduser().resolve())
+    folder.open(study)
+    _warn(warnings)
+    _drive(study, folder, address, connected)
+
+
+def _drive(study: Study, folder: StudyFolder, address: str | None, connected: str = "") -> None:
+    """Run a study that was found valid, report it, and say how to go on where it was interrupted."""
+    from tune_srgan import runner, tracking
+
+    mode_note = tracking.tracking_mode(study.tracking.wandb)[1]
+    if mode_note:
+        err.print(mode_note, style="yellow")
+    done = sum(record.end != "running" for record in folder.records(study))
+    if done >= study.search.trials:
+        out.print(f"All {done} trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
+    else:
+        out.print(
+            Text(f"Study '{study.study}' in {folder.path}; {connected or runner.connect(address)}."), soft_wrap=True
+        )
+        view: live.StudyView | None = None
+
+        def observe(budget: runner.Budget) -> live.StudyView:
+            nonlocal view
+            view = live.StudyView(study, folder, out, budget.elapsed_s)
+            view.__enter__()
+            return view
+
+        try:
+            stopped = runner.run_study(study, folder, observe)
+        except KeyboardInterrupt:
+            stopped = ""
+        finally:
+            if view is not None:
+                view.__exit__()
+        if stopped:
+            out.print(f"The study's budget ends it ({stopped}).", style="yellow", highlight=False)
+        elif any(record.end == "running" for record in folder.records(study)):
+            _say_how_to_resume(folder)
+    report.write_best(study, folder)
+    out.print()
+    report.print_report(study, folder, out)
+
+
+def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
+    out.print(
+        "\nInterrupted. Everything up to the last reading of each trial is kept. Go on with:", style="bold yellow"
+    )
+    out.print(Text(f"  python tune.py resume {folder.path}"), soft_wrap=True)
+    raise typer.Exit(INTERRUPTED)
+
+
+def _check_parts(study: Study, file: str) -> Imagery:
+    """What only the libraries can tell: the imagery, the sampler, the plateau metrics, the device."""
+    import torch
+
+    from trainables.imagery import load_imagery
+    from tune_srgan.searcher import check_sampler
+
+    check_sampler(study, file)
+    lows = {key: parameter.ends()[0] for key, parameter in study.space.items()}
+    return load_imagery(study.configuration(lows), torch.device("cpu"))
+
+
+def _open_training(trial: TrialFolder, configuration: Any) -> None:
+    """A fresh folder, or the one of the same training that was interrupted."""
+    if trial.exists():
+        if trial.configuration() != configuration:
+            fix = "Name another folder with --out, or remove it."
+            raise InvalidInput([Problem(str(trial.path), "--out", "another training", "this one, or nothing", fix)])
+        state = "has ended already" if trial.outcome() else f"goes on from step {trial.last_step()}"
+        out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
+        return
+    try:
+        trial.create({}, "train", configuration)
+    except OSError as error:
+        found = f"a folder that cannot be written ({error.strerror})"
+        raise InvalidInput([Problem(str(trial.path), "--out", found, "a writable folder")]) from None
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        err.print(Text.assemble(("warning ", "bold yellow"), warning), soft_wrap=True)
+
+
+def _shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def main() -> None:
+    """Entry point; Ctrl-C where nothing runs yet is quiet."""
+    began = time.monotonic()
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print(f"Stopped after {live.duration(time.monotonic() - began)}.")
+        raise SystemExit(INTERRUPTED) from None

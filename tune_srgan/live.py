@@ -1,0 +1,137 @@
+"""What a person sees while a study runs: one live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from trainables.errors import InvalidInput
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialRecord, best_of, record_of
+from tune_srgan.study import Study
+
+COLOURS = {"balanced": "green", "exhausted": "yellow", "capped": "yellow", "collapsed": "yellow"}
+
+
+def problems(error: InvalidInput, console: Console) -> None:
+    """Every problem on a line of its own."""
+    for problem in error.problems:
+        console.print(Text.assemble(("error ", "bold red"), str(problem)), soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """3 h 05 min, 4 min 10 s, 12 s."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+class StudyView:
+    """Shows readings and ends of trials as they come; a context."""
+
+    def __init__(self, study: Study, folder: StudyFolder, console: Console, elapsed_s: Any) -> None:
+        self._study, self._folder, self._console, self._elapsed_s = study, folder, console, elapsed_s
+        self._last: dict[int, dict[str, Any]] = {}  # of the running trials
+        self._ended: dict[int, TrialRecord] = {
+            record.number: record for record in folder.records(study) if record.end != UNFINISHED
+        }
+        self._began = time.monotonic()
+        self._phases: dict[int, str] = {}
+        self._live = Live(self, console=console, refresh_per_second=2) if console.is_terminal else None
+
+    def __enter__(self) -> StudyView:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def on_reading(self, number: int, reading: dict[str, Any]) -> None:
+        """A trial reported."""
+        self._last[number] = reading
+        if self._live is None and self._phases.get(number) != reading["phase"]:
+            self._phases[number] = reading["phase"]
+            self._console.print(
+                f"trial {number:3d}  step {int(reading['step']):6d}  {reading['phase']}", highlight=False
+            )
+
+    def on_end(self, number: int) -> None:
+        """A trial ended; its record is complete."""
+        self._last.pop(number, None)
+        record = record_of(self._folder.trial(number), self._study)
+        if record.end == UNFINISHED:
+            return
+        self._ended[number] = record
+        if self._live is None:
+            done = f"{len(self._ended)} of {self._study.search.trials}"
+            self._console.print(f"trial {number:3d}  {ending(record)}  ({done}; {self._forecast()})", highlight=False)
+
+    def __rich__(self) -> Group:
+        table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
+        for name in ("trial", "phase", "step", "D(y)", "D(G(x))", "rank", "gap"):
+            table.add_column(name, justify="left" if name == "phase" else "right")
+        for number, reading in sorted(self._last.items()):
+            shown = [figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank", "gap")]
+            table.add_row(str(number), reading["phase"], f"{int(reading['step'])}/{self._study.max_steps}", *shown)
+        counts: dict[str, int] = {}
+        for record in self._ended.values():
+            counts[record.end] = counts.get(record.end, 0) + 1
+        summary = ", ".join(f"{count} {end}" for end, count in sorted(counts.items())) or "none ended yet"
+        head = f"{self._study.study}: {len(self._ended)} of {self._study.search.trials} trials ({summary})"
+        best = best_of(list(self._ended.values()))
+        foot = f"best so far: trial {best.number}, balanced from step {best.steps}" if best else "best so far: none"
+        return Group(Text(head, style="bold"), table, Text(f"{foot}; {self._forecast()}"))
+
+    def _forecast(self) -> str:
+        """Time used and time left, from the trials that ended in this run."""
+        elapsed = self._elapsed_s()
+        left = self._study.search.trials - len(self._ended)
+        ended = [record.seconds for record in self._ended.values() if record.seconds]
+        text = f"{duration(elapsed)} so far"
+        if ended and left > 0:
+            abreast = max(1, len(self._last))
+            under_way = sum(min(0.8, r["step"] / self._study.max_steps) for r in self._last.values())
+            estimate = sum(ended) / len(ended) * max(0.0, left - under_way) / abreast
+            hours = self._study.search.budget.hours
+            if hours is not None:
+                estimate = min(estimate, max(0.0, hours * 3600 - elapsed))
+            text += f", about {duration(estimate)} left"
+        return text
+
+
+def ending(record: TrialRecord) -> str:
+    """How a trial ended, in a few words."""
+    if record.end == "balanced":
+        return f"balanced from step {record.steps}, exploitability {figure(record.exploitability)}"
+    text = f"{record.end} at step {record.trained_steps}, gap {figure(record.gap)} (censored)"
+    return f"{text}: {record.cause}" if record.cause else text
+
+
+def training_progress(console: Console) -> Progress:
+    """The progress bar of a single training."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.fields[phase]:12s}"),
+        BarColumn(),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[balance]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )

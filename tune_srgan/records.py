@@ -1,0 +1,268 @@
+"""What is kept, and where: one class names every path of a study and reads and writes its records.
+
+The trial records are the truth: configuration, readings, outcome. Everything else can be made from them.
+JSON files are written to a temporary name and renamed; a reading is one line, and half a line is never read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.balance import Ruler, judge, nash_cost
+from trainables.configuration import Configuration, dump_configuration, load_configuration
+from trainables.errors import InvalidInput, Problem
+from tune_srgan.study import Study, Value, load_study
+
+UNFINISHED = "running"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """All of it or nothing."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's content; None where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    assert isinstance(found, dict), path
+    return found
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """One trial's files."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """The trial's number: the same in Optuna, Ray and the tracker."""
+        return int(self.path.name)
+
+    @property
+    def configuration_file(self) -> Path:
+        """The complete training configuration."""
+        return self.path / "configuration.yaml"
+
+    @property
+    def readings_file(self) -> Path:
+        """One JSON object a line, one line a reading."""
+        return self.path / "readings.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The training's state."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def samples(self) -> Path:
+        """LR | bicubic | SR | HR at the end."""
+        return self.path / "samples.png"
+
+    def create(self, values: Mapping[str, Value], proposed_by: str, configuration: Configuration) -> None:
+        """Write down what is to be trained; `trial.json` last, for with it the trial exists."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.configuration_file, dump_configuration(configuration))
+        record = {"values": dict(values), "proposed_by": proposed_by, "created": time.time()}
+        write_atomically(self.path / "trial.json", json.dumps(record))
+
+    def configuration(self) -> Configuration:
+        """The trial's configuration."""
+        return load_configuration(self.configuration_file)
+
+    def header(self) -> dict[str, Any]:
+        """Values, who proposed them, when."""
+        return read_json(self.path / "trial.json") or {}
+
+    def exists(self) -> bool:
+        """Whether the trial was created completely."""
+        return (self.path / "trial.json").exists()
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How it ended; None while it has not."""
+        return read_json(self.path / "outcome.json")
+
+    def end(self, outcome: Mapping[str, Any]) -> None:
+        """Write down how it ended, once."""
+        if self.outcome() is None:
+            write_atomically(self.path / "outcome.json", json.dumps(dict(outcome)))
+
+    def readings(self) -> list[dict[str, float]]:
+        """All whole lines, in order of their steps."""
+        return [json.loads(line) for line in self._lines()]
+
+    def last_step(self) -> int:
+        """Step of the last reading; 0 where there is none."""
+        lines = list(self._lines())
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+
+    def append(self, reading: Mapping[str, float]) -> None:
+        """Write one reading, on the disk before this returns; first drops half a line a kill may have left."""
+        with open(self.readings_file, "ab+") as file:
+            file.seek(0)
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole != len(content):
+                file.truncate(whole)
+            file.write(json.dumps(dict(reading)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> Iterator[str]:
+        if self.readings_file.exists():
+            for line in self.readings_file.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):
+                    yield line
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the service sees it: read once, judged by the study's ruler."""
+
+    number: int
+    values: dict[str, Value]
+    proposed_by: str
+    end: str  # an outcome, or `running`
+    steps: int | None
+    censored: bool
+    gap: float | None
+    cost: float | None
+    trained_steps: int
+    exploitability: float | None
+    cause: str
+    created: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study's files, below `<storage>/<study>/`."""
+
+    path: Path
+
+    @property
+    def study_file(self) -> Path:
+        """The resolved study."""
+        return self.path / "study.yaml"
+
+    @property
+    def optuna_url(self) -> str:
+        """Optuna's database."""
+        return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
+    def ray_folder(self) -> Path:
+        """Ray's own experiment state."""
+        return self.path / "ray"
+
+    @property
+    def best_configuration(self) -> Path:
+        """The winner's complete training configuration."""
+        return self.path / "best.yaml"
+
+    @property
+    def best_generator(self) -> Path:
+        """The winner's generator."""
+        return self.path / "best.pt"
+
+    @property
+    def clock_file(self) -> Path:
+        """Seconds the study has run, over all its drivers."""
+        return self.path / "clock.json"
+
+    def trial(self, number: int) -> TrialFolder:
+        """The folder of a trial."""
+        return TrialFolder(self.path / "trials" / f"{number:05d}")
+
+    def trials(self) -> list[TrialFolder]:
+        """All trials that exist, by number."""
+        folders = (self.path / "trials").glob("[0-9]*")
+        return [trial for trial in map(TrialFolder, sorted(folders)) if trial.exists()]
+
+    def study(self) -> Study:
+        """The study as it was started."""
+        return load_study(self.study_file)[0]
+
+    def open(self, study: Study) -> None:
+        """Create the folder, or go on in it if it holds the same search; one clear error otherwise."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            found = f"a folder that cannot be written ({error.strerror})"
+            raise InvalidInput(
+                [Problem(str(self.path), "storage", found, "a writable folder", "Name another with --storage.")]
+            ) from None
+        if self.study_file.exists() and not self.study().same_search(study):
+            fix = "Give the study another name, or another --storage; `resume` goes on with the old one."
+            expected = "the same training, space and objective"
+            raise InvalidInput(
+                [Problem(str(self.study_file), "study", f"'{study.study}' with another search", expected, fix)]
+            )
+        write_atomically(self.study_file, study.dump())
+
+    def records(self, study: Study) -> list[TrialRecord]:
+        """All trials, by number."""
+        return [record_of(trial, study) for trial in self.trials()]
+
+
+def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
+    """One trial's record; the cost is derived here, so it may be changed later without retraining."""
+    header, outcome, readings = trial.header(), trial.outcome(), trial.readings()
+    cost = None
+    if outcome is not None and outcome["end"] not in {"failed", "diverged"}:
+        cost = nash_cost(judge(readings, Ruler.of(trial.configuration())), study.max_steps)
+    ended = outcome or {}
+    last = readings[-1] if readings else {}
+    return TrialRecord(
+        number=trial.number,
+        values=header["values"],
+        proposed_by=header["proposed_by"],
+        end=ended.get("end", UNFINISHED),
+        steps=ended.get("steps"),
+        censored=ended.get("censored", True),
+        gap=ended.get("gap"),
+        cost=cost,
+        trained_steps=int(ended.get("trained_steps", last.get("step", 0))),
+        exploitability=ended.get("exploitability"),
+        cause=ended.get("cause", ""),
+        created=header["created"],
+        seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in readings),
+    )
+
+
+def best_of(records: list[TrialRecord]) -> TrialRecord | None:
+    """The balanced trial with the fewest steps; the earlier one of two alike."""
+    balanced = [record for record in records if record.end == "balanced" and record.cost is not None]
+    return min(balanced, key=lambda record: (record.cost or 0.0, record.number), default=None)
+
+
+def find_study(name: str, storage: str = "runs") -> StudyFolder:
+    """The study a person means: a folder, a study file, or a name below the storage."""
+    candidates = [Path(name), Path(storage) / name]
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        study, _ = load_study(Path(name))
+        candidates = [Path(study.storage) / study.study, Path(storage) / study.study]
+    for candidate in candidates:
+        if (candidate / "study.yaml").is_file():
+            return StudyFolder(candidate.resolve())
+    known = sorted(path.parent.name for path in Path(storage).glob("*/study.yaml"))
+    fix = (
+        f"Studies in {storage}/: {', '.join(known)}."
+        if known
+        else f"There is no study in {storage}/; `run` starts one."
+    )
+    raise InvalidInput([Problem(name, "", "no study", "a study's folder, file or name", fix)])

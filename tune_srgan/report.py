@@ -1,0 +1,170 @@
+"""The summary of a study: a table in the terminal, `best.yaml` and `best.pt`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainables.balance import CONDITIONS, Ruler, excesses
+from trainables.configuration import flatten
+from tune_srgan.live import COLOURS, duration, ending, figure
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialRecord, best_of, read_json, write_atomically
+from tune_srgan.study import Study
+
+LIMITS = (
+    "Balance holds against this discriminator and, as its exploitability shows, not against every better one. "
+    "One seed is an anecdote: train the winner again with other seeds before you rely on it."
+)
+
+
+def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
+    """Write the winner's configuration and generator; returns the winner, None where no trial was balanced."""
+    best = best_of(folder.records(study))
+    if best is None:
+        return None
+    trial = folder.trial(best.number)
+    note = (
+        f"# The winner of study '{study.study}': trial {best.number}, balanced from step {best.steps}.\n"
+        f"# Train it again: python tune.py train best.yaml\n"
+    )
+    write_atomically(folder.best_configuration, note + trial.configuration_file.read_text(encoding="utf-8"))
+    if trial.checkpoint.exists():
+        from tune_srgan.trial import save_generator
+
+        save_generator(trial, folder.best_generator)
+    return best
+
+
+def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
+    """Trials, winner, account, limits."""
+    records = folder.records(study)
+    console.print(_table(study, records))
+    best = best_of(records)
+    console.print()
+    if best is None:
+        console.print(Text("No trial reached the balance.", style="bold yellow"))
+        _print_nearest(study, folder, records, console)
+    else:
+        header = Text.assemble(("Winner: trial ", "bold"), (str(best.number), "bold green"))
+        header.append(f", balanced from step {best.steps} of {study.max_steps}", "bold")
+        console.print(header)
+        for key, value in best.values.items():
+            console.print(f"  {key}: {_short(value)}", highlight=False)
+        console.print(
+            f"  steps_to_nash {best.steps}, exploitability {figure(best.exploitability)} "
+            "(held-out rank of a best response; 0.5 none, 1 full)",
+            highlight=False,
+        )
+        for name, path in (("best.yaml", folder.best_configuration), ("best.pt  ", folder.best_generator)):
+            if path.exists():
+                console.print(Text(f"  {name}  {path}"), soft_wrap=True)
+    _print_account(study, folder, records, console)
+
+
+def _table(study: Study, records: Sequence[TrialRecord]) -> Table:
+    """All trials, the cheapest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title=f"Study {study.study}", title_justify="left")
+    table.add_column("trial", justify="right")
+    for key in study.space:
+        table.add_column(key.rpartition(".")[2], justify="right")
+    for name in ("proposed by", "ended", "steps", "cost", "gap", "exploit."):
+        table.add_column(name, justify="left" if name in {"proposed by", "ended"} else "right")
+    for record in sorted(records, key=lambda r: (r.cost if r.cost is not None else float("inf"), r.number)):
+        values = [_short(record.values.get(key)) for key in study.space]
+        steps = str(record.steps) if not record.censored else f">{record.steps}" if record.steps is not None else "–"
+        table.add_row(
+            str(record.number),
+            *values,
+            record.proposed_by,
+            Text(record.end, style=COLOURS.get(record.end, "red")),
+            steps,
+            figure(record.cost, 0),
+            figure(record.gap),
+            figure(record.exploitability),
+        )
+    return table
+
+
+def _print_nearest(study: Study, folder: StudyFolder, records: Sequence[TrialRecord], console: Console) -> None:
+    """Where nothing was balanced: which condition stood in the way of the best trial."""
+    judged = [record for record in records if record.cost is not None]
+    if not judged:
+        return
+    nearest = min(judged, key=lambda record: record.cost or 0.0)
+    trial = folder.trial(nearest.number)
+    ruler = Ruler.of(trial.configuration())
+    late = trial.readings()[-study.objective.nash.window :]
+    missed = {name: sum(excesses(reading, ruler)[name] > 0 for reading in late) for name in CONDITIONS}
+    worst = max(missed, key=lambda name: missed[name])
+    console.print(
+        f"Nearest: trial {nearest.number}, gap {figure(nearest.gap)}. Of its last {len(late)} readings", highlight=False
+    )
+    console.print(f"{missed[worst]} miss the condition “{CONDITIONS[worst]}”.", highlight=False)
+
+
+def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRecord], console: Console) -> None:
+    counts: dict[str, int] = {}
+    for record in records:
+        counts[record.end] = counts.get(record.end, 0) + 1
+    ends = ", ".join(f"{count} {'unfinished' if end == UNFINISHED else end}" for end, count in sorted(counts.items()))
+    steps = sum(record.trained_steps for record in records)
+    seconds = (read_json(folder.clock_file) or {}).get("seconds", 0.0)
+    fitted = sum(record.proposed_by == study.search.sampler for record in records)
+    console.print()
+    console.print(
+        f"{len(records)} trials: {ends}; {fitted} proposed by the fitted {study.search.sampler}.", highlight=False
+    )
+    console.print(f"{steps} steps in {duration(seconds)}.", highlight=False)
+    for key, value in study.non_default_ruler().items():
+        console.print(f"Ruler other than the default: nash.{key} = {value}", style="yellow")
+    complaints = sorted(folder.path.glob("trials/*/tracker.log"))
+    if complaints:
+        console.print(
+            f"{len(complaints)} trial(s) could not be tracked: {complaints[0].read_text().strip()}", style="yellow"
+        )
+    if study.tracking.wandb.mode != "disabled" and list(folder.path.glob("trials/*/tracker/wandb/offline-run-*")):
+        command = f"wandb sync --include-offline {folder.path}/trials/*/tracker/wandb/offline-run-*"
+        console.print(Text(f"Runs were kept offline; send them with: {command}"), soft_wrap=True)
+    console.print(LIMITS, style="dim", highlight=False)
+
+
+def clean(study: Study, folder: StudyFolder) -> int:
+    """Delete checkpoints that no result needs (all ended trials' but the winner's); returns bytes freed."""
+    best = best_of(folder.records(study))
+    freed = 0
+    for trial in folder.trials():
+        ended = trial.outcome() is not None
+        if ended and trial.checkpoint.exists() and not (best and trial.number == best.number):
+            freed += trial.checkpoint.stat().st_size
+            trial.checkpoint.unlink()
+    for leftover in folder.path.rglob("*.tmp"):
+        freed += leftover.stat().st_size
+        leftover.unlink()
+    if folder.ray_folder.exists():
+        freed += sum(file.stat().st_size for file in folder.ray_folder.rglob("*") if file.is_file())
+        shutil.rmtree(folder.ray_folder)
+    return freed
+
+
+def describe_training(flat: dict[str, object]) -> str:
+    """The settings the guide is about, in one line."""
+    keys = {
+        "warm-up": "Schedulers.g_warmup_steps",
+        "pretraining": "Training.g_pretrain_steps",
+        "ramp": "Training.adv_loss_ramp_steps",
+        "weight": "Training.Losses.adv_loss_beta",
+        "rates": "Optimizers.optim_g_lr",
+        "/": "Optimizers.optim_d_lr",
+    }
+    return ", ".join(f"{name} {_short(flat[key])}" for name, key in keys.items()).replace(", / ", " / ")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+__all__ = ["clean", "describe_training", "ending", "flatten", "print_report", "write_best"]

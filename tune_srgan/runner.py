@@ -1,0 +1,232 @@
+"""The runner: one Ray Tune run over the trials a study still has to train.
+
+A resumed study is a new Tune run whose first trials are the unfinished ones: the trial records say which, and each
+goes on from its own checkpoint. Ray's experiment state is never read back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its boxes are printed even when it is told to be quiet
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trial records are the log
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher as RaySearcher
+
+from tune_srgan.records import UNFINISHED, StudyFolder, read_json, record_of, write_atomically
+from tune_srgan.searcher import Searcher
+from tune_srgan.study import Study
+from tune_srgan.trial import run_trial
+
+
+@dataclass
+class Budget:
+    """What the study has used and may still use. Steps and GPU time of running trials are reserved in full."""
+
+    study: Study
+    folder: StudyFolder
+    started: float = field(default_factory=time.monotonic)
+    before_s: float = 0.0
+    running: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.before_s = (read_json(self.folder.clock_file) or {}).get("seconds", 0.0)
+
+    def elapsed_s(self) -> float:
+        """Wall-clock seconds over all drivers of the study."""
+        return self.before_s + time.monotonic() - self.started
+
+    def keep_time(self) -> None:
+        """Write the clock down."""
+        write_atomically(self.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
+
+    def why_not_another(self) -> str:
+        """Why no further trial may start; empty while one may."""
+        limits, records = self.study.search.budget, self.folder.records(self.study)
+        if limits.steps is not None:
+            used = sum(record.trained_steps for record in records if record.number not in self.running)
+            reserved = (len(self.running) + 1) * self.study.max_steps
+            if used + reserved > limits.steps:
+                return f"steps: {used} of {limits.steps} used; another trial may take {self.study.max_steps}"
+        left = self.seconds_for_a_trial()
+        ended = [record.seconds for record in records if record.end != UNFINISHED]
+        typical = sum(ended) / len(ended) if ended else 0.0
+        if left is not None and left < max(typical, 1.0):
+            return f"time: {max(left, 0):.0f} s left for a trial; one takes about {typical:.0f} s"
+        return ""
+
+    def seconds_for_a_trial(self) -> float | None:
+        """How long a trial that starts now may run; None without a limit."""
+        limits, gpus = self.study.search.budget, self.study.resources.gpus
+        allowed = []
+        if limits.hours is not None:
+            allowed.append(limits.hours * 3600 - self.elapsed_s())
+        if limits.gpu_hours is not None and gpus > 0:
+            used = sum(record.seconds for record in self.folder.records(self.study)) * gpus
+            slots = self.study.resources.concurrent or 1
+            allowed.append((limits.gpu_hours * 3600 - used) / gpus / max(1, slots))
+        return min(allowed) if allowed else None
+
+
+class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
+    """Feeds Ray with unfinished trials first, then with the searcher's proposals; ends trials in Optuna."""
+
+    def __init__(self, study: Study, folder: StudyFolder, searcher: Searcher, budget: Budget) -> None:
+        super().__init__(metric="step", mode="max")
+        self._study, self._folder, self._searcher, self.budget = study, folder, searcher, budget
+        records = folder.records(study)
+        self._unfinished = [record.number for record in records if record.end == UNFINISHED]
+        self.left = study.search.trials - len(records) + len(self._unfinished)
+        self._numbers: dict[str, int] = {}
+        self.stopped_because = ""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.left <= 0 or self.stopped_because:
+            return RaySearcher.FINISHED
+        self.stopped_because = self.budget.why_not_another()
+        if self.stopped_because:
+            return RaySearcher.FINISHED
+        number = self._unfinished.pop(0) if self._unfinished else self._new_trial()
+        self.left -= 1
+        self._numbers[trial_id] = number
+        self.budget.running.add(number)
+        return {"number": number, "folder": str(self._folder.path), "seconds": self.budget.seconds_for_a_trial()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers.pop(trial_id)
+        self.budget.running.discard(number)
+        trial = self._folder.trial(number)
+        if trial.outcome() is None and error:
+            trial.end(_failed(trial.last_step(), "the worker failed more often than resources.max_failures"))
+        if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
+            self._searcher.tell(record_of(trial, self._study))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its experiment; what counts is in the records
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the trial records are the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the trial records are the truth."""
+
+    def _new_trial(self) -> int:
+        proposal = self._searcher.propose()
+        configuration = self._study.configuration(proposal.values)
+        self._folder.trial(proposal.number).create(proposal.values, proposal.proposed_by, configuration)
+        return proposal.number
+
+
+class Observer:
+    """What wants to see the trials run: told of readings and ends."""
+
+    def on_reading(self, number: int, reading: dict[str, Any]) -> None:
+        """A trial reported."""
+
+    def on_end(self, number: int) -> None:
+        """A trial ended; its record is complete."""
+
+
+class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has no types
+    def __init__(self, observer: Observer, budget: Budget) -> None:
+        self._observer, self._budget = observer, budget
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._budget.keep_time()
+        self._observer.on_reading(trial.config["number"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.on_end(trial.config["number"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.on_end(trial.config["number"])
+
+
+def connect(address: str | None) -> str:
+    """Join the cluster at `address`, the one that runs on this machine, or start a local Ray; says which."""
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    address = address or os.environ.get("RAY_ADDRESS") or running_cluster()
+    if address and address != "local":
+        ray.init(address=address, **quiet)
+        return f"joined the Ray cluster at {address}"
+    ray.init(address="local", include_dashboard=False, **quiet)
+    return f"started a local Ray with {int(ray.cluster_resources().get('CPU', 0))} CPUs"
+
+
+def running_cluster() -> str | None:
+    """The address of a Ray cluster that was started on this machine and still answers."""
+    found = ray._private.utils.read_ray_address()  # where `ray start` leaves it
+    if not found:
+        return None
+    host, _, port = found.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return str(found)
+    except OSError:
+        return None  # left behind by a cluster that was killed
+
+
+def run_study(study: Study, folder: StudyFolder, make_observer: Callable[[Budget], Observer]) -> str:
+    """Train until the study has its trials or its budget is used; returns why it stopped early, or nothing.
+
+    Ray must be connected. Ctrl-C: running trials are stopped, everything recorded is kept.
+    """
+    budget = Budget(study, folder)
+    feed = TrialFeed(study, folder, Searcher(study, folder), budget)
+    if feed.left <= 0:
+        return ""
+    resources = study.resources
+    trainable = tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=feed,
+            metric="step",
+            mode="max",
+            num_samples=feed.left,
+            max_concurrent_trials=resources.concurrent or _slots(study),
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"{study.study}-{trial.config['number']:05d}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=f"run-{int(time.time())}",
+            storage_path=str(folder.ray_folder),
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+            callbacks=[_ObserverCallback(make_observer(budget), budget)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    budget.keep_time()
+    return feed.stopped_because
+
+
+def _slots(study: Study) -> int:
+    """How many trials fit at once, on the nodes that are there."""
+    total, wanted = ray.cluster_resources(), study.resources
+    fits = [int(total.get("CPU", 0) / wanted.cpus)]
+    if wanted.gpus:
+        fits.append(int(total.get("GPU", 0) / wanted.gpus))
+    return max(1, min(fits))
+
+
+def _failed(step: int, cause: str) -> dict[str, Any]:
+    return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}

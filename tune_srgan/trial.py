@@ -1,0 +1,102 @@
+"""One trial, recorded: drives a training, hands each reading to the record and the tracker, closes it properly.
+
+Usable without Ray (`train`); the Ray adapter adds `tune.report`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+
+from trainables.balance import Ruler, judge
+from trainables.imagery import Imagery, load_imagery
+from trainables.schedules import phase
+from trainables.state import State
+from trainables.trainer import Diverged, Outcome, ended, outcome, pick_device, train
+from trainables.validation import pictures
+from tune_srgan.records import StudyFolder, TrialFolder, write_atomically
+from tune_srgan.tracking import Tracker, open_tracker
+
+
+def train_recorded(trial: TrialFolder, tracker: Tracker, seconds: float | None = None) -> Iterator[dict[str, Any]]:
+    """Train to the end, or on from the checkpoint; yields each reading after it was recorded, then writes the outcome.
+
+    `seconds` is what the study's budget leaves to this trial: past it the trial ends itself as `capped`.
+    """
+    if trial.outcome() is not None:
+        return
+    began = time.monotonic()
+    configuration = trial.configuration()
+    device = pick_device(configuration)
+    imagery = load_imagery(configuration, device)
+    state = (
+        State.load(trial.checkpoint, configuration, device)
+        if trial.checkpoint.exists()
+        else State(configuration, device)
+    )
+    every = configuration.Training.checkpoint_every
+    recorded = trial.last_step()
+    result: Outcome | None = None
+    try:
+        for reading in train(state, imagery):
+            if reading["step"] > recorded:  # a reading between checkpoint and kill is there already
+                trial.append(reading)
+            tracker.log(reading)
+            if len(state.readings) % every == 0:
+                state.save(trial.checkpoint)
+            yield {**reading, "phase": phase(state.step, configuration)}
+            if seconds is not None and time.monotonic() - began > seconds:
+                verdict = judge(state.readings, Ruler.of(configuration))
+                if not verdict.reached:
+                    result = ended("capped", verdict, state, "the study's budget is used up")
+                    break
+    except Diverged as error:
+        result = ended("diverged", judge(state.readings, Ruler.of(configuration)), state, str(error))
+    _close(trial, tracker, state, imagery, result or outcome(state))
+
+
+def _close(trial: TrialFolder, tracker: Tracker, state: State, imagery: Imagery, result: Outcome) -> None:
+    if result.end != "diverged":
+        state.save(trial.checkpoint)
+        Image.fromarray(pictures(state, imagery, state.configuration.Logging.num_val_images)).save(trial.samples)
+    trial.end(result.as_dict())
+    tracker.finish(result.as_dict(), trial.samples)
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """The Ray adapter: what a worker runs for trial `number` of the study in `folder`."""
+    from pathlib import Path
+
+    from ray import tune
+
+    folder = StudyFolder(Path(config["folder"]))
+    trial = folder.trial(config["number"])
+    for reading in train_recorded(trial, open_tracker(trial, folder.study()), config["seconds"]):
+        tune.report(reading)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # a reused worker keeps its process
+
+
+def save_generator(trial: TrialFolder, to: Any) -> None:
+    """Write the generator of a finished trial with all that `upscale` needs."""
+    configuration = trial.configuration()
+    device = torch.device("cpu")
+    state = State.load(trial.checkpoint, configuration, device)
+    imagery = load_imagery(configuration, device)
+    content = {
+        "generator": state.judged.state_dict(),
+        "configuration": configuration.model_dump_json(),
+        "low": imagery.low,
+        "high": imagery.high,
+        "step": state.step,
+    }
+    temporary = to.with_name(to.name + ".tmp")
+    torch.save(content, temporary)
+    temporary.replace(to)
+
+
+__all__ = ["run_trial", "save_generator", "train_recorded", "write_atomically"]

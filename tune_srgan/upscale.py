@@ -1,0 +1,122 @@
+"""Super-resolve an image with a study's winner: a GeoTIFF in, a GeoTIFF out, georeference kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainables.configuration import Configuration
+from trainables.errors import InvalidInput, Problem
+from trainables.imagery import read_image
+from trainables.networks import Generator
+
+TILE, OVERLAP = 128, 16  # low-resolution pixels
+
+
+def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, float]:
+    """The generator of a `best.pt`, its configuration, and the values that become 0 and 1."""
+    try:
+        saved = torch.load(weights, map_location="cpu", weights_only=True)
+        configuration = Configuration.model_validate_json(saved["configuration"])
+        generator = Generator(configuration.Model.in_bands, configuration.Generator)
+        generator.load_state_dict(saved["generator"])
+    except FileNotFoundError:
+        raise InvalidInput([Problem(str(weights), "--weights", "no such file", "the best.pt of a study")]) from None
+    except Exception as error:  # whatever a foreign or broken file makes torch raise
+        found = f"a file that is none ({' '.join(str(error).split())[:120]})"
+        raise InvalidInput([Problem(str(weights), "--weights", found, "the best.pt of a study")]) from None
+    return generator.eval(), configuration, saved["low"], saved["high"]
+
+
+def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:
+    """(bands, h, w) → (bands, h·factor, w·factor) in overlapping tiles, blended linearly so that no seam shows."""
+    bands, height, width = image.shape
+    total = torch.zeros(bands, height * factor, width * factor)
+    weight = torch.zeros(1, height * factor, width * factor)
+    for top in _starts(height):
+        for left in _starts(width):
+            tile = image[:, top : top + TILE, left : left + TILE]
+            with torch.no_grad():
+                sr = generator(tile[None])[0]
+            fade = _fade(sr.shape[-2], factor)[:, None] * _fade(sr.shape[-1], factor)[None, :]
+            rows = slice(top * factor, top * factor + sr.shape[-2])
+            columns = slice(left * factor, left * factor + sr.shape[-1])
+            total[:, rows, columns] += sr * fade
+            weight[:, rows, columns] += fade
+    return total / weight
+
+
+def upscale_file(source: Path, target: Path, weights: Path) -> tuple[int, int]:
+    """Read, super-resolve, write; returns the new width and height. Nodata stays nodata."""
+    generator, configuration, low, high = load_generator(weights)
+    factor = configuration.Generator.scaling_factor
+    if not source.exists():
+        raise InvalidInput([Problem(str(source), "IN", "no such file", "an image")])
+    if target.suffix.lower() not in {".tif", ".tiff"}:
+        raise InvalidInput([Problem(str(target), "OUT", f"'{target.suffix}'", "a .tif")])
+    image, valid = read_image(source, configuration.Data.nodata, "IN")
+    if image.shape[0] != configuration.Model.in_bands:
+        raise InvalidInput(
+            [Problem(str(source), "IN", f"{image.shape[0]} bands", f"{configuration.Model.in_bands}, as trained")]
+        )
+    scaled = np.where(valid, (image.astype(np.float32) - low) / (high - low), 0.0).astype(np.float32)
+    sr = upscale_image(generator, torch.from_numpy(scaled), factor).numpy() * (high - low) + low
+    _write(source, target, _as_type(sr, image.dtype), valid.repeat(factor, 0).repeat(factor, 1), factor)
+    return sr.shape[2], sr.shape[1]
+
+
+def _starts(length: int) -> list[int]:
+    if length <= TILE:
+        return [0]
+    return [*range(0, length - TILE, TILE - OVERLAP), length - TILE]
+
+
+def _fade(length: int, factor: int) -> Tensor:
+    """Weights of a tile's pixels: 1 inside, falling towards its edges over the overlap, never 0."""
+    distance = torch.minimum(torch.arange(length), torch.arange(length).flip(0)) + 1.0
+    return (distance / (OVERLAP * factor)).clamp(max=1.0)
+
+
+def _as_type(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    if not np.issubdtype(dtype, np.integer):
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return values.round().clip(limits.min, limits.max).astype(dtype)
+
+
+def _write(source: Path, target: Path, image: NDArray[Any], valid: NDArray[np.bool_], factor: int) -> None:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.transform import Affine
+
+    profile: dict[str, Any] = {"driver": "GTiff", "compress": "deflate", "tiled": True}
+    profile |= {"blockxsize": 256, "blockysize": 256, "BIGTIFF": "IF_SAFER"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        descriptions: tuple[str | None, ...] = ()
+        if source.suffix.lower() in {".tif", ".tiff"}:
+            with rasterio.open(source) as original:
+                profile |= {"crs": original.crs, "nodata": original.nodata}
+                profile["transform"] = original.transform @ Affine.scale(1 / factor)
+                descriptions = original.descriptions
+        nodata = profile.get("nodata")
+        if nodata is not None:
+            image = np.where(valid, image, np.asarray(nodata).astype(image.dtype))
+        bands, height, width = image.shape
+        temporary = target.with_name(target.name + ".tmp")
+        with rasterio.open(
+            temporary, "w", width=width, height=height, count=bands, dtype=image.dtype.name, **profile
+        ) as out:
+            out.write(image)
+            for band, text in enumerate(descriptions, start=1):
+                out.set_band_description(band, text or "")
+            if nodata is None and not valid.all():
+                out.write_mask(valid.astype(np.uint8) * 255)
+        temporary.replace(target)
