@@ -70,7 +70,7 @@ class Verdict:
 
 
 def excesses(reading: Reading, ruler: Ruler) -> dict[str, float]:
-    """How far each condition of NASH is missed, relative to its tolerance; 0 where it holds, ∞ where nothing can be said.
+    """How far each condition is missed, relative to its tolerance; 0 where it holds, ∞ where nothing can be said.
 
     With EMA on, the averaged and the raw generator are both judged (`nash/…` and `nash/raw/…`), the worse counts.
     """
@@ -121,7 +121,7 @@ def judge(readings: Sequence[Reading], ruler: Ruler) -> Verdict:
 
 
 def _open_since(readings: Sequence[Reading], gaps: Sequence[float], nash: NashSettings) -> int:
-    """Step of the first reading whose window is not full and may still be certified; the last step where there is none."""
+    """Step of the first reading whose window may still be filled and certified; the last step where there is none."""
     for start in range(max(0, len(gaps) - nash.window + 1), len(gaps)):
         so_far = gaps[start:]
         if gaps[start] == 0 and sum(gap > 0 for gap in so_far) <= nash.window - nash.required:

@@ -23,6 +23,16 @@ from trainables.errors import InvalidInput, Problem, nearest
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "landsat8_sample_rgb.tif"
 
 
+# What a plateau scheduler can watch: every figure that each reading of the game has.
+METRICS = [
+    *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in ("l1", "sam", "tv", "psnr", "ssim")),
+    *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
+    *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
+    *(f"discriminator/{name}" for name in ("adversarial_loss", "D(y)_prob", "D(G(x))_prob")),
+    *(f"nash/{name}" for name in ("p_y", "p_g", "rank", "control", "psnr")),
+]
+
+
 class Section(BaseModel):
     """A section of the file: unknown keys and wrong types are refused."""
 
@@ -125,7 +135,9 @@ class TrainingSettings(Section):
     @property
     def real_label(self) -> float:
         """The discriminator's target for real images (α)."""
-        return {True: 0.9, False: 1.0}.get(self.label_smoothing, self.label_smoothing)
+        if isinstance(self.label_smoothing, bool):
+            return 0.9 if self.label_smoothing else 1.0
+        return self.label_smoothing
 
 
 class GeneratorSettings(Section):
@@ -231,8 +243,8 @@ class Configuration(Section):
 _LATER = "it is not built here yet"
 _NOT_BUILT: dict[str, dict[str, str]] = {
     "Data.dataset_type": {
-        "exampledataset": "Its example imagery is not shipped here: leave `dataset_type` out and the built-in sample is used.",
-        "sen2naip": "Unpack it into {train,val}/{LR,HR} and use LRHRFolderDataset, or name a folder of scenes in Data.path.",
+        "exampledataset": "Leave `dataset_type` out: the built-in sample is used.",
+        "sen2naip": "Unpack it into {train,val}/{LR,HR} and use LRHRFolderDataset.",
         "*": "Name a file or folder of scenes in Data.path, or use LRHRFolderDataset.",
     },
     "Data.normalization": {
@@ -244,7 +256,7 @@ _NOT_BUILT: dict[str, dict[str, str]] = {
 }
 _NOT_BUILT_ABOVE_ZERO = {
     "Training.Losses.perceptual_weight": "The perceptual loss is not there yet: set it to 0.",
-    "Training.Losses.r1_gamma": "The R1 penalty is not there yet: set it to 0; the discriminator is spectrally normalised.",
+    "Training.Losses.r1_gamma": "The R1 penalty is not there yet: set it to 0.",
     "Training.Losses.relativistic_average_d": "The relativistic loss is not there yet: set it to false.",
     "Model.continue_training": "Interrupted trainings go on by themselves: run the same `train` command again.",
     "Model.load_checkpoint": "Starting from foreign weights is not there yet: set it to false.",
@@ -257,7 +269,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # untyped in PyYAML
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands here twice", key_node.start_mark
@@ -474,13 +486,17 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          f"at most a fiftieth of max_steps ({training.max_steps // 50})", "Validate more often or train longer."),
         (nash.window * training.validate_every * 5 > training.max_steps,
          "Nash.window", nash.window,
-         f"a window of at most a fifth of the training ({training.max_steps // 5} steps)", "Shorten it or validate more often."),
+         f"a window of at most a fifth of the training ({training.max_steps // 5} steps)",
+         "Shorten it or validate more often."),
         (first_certificate(configuration) > training.max_steps,
          "Training.max_steps", training.max_steps,
-         f"at least {first_certificate(configuration)}: pretraining, ramp and one window", "Train longer, or shorten pretraining or ramp."),
+         f"at least {first_certificate(configuration)}: pretraining, ramp and one window",
+         "Train longer, or shorten pretraining or ramp."),
         (configuration.Generator.large_kernel_size % 2 == 0 or configuration.Generator.small_kernel_size % 2 == 0,
          "Generator.large_kernel_size", configuration.Generator.large_kernel_size, "odd kernel sizes", ""),
         (training.Losses.ssim_win % 2 == 0, "Training.Losses.ssim_win", training.Losses.ssim_win, "an odd number", ""),
+        *((metric not in METRICS, f"Schedulers.metric_{which}", metric, "a logged metric", nearest(metric, METRICS))
+          for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))),
     ]  # fmt: skip
     return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
 

@@ -61,11 +61,10 @@ class Imagery:
         train_raw, val_raw = _read_all(configuration, Path(self.source))
         self.low, self.high = self._normalisation(configuration, train_raw, split=not val_raw)
         self.scenes = [self._scene(raw, device) for raw in train_raw + val_raw]
+        areas = self._split(data.val_fraction)
         if val_raw:
-            areas = [("train",)] * len(train_raw) + [("val",)] * len(val_raw)
-        else:
-            areas = self._split(data.val_fraction)
-        self.train_positions = self._positions("train", areas, data.val_fraction, stride=1)
+            areas = [{"train"}] * len(train_raw) + [{"val"}] * len(val_raw)
+        self.train_positions = self._positions("train", areas, data.val_fraction)
         self.pairs = self._pairs(areas, data.val_fraction, configuration.Nash.validation_pairs)
 
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
@@ -85,10 +84,10 @@ class Imagery:
     def describe(self) -> str:
         """One line for a person: scenes, sizes, what is held out."""
         bands, height, width = self.scenes[0].hr.shape
-        pairs = len(self.pairs.lr)
+        overlap = ", overlapping" if self.pairs.overlapping else ""
         return (
-            f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {self.low:g}–{self.high:g} → 0–1; "
-            f"{len(self.train_positions)} crop positions, {pairs} held-out pairs{', overlapping' if self.pairs.overlapping else ''}"
+            f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {self.low:g}–{self.high:g} "
+            f"as 0–1; {len(self.train_positions)} crop positions, {len(self.pairs.lr)} held-out pairs{overlap}"
         )
 
     def _crop(self, position: Positions) -> tuple[Tensor, Tensor]:
@@ -130,11 +129,11 @@ class Imagery:
             usable = _all_of(valid, self.factor)
         return Scene(raw.name, hr.to(device), lr.to(device), usable)
 
-    def _split(self, fraction: float) -> list[tuple[str, ...]]:
+    def _split(self, fraction: float) -> list[set[str]]:
         """Which areas each scene has: both where it is long enough, else every scene whole to one of them."""
         longest = [scene.usable.shape[self._side(scene.usable.shape) in ("left", "right")] for scene in self.scenes]
         if all(self._cut(length, fraction) is not None for length in longest):
-            return [("train", "val")] * len(self.scenes)
+            return [{"train", "val"}] * len(self.scenes)
         if len(self.scenes) == 1:
             side = longest[0] * self.factor
             needed = int(self.cells * self.factor * (1 + 1 / min(fraction, 0.5)))
@@ -142,7 +141,7 @@ class Imagery:
                 f"a longer side of {side} px", f"about {needed} px: training area, a gap of one crop, held-out area"
             )
         held_out = max(1, round(fraction * len(self.scenes)))
-        return [("train",)] * (len(self.scenes) - held_out) + [("val",)] * held_out
+        return [{"train"}] * (len(self.scenes) - held_out) + [{"val"}] * held_out
 
     def _side(self, shape: tuple[int, ...]) -> str:
         """The side of a scene that is held out: as configured, else an end of its longer axis."""
@@ -154,7 +153,7 @@ class Imagery:
         ends = begins - self.cells
         return (ends, begins) if ends >= self.cells else None
 
-    def _positions(self, area: str, areas: list[tuple[str, ...]], fraction: float, stride: int) -> Positions:
+    def _positions(self, area: str, areas: list[set[str]], fraction: float) -> Positions:
         """Top left corners of all crops that lie in an area and touch no nodata."""
         found = []
         for index, (scene, has) in enumerate(zip(self.scenes, areas, strict=True)):
@@ -171,20 +170,20 @@ class Imagery:
                     part = _part(usable.shape, _OPPOSITE[side], cut[0])
                 usable = np.zeros_like(scene.usable)
                 usable[part] = scene.usable[part]
-            corners = np.argwhere(_windows(usable, self.cells)[::stride, ::stride]) * stride
+            corners = np.argwhere(_windows(usable, self.cells))
             found.append(np.column_stack([np.full(len(corners), index), corners]))
         positions = np.concatenate(found).astype(np.int32) if found else np.zeros((0, 3), np.int32)
         if not len(positions):
-            side = self.cells * self.factor
+            crop = self.cells * self.factor
             raise self._too_small(
-                f"no crop of {side} px without nodata in the {area} area", "imagery larger than a crop"
+                f"no crop of {crop} px without nodata in the {area} area", "imagery larger than a crop"
             )
         return positions
 
-    def _pairs(self, areas: list[tuple[str, ...]], fraction: float, wanted: int) -> Pairs:
+    def _pairs(self, areas: list[set[str]], fraction: float, wanted: int) -> Pairs:
         """`wanted` held-out pairs spread evenly; neighbours overlap only where there would be too few."""
         stride = self.cells
-        positions = self._positions("val", areas, fraction, stride=1)
+        positions = self._positions("val", areas, fraction)
         apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
         while len(apart) < wanted and stride > 1:
             stride = stride // 2

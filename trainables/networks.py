@@ -102,6 +102,7 @@ class Generator(nn.Module):
         self.tail = nn.Sequential(*tail, last)
 
     def forward(self, lr: Tensor) -> Tensor:
+        """Super-resolve."""
         features = self.head(lr)
         sr: Tensor = self.tail(features + self.trunk(features))
         return sr + upsample(lr, self.factor) if self.bicubic_skip else sr
@@ -148,5 +149,6 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Judge."""
         logits: Tensor = self.layers((image - 0.5) * self.gain)
         return logits.flatten(1).mean(1)

@@ -21,12 +21,12 @@ def rise(progress: float, curve: Curve) -> float:
 
 
 def warmup(step: int, warmup_steps: int, curve: Curve) -> float:
-    """Factor of G's rate at the update that makes `step` (from 1); reaches 1 at `warmup_steps`; 0 steps: always 1."""
+    """Factor of G's rate at the update that makes `step` (from 1); 1 from `warmup_steps` on."""
     return rise(step / warmup_steps, curve) if warmup_steps else 1.0
 
 
 def adversarial_weight(step: int, configuration: Configuration) -> float:
-    """Weight of the adversarial loss at the update that makes `step`: 0 in pretraining, `adv_loss_beta` after the ramp."""
+    """Weight of the adversarial loss at the update that makes `step`: 0 in pretraining, then ramped."""
     training, losses = configuration.Training, configuration.Training.Losses
     played = step - training.pretrain_steps
     if played <= 0:

@@ -77,7 +77,7 @@ class State:
             state[name] = part.state_dict()
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         torch.save(state, temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path, configuration: Configuration, device: torch.device) -> State:
@@ -104,7 +104,8 @@ def _drawn(build: Any, configuration: Configuration, part: str, device: torch.de
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(configuration.Training.seed, part))
         network: nn.Module = build()
-    return network.to(device=device, memory_format=torch.channels_last)
+    placed: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
 
 
 def _frozen(network: nn.Module) -> nn.Module:

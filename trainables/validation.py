@@ -86,7 +86,7 @@ def best_response(state: State, imagery: Imagery) -> float:
         real_logits, fake_logits = responder(torch.cat([hr, fake])).chunk(2)
         loss = discriminator_loss(real_logits, fake_logits, configuration.Training.real_label)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     responder.eval()
     pairs, size = imagery.pairs, configuration.Data.val_batch_size

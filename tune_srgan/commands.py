@@ -1,4 +1,4 @@
-"""The commands: read what a person wants, call the service, answer. Heavy libraries are imported where they are used."""
+"""The commands: read what a person wants, call the service, answer. Heavy libraries load where they are used."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def check(study: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
     out.print(Text(f"{study} is valid.", style="green"))
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
     out.print(
-        f"{search.trials} trials of at most {loaded.max_steps} steps ({search.trials * loaded.max_steps} in all), each on "
-        f"{loaded.resources.cpus:g} CPU(s) and {loaded.resources.gpus:g} GPU(s); "
+        f"{search.trials} trials of at most {loaded.max_steps} steps ({search.trials * loaded.max_steps} in all), "
+        f"each on {loaded.resources.cpus:g} CPU(s) and {loaded.resources.gpus:g} GPU(s); "
         f"sampler {search.sampler}, fitted after {search.startup} trials.",
         highlight=False,
     )
@@ -184,25 +184,10 @@ def train(
             told = {key: live.figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank")}
             balance = f"D(y) {told['p_y']}  D(G(x)) {told['p_g']}  rank {told['rank']}" if "nash/p_y" in reading else ""
             progress.update(task, completed=reading["step"], phase=reading["phase"], balance=balance)
-    result = trial.outcome() or {}
-    readings = trial.readings()
-    marks = "".join("#" if reading["nash/balanced"] else "." for reading in readings)
-    out.print(Text(f"Readings ({loaded.Training.validate_every} steps each, # balanced): {marks}"), soft_wrap=True)
-    if result["end"] == "balanced":
-        out.print(
-            f"Balance reached: steps_to_nash {result['steps']}, exploitability {live.figure(result['exploitability'])}.",
-            style="bold green", highlight=False,
-        )  # fmt: skip
-        save_generator(trial, trial.path / "best.pt")
-    else:
-        out.print(
-            f"Balance not reached: {result['end']} at step {result['trained_steps']}, gap {live.figure(result['gap'])}. {result['cause']}",
-            style="bold yellow",
-            highlight=False,
-        )
-    out.print(Text(f"Readings, checkpoint and sample images: {trial.path}"), soft_wrap=True)
-    if result["end"] == "diverged":
+    end = report.print_training(trial, out)
+    if end == "diverged":
         raise typer.Exit(1)
+    save_generator(trial, trial.path / "best.pt")
 
 
 @app.command()

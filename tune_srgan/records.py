@@ -27,7 +27,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -110,7 +110,7 @@ class TrialFolder:
 
     def append(self, reading: Mapping[str, float]) -> None:
         """Write one reading, on the disk before this returns; first drops half a line a kill may have left."""
-        with open(self.readings_file, "ab+") as file:
+        with self.readings_file.open("ab+") as file:
             file.seek(0)
             content = file.read()
             whole = content.rfind(b"\n") + 1

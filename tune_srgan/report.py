@@ -12,9 +12,18 @@ from rich.text import Text
 from trainables.balance import CONDITIONS, Ruler, excesses
 from trainables.configuration import flatten
 from tune_srgan.live import COLOURS, duration, ending, figure
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialRecord, best_of, read_json, write_atomically
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, read_json, write_atomically
 from tune_srgan.study import Study
 
+SHORT = {
+    "Schedulers.g_warmup_steps": "warm-up",
+    "Training.g_pretrain_steps": "pretrain",
+    "Training.Losses.adv_loss_beta": "weight",
+    "Schedulers.patience_g": "pat. G",
+    "Schedulers.patience_d": "pat. D",
+    "Training.adv_loss_ramp_steps": "ramp",
+    "Optimizers.optim_d_lr": "lr D",
+}
 LIMITS = (
     "Balance holds against this discriminator and, as its exploitability shows, not against every better one. "
     "One seed is an anecdote: train the winner again with other seeds before you rely on it."
@@ -37,6 +46,21 @@ def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
 
         save_generator(trial, folder.best_generator)
     return best
+
+
+def print_training(trial: TrialFolder, console: Console) -> str:
+    """Whether and when a single training reached the balance; returns how it ended."""
+    result, configuration = trial.outcome() or {}, trial.configuration()
+    marks = "".join("#" if reading["nash/balanced"] else "." for reading in trial.readings())
+    console.print(Text(f"Readings, one every {configuration.Training.validate_every} steps, # balanced:\n{marks}"))
+    if result["end"] == "balanced":
+        text = f"Balance reached: steps_to_nash {result['steps']}, exploitability {figure(result['exploitability'])}."
+        console.print(text, style="bold green", highlight=False)
+    else:
+        text = f"Balance not reached: {result['end']} at step {result['trained_steps']}, gap {figure(result['gap'])}."
+        console.print(f"{text} {result['cause']}".strip(), style="bold yellow", highlight=False)
+    console.print(Text(f"Readings, checkpoint, generator and sample images: {trial.path}"), soft_wrap=True)
+    return str(result["end"])
 
 
 def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
@@ -67,21 +91,19 @@ def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
 
 def _table(study: Study, records: Sequence[TrialRecord]) -> Table:
     """All trials, the cheapest first."""
-    table = Table(box=None, padding=(0, 2, 0, 0), title=f"Study {study.study}", title_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0), title=f"Study {study.study}", title_justify="left")
     table.add_column("trial", justify="right")
     for key in study.space:
-        table.add_column(key.rpartition(".")[2], justify="right")
-    for name in ("proposed by", "ended", "steps", "cost", "gap", "exploit."):
-        table.add_column(name, justify="left" if name in {"proposed by", "ended"} else "right")
+        table.add_column(SHORT.get(key, key.rpartition(".")[2]), justify="right", no_wrap=True)
+    for name in ("by", "ended", "cost", "gap", "exploit."):
+        table.add_column(name, justify="left" if name in {"by", "ended"} else "right", no_wrap=True)
     for record in sorted(records, key=lambda r: (r.cost if r.cost is not None else float("inf"), r.number)):
         values = [_short(record.values.get(key)) for key in study.space]
-        steps = str(record.steps) if not record.censored else f">{record.steps}" if record.steps is not None else "–"
         table.add_row(
             str(record.number),
             *values,
             record.proposed_by,
             Text(record.end, style=COLOURS.get(record.end, "red")),
-            steps,
             figure(record.cost, 0),
             figure(record.gap),
             figure(record.exploitability),

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -92,12 +92,14 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._numbers: dict[str, int] = {}
         self.stopped_because = ""
 
+    # Ray's Searcher: its documentation says what each is for.
+    # ruff: noqa: D102
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.left <= 0 or self.stopped_because:
-            return RaySearcher.FINISHED
+            return str(RaySearcher.FINISHED)
         self.stopped_because = self.budget.why_not_another()
         if self.stopped_because:
-            return RaySearcher.FINISHED
+            return str(RaySearcher.FINISHED)
         number = self._unfinished.pop(0) if self._unfinished else self._new_trial()
         self.left -= 1
         self._numbers[trial_id] = number
@@ -129,7 +131,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return proposal.number
 
 
-class Observer:
+class Observer(Protocol):
     """What wants to see the trials run: told of readings and ends."""
 
     def on_reading(self, number: int, reading: dict[str, Any]) -> None:
@@ -161,7 +163,7 @@ class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has
 
 def connect(address: str | None) -> str:
     """Join the cluster at `address`, the one that runs on this machine, or start a local Ray; says which."""
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     address = address or os.environ.get("RAY_ADDRESS") or running_cluster()
     if address and address != "local":
         ray.init(address=address, **quiet)

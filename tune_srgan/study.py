@@ -238,7 +238,7 @@ def warnings_of(study: Study) -> list[str]:
     found = []
     for which in "gd":
         key = f"Schedulers.patience_{which}"
-        patience = max(study.space[key].ends()) if key in study.space else getattr(configuration.Schedulers, key[-10:])  # type: ignore[type-var]
+        patience = max(study.space[key].ends()) if key in study.space else getattr(configuration.Schedulers, key[-10:])
         if isinstance(patience, (int, float)) and patience + 2 > validations:
             found.append(f"{key}: a patience of {patience} can never act within {training.max_steps} steps.")
     warmup = study.space.get("Schedulers.g_warmup_steps")

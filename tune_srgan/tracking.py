@@ -76,6 +76,7 @@ class WandbTracker(Tracker):
             self.log(reading)
 
     def log(self, reading: Mapping[str, float]) -> None:
+        """Send one reading; a step that was sent before is left out."""
         step = int(reading["step"])
         if step <= self._last_step:
             return
@@ -87,6 +88,7 @@ class WandbTracker(Tracker):
             _say(self._trial, error)
 
     def finish(self, outcome: Mapping[str, Any], samples: Path) -> None:
+        """Summary, tags, images; then the run is closed."""
         try:
             summary = {key: value for key, value in outcome.items() if value is not None}
             summary["outcome"] = summary.pop("end")

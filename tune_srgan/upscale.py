@@ -84,7 +84,7 @@ def _fade(length: int, factor: int) -> Tensor:
     return (distance / (OVERLAP * factor)).clamp(max=1.0)
 
 
-def _as_type(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _as_type(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype)
     limits = np.iinfo(dtype)
