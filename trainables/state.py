@@ -72,7 +72,7 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
-        state: dict[str, Any] = {"step": self.step, "readings": self.readings, "torch": torch.__version__}
+        state: dict[str, Any] = {"step": self.step, "readings": self.readings, "torch": str(torch.__version__)}
         for name, part in self._parts().items():
             state[name] = part.state_dict()
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -39,6 +39,8 @@ LOSSES = (
     "discriminator/D(y)_prob",
     "discriminator/D(G(x))_prob",
 )
+IN_PRETRAINING = {"generator/content_loss", "generator/total_loss"}
+CHECK_EVERY = {"cpu": 1, "cuda": 25}  # steps; asking a GPU for a number waits for it
 SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining
 
 
@@ -85,12 +87,14 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
     configuration = state.configuration
     settings, ruler = configuration.Training, Ruler.of(configuration)
     while state.step < settings.max_steps and not judge(state.readings, ruler).reached:
-        began, losses = time.perf_counter(), []
+        began, losses, checked = time.perf_counter(), [], 0
         upto = min(state.step + settings.validate_every, settings.max_steps)
         while state.step < upto:
             lr, hr = imagery.batch(settings.seed, "train", state.step, configuration.Data.train_batch_size)
             losses.append(update(state, lr, hr))
-            _stop_if_not_finite(losses, state)
+            if len(losses) - checked == CHECK_EVERY[state.device.type] or state.step == upto:
+                _stop_if_not_finite(losses[checked:], state.step - len(losses) + checked + 1, configuration)
+                checked = len(losses)
         trained = time.perf_counter()
         reading = {"step": float(state.step)} | _means(losses) | _train_metrics(state, lr, hr)
         reading |= measure(state, imagery) | _state_of_schedules(state)
@@ -186,22 +190,13 @@ def _clip(network: torch.nn.Module, configuration: Configuration) -> None:
         clip_grad_norm_(network.parameters(), limit)
 
 
-def _stop_if_not_finite(losses: list[Tensor], state: State) -> None:
-    """At once on a CPU; every 25 steps on a GPU, where asking waits for it. The first loss is named either way."""
-    due = (
-        state.device.type == "cpu"
-        or len(losses) % 25 == 0
-        or state.step % state.configuration.Training.validate_every == 0
-    )
-    if not due:
-        return
-    recent = losses[-1:] if state.device.type == "cpu" else losses[-25:]
-    expected = [0, 2] if state.discriminator is None else list(range(len(LOSSES)))
-    for offset, row in enumerate(torch.stack(recent).tolist()):
-        playing = expected if not math.isnan(row[3]) or state.discriminator is None else [0, 2]
-        for index in playing:
-            if not math.isfinite(row[index]):
-                raise Diverged(state.step - len(recent) + 1 + offset, LOSSES[index])
+def _stop_if_not_finite(losses: list[Tensor], first_step: int, configuration: Configuration) -> None:
+    """Name the first loss that is not finite; `losses` are those of the updates from `first_step` on."""
+    for step, row in enumerate(torch.stack(losses).tolist(), start=first_step):
+        playing = step > configuration.Training.pretrain_steps
+        for name, value in zip(LOSSES, row, strict=True):
+            if (playing or name in IN_PRETRAINING) and not math.isfinite(value):
+                raise Diverged(step, name)
 
 
 def _means(losses: list[Tensor]) -> dict[str, float]:

@@ -32,7 +32,9 @@ app = typer.Typer(
     help="Find the training settings with which an SRGAN reaches the balance of generator and discriminator soonest. "
     "Without a command: the quickstart study.",
 )
-out, err = Console(), Console(stderr=True)
+PLAIN_WIDTH = 120  # where there is no terminal to ask
+out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
 Storage = Annotated[str | None, typer.Option(help="Folder for studies; default: the study file's, else runs.")]
 Address = Annotated[
     str | None,
@@ -102,6 +104,9 @@ def check(study: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
         f"sampler {search.sampler}, fitted after {search.startup} trials.",
         highlight=False,
     )
+    limits = search.budget.model_dump(exclude_none=True)
+    if limits:
+        out.print("Budget: " + ", ".join(f"{value:g} {key}" for key, value in limits.items()) + ".", highlight=False)
     out.print(
         f"The earliest step at which a balance can be certified: {earliest_certificate(loaded)}.", highlight=False
     )

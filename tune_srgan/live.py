@@ -118,6 +118,8 @@ class StudyView:
 
 def ending(record: TrialRecord) -> str:
     """How a trial ended, in a few words."""
+    if record.end == UNFINISHED:
+        return f"running, step {record.trained_steps}"
     if record.end == "balanced":
         return f"balanced from step {record.steps}, exploitability {figure(record.exploitability)}"
     text = f"{record.end} at step {record.trained_steps}, gap {figure(record.gap)} (censored)"

@@ -71,6 +71,11 @@ class TrialFolder:
         """LR | bicubic | SR | HR at the end."""
         return self.path / "samples.png"
 
+    @property
+    def failures_file(self) -> Path:
+        """One line a failed attempt."""
+        return self.path / "failures.log"
+
     def create(self, values: Mapping[str, Value], proposed_by: str, configuration: Configuration) -> None:
         """Write down what is to be trained; `trial.json` last, for with it the trial exists."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -98,6 +103,15 @@ class TrialFolder:
         """Write down how it ended, once."""
         if self.outcome() is None:
             write_atomically(self.path / "outcome.json", json.dumps(dict(outcome)))
+
+    def note_failure(self, error: Exception) -> None:
+        """Keep the cause of a failed attempt, newest last."""
+        with self.failures_file.open("a", encoding="utf-8") as file:
+            file.write(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}\n")
+
+    def failures(self) -> list[str]:
+        """The causes of all failed attempts that could still say one."""
+        return self.failures_file.read_text(encoding="utf-8").splitlines() if self.failures_file.exists() else []
 
     def readings(self) -> list[dict[str, float]]:
         """All whole lines, in order of their steps."""

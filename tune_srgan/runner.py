@@ -25,7 +25,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 
-from tune_srgan.records import UNFINISHED, StudyFolder, read_json, record_of, write_atomically
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, read_json, record_of, write_atomically
 from tune_srgan.searcher import Searcher
 from tune_srgan.study import Study
 from tune_srgan.trial import run_trial
@@ -111,7 +111,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self.budget.running.discard(number)
         trial = self._folder.trial(number)
         if trial.outcome() is None and error:
-            trial.end(_failed(trial.last_step(), "the worker failed more often than resources.max_failures"))
+            trial.end(_failed(trial))
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
             self._searcher.tell(record_of(trial, self._study))
 
@@ -216,6 +216,7 @@ def run_study(study: Study, folder: StudyFolder, make_observer: Callable[[Budget
             verbose=0,
         ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
     tuner.fit()
     budget.keep_time()
     return feed.stopped_because
@@ -230,5 +231,9 @@ def _slots(study: Study) -> int:
     return max(1, min(fits))
 
 
-def _failed(step: int, cause: str) -> dict[str, Any]:
+def _failed(trial: TrialFolder) -> dict[str, Any]:
+    """The outcome of a trial whose attempts are used up."""
+    causes = trial.failures()
+    cause = causes[-1] if causes else "its worker died without a word (killed, out of memory, or its node was lost)"
+    step = trial.last_step()
     return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}

@@ -248,6 +248,8 @@ def warnings_of(study: Study) -> list[str]:
             f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
+    if study.search.budget.gpu_hours is not None and not study.resources.gpus:
+        found.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
     if changed:
         found.append("objective.nash is not the default: " + ", ".join(f"{k}={v}" for k, v in changed.items()) + ".")

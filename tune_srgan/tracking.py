@@ -95,7 +95,7 @@ class WandbTracker(Tracker):
             if not outcome["censored"]:
                 summary["steps_to_nash"] = outcome["steps"]
             if samples.exists():
-                self._run.log({"Val SR": self._wandb.Image(str(samples))})
+                self._run.log({"Val SR": self._wandb.Image(str(samples))}, step=self._last_step)
             self._run.summary.update(summary)
             self._run.tags = (
                 *(self._run.tags or ()),

@@ -75,8 +75,12 @@ def run_trial(config: dict[str, Any]) -> None:
 
     folder = StudyFolder(Path(config["folder"]))
     trial = folder.trial(config["number"])
-    for reading in train_recorded(trial, open_tracker(trial, folder.study()), config["seconds"]):
-        tune.report(reading)
+    try:
+        for reading in train_recorded(trial, open_tracker(trial, folder.study()), config["seconds"]):
+            tune.report(reading)
+    except Exception as error:
+        trial.note_failure(error)  # Ray tries again, from the checkpoint; the cause stays with the trial
+        raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # a reused worker keeps its process
 

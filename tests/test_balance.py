@@ -1,0 +1,254 @@
+"""The balance meter refuses each fake balance of its definition, for its own reason."""
+
+import math
+from itertools import count
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tiny import tiny
+from trainables.balance import CONDITIONS, Ruler, Verdict, excesses, judge, nash_cost, reading_gap
+
+GAME_ON, EVERY = 8, 2
+BALANCED = {
+    "nash/p_y": 0.45,
+    "nash/p_g": 0.45,
+    "nash/rank": 0.5,
+    "nash/control": 0.95,
+    "nash/psnr": 30.0,
+    "nash/psnr_bicubic": 30.0,
+    "lr_discriminator": 1e-3,
+}
+RAW = {"nash/raw/p_g": 0.45, "nash/raw/rank": 0.5, "nash/raw/psnr": 30.0}
+OFF = {"nash/rank": 1.0}
+RULER = Ruler.of(tiny())
+
+
+def ruler(**nash):
+    return Ruler.of(tiny(**{f"Nash.{key}": value for key, value in nash.items()}))
+
+
+def run(*readings):
+    """Readings one validation apart from the ramp's end on, each given by what differs from a balanced one."""
+    return [BALANCED | {"step": GAME_ON + EVERY * i} | changes for i, changes in enumerate(readings)]
+
+
+def marks(text):
+    """`#` a balanced reading, `.` one that is not."""
+    return run(*({} if mark == "#" else OFF for mark in text))
+
+
+def test_a_reading_that_meets_every_condition_is_balanced():
+    (reading,) = run({})
+    assert excesses(reading, RULER) == dict.fromkeys(CONDITIONS, 0.0)
+    assert reading_gap(reading, RULER) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "condition", "excess"),
+    [
+        ({"nash/p_y": 0.65}, "probability", 1.0),
+        ({"nash/p_y": 0.25}, "probability", 1.0),
+        ({"nash/p_g": 0.75}, "probability", 2.0),
+        ({"nash/p_g": 0.15}, "probability", 2.0),
+        ({"nash/rank": 1.0}, "rank", 1.0),
+        ({"nash/rank": 0.0}, "rank", 1.0),
+        ({"nash/control": 0.7}, "control", 2.0),
+        ({"lr_discriminator": 1e-3 / 16}, "d_rate", 2.0),
+        ({"lr_discriminator": 0.0}, "d_rate", math.inf),
+        ({"nash/psnr": 26.0}, "psnr", 1.0),
+        (RAW | {"nash/raw/p_g": 0.65}, "probability", 1.0),
+        (RAW | {"nash/raw/rank": 1.0}, "rank", 1.0),
+        (RAW | {"nash/raw/psnr": 26.0}, "psnr", 1.0),
+        (RAW | {"nash/p_g": 0.65}, "probability", 1.0),
+        (RAW | {"nash/rank": 1.0}, "rank", 1.0),
+        (RAW | {"nash/psnr": 26.0}, "psnr", 1.0),
+    ],
+)
+def test_each_condition_is_refused_for_its_own_reason(changes, condition, excess):
+    (reading,) = run(changes)
+    assert excesses(reading, RULER) == pytest.approx(dict.fromkeys(CONDITIONS, 0.0) | {condition: excess})
+    assert reading_gap(reading, RULER) == pytest.approx(excess)
+
+
+def test_nothing_can_be_said_before_the_ramp_ends_or_of_a_generator_that_does_not_play():
+    (reading,) = run({})
+    nothing = dict.fromkeys(CONDITIONS, math.inf)
+    assert excesses(reading | {"step": GAME_ON - 1}, RULER) == nothing
+    assert excesses(reading, Ruler.of(tiny(**{"Training.Losses.adv_loss_beta": 0.0}))) == nothing
+    assert excesses({"step": GAME_ON, "nash/psnr": 30.0, "nash/psnr_bicubic": 30.0}, RULER) == nothing
+
+
+def test_both_generators_are_judged_with_ema_on():
+    assert reading_gap(run(RAW)[0], RULER) == 0
+
+
+@pytest.mark.parametrize("key", [*BALANCED, *RAW])
+def test_a_figure_that_is_not_a_number_is_never_balanced(key):
+    assert reading_gap(run(RAW | {key: math.nan})[0], RULER) == math.inf
+
+
+@pytest.mark.parametrize(("smoothing", "point"), [(True, 0.45), (False, 0.5), (0.8, 0.4)])
+def test_label_smoothing_moves_the_balance_point(smoothing, point):
+    measured = Ruler.of(tiny(**{"Training.label_smoothing": smoothing}))
+    for p, balanced in ((point + 0.09, True), (point - 0.09, True), (point + 0.11, False), (point - 0.11, False)):
+        assert (reading_gap(run({"nash/p_y": p, "nash/p_g": p})[0], measured) == 0) == balanced
+
+
+@pytest.mark.parametrize(
+    ("text", "nth"),
+    [
+        ("##########", 1),
+        ("#.########", 1),
+        ("#########.", 1),
+        (".##########", 2),
+        ("....#####.####", 5),
+        ("#.#.#######", None),  # 8 of 10, and the first of the second window is not balanced
+        ("#.#.########", 3),
+        (".#########", None),
+        ("#########", None),  # the window is not full
+        ("###...###...###...", None),
+        ("", None),
+    ],
+)
+def test_nash_is_reached_with_9_of_10_and_the_first_balanced(text, nth):
+    verdict = judge(marks(text), RULER)
+    assert verdict.reached == (nth is not None)
+    if nth is not None:
+        first = GAME_ON + EVERY * (nth - 1)
+        assert verdict == Verdict(first, first + 9 * EVERY, first, 0.0)
+    else:
+        assert (verdict.steps_to_nash, verdict.certified_at) == (None, None)
+        assert verdict.gap > 0
+
+
+def test_a_certificate_stands_whatever_comes_after():
+    assert judge(marks("##########" + "." * 30), RULER) == judge(marks("##########"), RULER)
+
+
+@pytest.mark.parametrize(
+    ("text", "nth"),
+    [("#", 1), ("..##", 3), ("#.", 1), ("#..", 3), ("#..#", 4), ("#..#.##", 4), ("#..#.##.", 6), ("...", 3)],
+)
+def test_open_since_is_the_earliest_start_that_may_still_be_certified(text, nth):
+    assert judge(marks(text), RULER).open_since == GAME_ON + EVERY * (nth - 1)
+
+
+def test_the_gap_of_a_window_is_the_larger_of_its_first_and_its_ninth_best():
+    def gap(*controls):
+        return judge(run(*({"nash/control": control} for control in controls)), RULER).gap
+
+    assert gap(0.8, *[0.9] * 9) == pytest.approx(1)
+    assert gap(0.9, 0.7, 0.8, *[0.9] * 7) == pytest.approx(1)
+    assert gap(0.9, 0.7, 0.6, *[0.9] * 7) == pytest.approx(2)
+    assert gap(0.5, *[0.8] * 10) == pytest.approx(1)  # the second window
+    assert gap(*[0.9] * 9) == math.inf
+
+
+def test_the_same_readings_judged_with_other_tolerances():
+    readings = run(*[{"nash/rank": 0.7, "nash/control": 0.85, "nash/p_g": 0.53}] * 12)
+    assert not judge(readings, RULER).reached
+    assert judge(readings, ruler(control_auc=0.8)).reached
+    assert not judge(readings, ruler(control_auc=0.8, rank_tolerance=0.1)).reached
+    assert not judge(readings, ruler(control_auc=0.8, probability_tolerance=0.05)).reached
+    assert judge(marks("#.##"), ruler(window=4, required=3)).steps_to_nash == GAME_ON
+
+
+@pytest.mark.parametrize(
+    ("found", "gap"), [(0.7, 0.0), (0.8, 0.0), (0.9, 0.125), (1.0, 0.25), (None, math.inf), (math.nan, math.inf)]
+)
+def test_a_study_may_refuse_a_balance_that_a_best_response_breaks(found, gap):
+    readings = marks("##########")
+    if found is not None:
+        readings[-1]["nash/exploitability"] = found
+    assert judge(readings, RULER).reached
+    verdict = judge(readings, ruler(exploitability=0.8))
+    assert verdict.reached == (gap == 0)
+    assert verdict.gap == pytest.approx(gap)
+
+
+def test_a_later_window_may_pass_the_best_response_that_an_earlier_one_did_not():
+    readings = marks("###########")
+    readings[9]["nash/exploitability"], readings[10]["nash/exploitability"] = 0.9, 0.7
+    assert judge(readings, ruler(exploitability=0.8)).steps_to_nash == GAME_ON + EVERY
+
+
+# NASH.md's definition, said again as plainly as possible.
+def is_balanced(reading, measured):
+    nash, c = measured.nash, measured.balance_point
+    return (
+        reading["step"] >= measured.game_on
+        and measured.weight > 0
+        and abs(reading["nash/p_y"] - c) <= nash.probability_tolerance
+        and abs(reading["nash/p_g"] - c) <= nash.probability_tolerance
+        and abs(reading["nash/rank"] - 0.5) <= nash.rank_tolerance
+        and 1 - reading["nash/control"] <= 1 - nash.control_auc
+        and reading["lr_discriminator"] >= nash.d_lr_floor * measured.d_rate
+        and reading["nash/psnr_bicubic"] - reading["nash/psnr"] <= nash.psnr_slack_db
+    )
+
+
+def first_of_ten(readings, measured):
+    fine = [is_balanced(reading, measured) for reading in readings]
+    window, required = measured.nash.window, measured.nash.required
+    for start in range(len(fine) - window + 1):
+        if fine[start] and sum(fine[start : start + window]) >= required:
+            return readings[start]["step"]
+    return None
+
+
+def share(*edges):
+    return st.floats(0, 1) | st.sampled_from(edges)
+
+
+ANY = st.fixed_dictionaries(
+    {
+        "nash/p_y": share(0.35, 0.45, 0.55),
+        "nash/p_g": share(0.35, 0.45, 0.55),
+        "nash/rank": share(0.25, 0.75),
+        "nash/control": share(0.9),
+        "nash/psnr": st.floats(20, 40) | st.just(28.0),
+        "lr_discriminator": st.sampled_from([1e-3, 2.5e-4, 2.4e-4, 0.0]),
+    }
+)
+READING = st.sampled_from([{}, {}, {}, {}, {}, OFF]) | st.sampled_from([{}, {}, {}, OFF]) | ANY
+READINGS = st.lists(READING, max_size=30) | st.lists(st.sampled_from([{}] * 9 + [OFF]), min_size=10, max_size=40)
+
+
+@settings(max_examples=300)
+@given(
+    READINGS,
+    st.sampled_from([(10, 9), (10, 10), (4, 3), (2, 2)]),
+    st.sampled_from([0, 8, 20]),
+    st.sampled_from([0.01] * 4 + [0.0]),
+)
+def test_the_meter_says_what_the_definition_says(changes, window, game_on, weight):
+    values = {"Nash.window": window[0], "Nash.required": window[1], "Training.adv_loss_ramp_steps": game_on}
+    values |= {"Training.g_pretrain_steps": 0, "Training.Losses.adv_loss_beta": weight}
+    measured = Ruler.of(tiny(**values))
+    readings = [BALANCED | {"step": step} | change for step, change in zip(count(2, EVERY), changes, strict=False)]
+    expected = first_of_ten(readings, measured)
+    verdict = judge(readings, measured)
+    assert verdict.steps_to_nash == expected
+    assert (verdict.gap == 0) == verdict.reached == (expected is not None)
+    assert all((reading_gap(reading, measured) == 0) == is_balanced(reading, measured) for reading in readings)
+    # what is still open is what perfect readings from now on would certify
+    last = readings[-1]["step"] if readings else 0
+    ahead = [BALANCED | {"step": step} for step in range(last + EVERY, last + 60, EVERY)]
+    certified = first_of_ten(readings + ahead, measured)
+    assert verdict.open_since == (last if certified is None else min(certified, last))
+
+
+def test_the_cost_is_the_steps_or_what_is_missing():
+    assert nash_cost(judge(marks(".##########"), RULER), 100) == GAME_ON + EVERY
+    assert nash_cost(judge(run(*[{"nash/control": 0.8}] * 10), RULER), 100) == pytest.approx(150)
+    assert nash_cost(judge([], RULER), 100) == 200
+    assert nash_cost(judge([{"step": step} for step in range(2, 101, 2)], RULER), 100) == 200
+
+
+@given(st.floats(0, math.inf), st.floats(0, math.inf), st.integers(1, 10**6))
+def test_the_cost_is_finite_and_grows_with_the_gap(one, other, max_steps):
+    near, far = (nash_cost(Verdict(None, None, 0, gap), max_steps) for gap in sorted([one, other]))
+    assert max_steps <= near <= far <= 2 * max_steps
+    assert nash_cost(Verdict(max_steps, max_steps, max_steps, 0.0), max_steps) <= near

@@ -1,0 +1,197 @@
+"""The records are the truth: whole after a kill, written once, judged where they are read."""
+
+import resource
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from tests.studies import PATIENCE, VALUES, WEIGHT, finish, loaded, reading, small, start, write
+from trainables.errors import InvalidInput
+from tune_srgan.records import StudyFolder, TrialFolder, best_of, find_study, record_of, write_atomically
+
+
+@pytest.fixture
+def study(tmp_path):
+    return loaded(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path, study):
+    opened = StudyFolder(tmp_path / "runs" / study.study)
+    opened.open(study)
+    return opened
+
+
+@contextmanager
+def files_of_at_most(size):
+    """A disk that is full after `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path):
+    file = tmp_path / "outcome.json"
+    write_atomically(file, "old")
+    with files_of_at_most(8), pytest.raises(OSError, match="too large"):
+        write_atomically(file, "new and longer than the disk")
+    assert file.read_text() == "old"
+    write_atomically(file, b"new")
+    assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("half", [b"{", b'{"step": 99.0, "nash/p_y"', b'{"step": 99.0}'])
+def test_half_a_line_is_never_read_and_never_kept(tmp_path, before, half):
+    trial = TrialFolder(tmp_path)
+    whole = [reading(4 * (index + 1)) for index in range(before + 1)]
+    for line in whole[:before]:
+        trial.append(line)
+    with trial.readings_file.open("ab") as file:
+        file.write(half)
+    assert trial.readings() == whole[:before]
+    assert trial.last_step() == 4 * before
+    trial.append(whole[before])
+    assert trial.readings() == whole
+    assert trial.readings_file.read_bytes().count(b"\n") == before + 1
+
+
+def test_readings_that_are_not_finite_come_back(tmp_path):
+    trial = TrialFolder(tmp_path)
+    trial.append({"step": 4.0, "generator/content_loss": float("inf"), "nash/rank": float("nan")})
+    (back,) = trial.readings()
+    assert back["generator/content_loss"] == float("inf")
+    assert back["nash/rank"] != back["nash/rank"]
+
+
+def test_a_trial_exists_once_all_of_it_is_written(folder, study):
+    trial = folder.trial(3)
+    trial.path.mkdir(parents=True)
+    trial.configuration_file.write_text("")  # killed before trial.json
+    assert folder.trials() == []
+    start(folder, study, 3, VALUES, "tpe")
+    assert [found.number for found in folder.trials()] == [3]
+    assert trial.configuration() == study.configuration(VALUES)
+    assert (trial.header()["values"], trial.header()["proposed_by"]) == (VALUES, "tpe")
+
+
+def test_an_outcome_is_written_once(folder, study):
+    start(folder, study, 0, VALUES)
+    assert folder.trial(0).outcome() is None
+    folder.trial(0).end({"end": "balanced"})
+    folder.trial(0).end({"end": "failed"})
+    assert folder.trial(0).outcome() == {"end": "balanced"}
+
+
+def test_the_cost_of_a_balanced_trial_is_read_off_its_readings(folder, study):
+    start(folder, study, 0, VALUES)
+    record = finish(folder, study, 0, since=100)
+    assert (record.end, record.cost, record.steps, record.censored) == ("balanced", 100.0, 100, False)
+    assert record.seconds == pytest.approx(34 * 0.25)
+    outcome = folder.trial(0).path / "outcome.json"
+    outcome.write_text(outcome.read_text().replace("100", "60"))  # whatever the outcome says
+    assert record_of(folder.trial(0), study).cost == 100.0
+
+
+def test_the_cost_of_a_censored_trial_lies_between_one_and_two_times_its_steps(folder, study):
+    start(folder, study, 0, VALUES)
+    record = finish(folder, study, 0, "exhausted")
+    # the rank 0.875 is 0.125 outside a tolerance of 0.25: a gap of 0.5
+    assert (record.end, record.censored, record.gap) == ("exhausted", True, 0.5)
+    assert record.cost == pytest.approx(200 * (1 + 0.5 / 1.5))
+
+
+def test_a_game_that_never_began_costs_twice_its_steps(folder, study):
+    start(folder, study, 0, VALUES)
+    folder.trial(0).append(reading(4))
+    folder.trial(0).end({"end": "capped", "steps": 4, "censored": True, "gap": None, "trained_steps": 4})
+    assert record_of(folder.trial(0), study).cost == 400.0
+
+
+@pytest.mark.parametrize("end", ["failed", "diverged"])
+def test_a_trial_that_failed_costs_nothing(folder, study, end):
+    start(folder, study, 0, VALUES)
+    assert finish(folder, study, 0, end).cost is None
+
+
+def test_a_trial_under_way_is_running(folder, study):
+    start(folder, study, 0, VALUES, "try_first")
+    folder.trial(0).append(reading(8))
+    (record,) = folder.records(study)
+    assert (record.end, record.cost, record.trained_steps, record.proposed_by) == ("running", None, 8, "try_first")
+
+
+def test_the_best_is_the_earlier_of_the_fewest_steps_and_never_censored(folder, study):
+    assert best_of([]) is None
+    ends = {0: ("exhausted", 0), 1: ("balanced", 100), 2: ("balanced", 60), 3: ("balanced", 60), 4: ("failed", 0)}
+    for number, (end, since) in ends.items():
+        start(folder, study, number, VALUES)
+        finish(folder, study, number, end, since)
+    records = folder.records(study)
+    assert best_of(list(reversed(records))).number == 2
+    cheap = replace(records[0], cost=1.0)  # cheaper than all, and censored
+    assert best_of([cheap, records[1]]).number == 1
+    assert best_of([cheap, records[4]]) is None
+
+
+def test_a_study_is_found_by_folder_name_and_file(tmp_path, folder, study, monkeypatch):
+    file = write(tmp_path, small() | {"storage": str(tmp_path / "runs")}, "mine.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert find_study(str(folder.path)) == folder
+    assert find_study("small") == folder
+    monkeypatch.chdir("/")
+    assert find_study(str(file)) == folder
+    assert find_study("small", str(tmp_path / "runs")) == folder
+    assert find_study("small", str(tmp_path / "runs")).study() == study
+
+
+def test_a_study_is_found_in_the_home_folder(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_study(str(write(tmp_path, small() | {"storage": "~/runs"}, "mine.yaml"))) == folder
+
+
+def test_no_study_is_an_error_that_names_those_there_are(tmp_path, folder):
+    with pytest.raises(InvalidInput, match="smal: found no study; .* Studies in .*/runs/: small."):
+        find_study("smal", str(tmp_path / "runs"))
+    with pytest.raises(InvalidInput, match="no study in .*nowhere/; `run` starts one"):
+        find_study("small", str(tmp_path / "nowhere"))
+
+
+def other(section, **values):
+    changed = small()
+    changed[section] |= values
+    return changed
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        other("space", **{WEIGHT: {"float": [1e-3, 1.0]}}),
+        other("training", Schedulers={"factor_g": 0.3}),
+        other("objective", max_steps=400),
+        other("objective", nash={"rank_tolerance": 0.2}),
+    ],
+    ids=["space", "training", "max_steps", "nash"],
+)
+def test_another_search_under_the_same_name_is_refused(tmp_path, folder, study, document):
+    with pytest.raises(InvalidInput, match=f"{folder.study_file}: study: found 'small' with another search"):
+        folder.open(loaded(tmp_path, document))
+    assert folder.study() == study
+
+
+def test_the_same_search_with_more_trials_goes_on(tmp_path, folder):
+    longer = other("search", trials=20, seed=4) | {"resources": {"concurrent": 2}}
+    folder.open(loaded(tmp_path, longer))
+    assert folder.study().search.trials == 20
+    assert folder.study().space[PATIENCE].bounds == (2, 12)
+
+
+@pytest.mark.parametrize("below", ["small", "runs/small"])
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path, study, below):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InvalidInput, match="storage: found a folder that cannot be written .*--storage"):
+        StudyFolder(tmp_path / "file" / below).open(study)

@@ -1,0 +1,246 @@
+"""The searcher and its database agree with the trial records, whatever was lost in between."""
+
+import shutil
+import sys
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, small, start
+from trainables.errors import InvalidInput
+from tune_srgan.records import StudyFolder
+from tune_srgan.searcher import Searcher, check_sampler
+
+SECOND = VALUES | {PATIENCE: 8}
+COMPLETE, FAIL, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING
+
+
+class Driver:
+    """What the runner does, without training: proposes, records, ends, and is started again."""
+
+    def __init__(self, path, **search):
+        document = small()
+        document["space"]["Schedulers.g_warmup_type"] = {"choice": ["linear", "cosine"]}
+        document["search"] |= search
+        self.study = loaded(path, document)
+        self.folder = StudyFolder(path / "runs" / "small")
+        self.folder.open(self.study)
+        self.start()
+
+    def start(self):
+        self.searcher = Searcher(self.study, self.folder)
+
+    def lose_database(self):
+        (self.folder.path / "optuna.db").unlink()
+
+    def propose(self):
+        proposal = self.searcher.propose()
+        start(self.folder, self.study, proposal.number, proposal.values, proposal.proposed_by)
+        return proposal
+
+    def end(self, number, end="balanced", since=100):
+        record = finish(self.folder, self.study, number, end, since)
+        self.searcher.tell(record)
+        return record
+
+    def trials(self):
+        return optuna.load_study(study_name="small", storage=self.folder.optuna_url).trials
+
+    def states(self):
+        return [trial.state for trial in self.trials()]
+
+
+def test_try_first_is_asked_first_in_its_order_and_once(tmp_path):
+    driver = Driver(tmp_path, try_first=[VALUES, {PATIENCE: 8}])  # the second leaves the rest to the sampler
+    found = [driver.propose() for _ in range(3)]
+    assert [proposal.proposed_by for proposal in found] == ["try_first", "try_first", "startup"]
+    assert [proposal.number for proposal in found] == [0, 1, 2]
+    assert found[0].values.items() >= VALUES.items()
+    assert found[1].values[PATIENCE] == 8
+    assert set(found[1].values) == set(driver.study.space)
+
+
+@pytest.mark.parametrize(("before", "lost"), [(0, False), (1, False), (1, True), (2, True)])
+def test_try_first_is_asked_once_over_restarts(tmp_path, before, lost):
+    driver = Driver(tmp_path, try_first=[VALUES, SECOND])
+    for _ in range(before):
+        driver.end(driver.propose().number)
+    if lost:
+        driver.lose_database()
+    driver.start()
+    while len(driver.folder.trials()) < 3:
+        driver.propose()
+    records = driver.folder.records(driver.study)
+    assert [record.proposed_by for record in records] == ["try_first", "try_first", "startup"]
+    assert [record.values[PATIENCE] for record in records[:2]] == [4, 8]
+
+
+def test_a_first_try_that_was_asked_and_never_started_is_asked_again(tmp_path):
+    driver = Driver(tmp_path, try_first=[VALUES, SECOND])
+    driver.searcher.propose()  # and killed
+    driver.start()
+    found = [driver.propose() for _ in range(3)]
+    assert [proposal.proposed_by for proposal in found] == ["try_first", "try_first", "startup"]
+    assert sorted(proposal.values[PATIENCE] for proposal in found[:2]) == [4, 8]
+
+
+def test_tpe_proposes_once_startup_trials_have_ended(tmp_path):
+    driver = Driver(tmp_path, try_first=[VALUES])
+    waiting = [driver.propose() for _ in range(4)]
+    assert [proposal.proposed_by for proposal in waiting] == ["try_first", "startup", "startup", "startup"]
+    driver.end(0)
+    driver.end(1, "failed")  # says nothing about the space
+    driver.end(2, "exhausted")
+    assert driver.propose().proposed_by == "startup"
+    driver.end(3)
+    assert driver.propose().proposed_by == "tpe"
+    driver.start()
+    assert driver.propose().proposed_by == "tpe"
+
+
+def test_every_end_is_told_in_its_state(tmp_path):
+    driver = Driver(tmp_path)
+    ends = ["balanced", "exhausted", "capped", "failed", "diverged"]
+    records = [driver.end(driver.propose().number, end) for end in ends]
+    found = driver.trials()
+    assert [trial.state for trial in found] == [COMPLETE, COMPLETE, COMPLETE, FAIL, FAIL]
+    assert [trial.value for trial in found] == [record.cost for record in records]
+    assert found[0].value == 100.0
+    assert [trial.user_attrs["censored"] for trial in found] == [False, True, True, True, True]
+    assert [trial.user_attrs["outcome"] for trial in found] == ends
+    assert found[0].user_attrs["proposed_by"] == "startup"
+    assert found[0].user_attrs["steps"] == 100
+
+
+def test_telling_twice_is_harmless(tmp_path):
+    driver = Driver(tmp_path)
+    record = driver.end(driver.propose().number)
+    failed = driver.end(driver.propose().number, "failed")
+    before = driver.trials()
+    driver.searcher.tell(record)
+    driver.searcher.tell(failed)
+    assert driver.trials() == before
+
+
+def agreed(trials):
+    """What Optuna and the records must agree on."""
+    return [(t.number, t.state, t.value, t.params, t.distributions, t.user_attrs.get("proposed_by")) for t in trials]
+
+
+def test_a_lost_database_is_rebuilt_from_the_records(tmp_path):
+    driver = Driver(tmp_path, try_first=[VALUES])
+    for end in ("balanced", "exhausted", "failed", "balanced"):
+        driver.end(driver.propose().number, end, since=60)
+    running = driver.propose().number
+    before = agreed(driver.trials())
+    driver.lose_database()
+    driver.start()
+    assert agreed(driver.trials()) == before
+    assert driver.states() == [COMPLETE, COMPLETE, FAIL, COMPLETE, RUNNING]
+    driver.end(running)
+    assert driver.trials()[running].state == COMPLETE
+    assert driver.propose().number == running + 1
+
+
+@pytest.mark.parametrize("try_first", [[], [VALUES, SECOND]], ids=["plain", "with one waiting"])
+def test_a_database_that_is_behind_catches_up(tmp_path, try_first):
+    driver = Driver(tmp_path, try_first=try_first)
+    driver.propose()
+    database = driver.folder.path / "optuna.db"
+    shutil.copy(database, tmp_path / "old.db")
+    driver.end(0)
+    for end in ("exhausted", "failed"):
+        driver.end(driver.propose().number, end)
+    before = agreed(driver.trials())
+    shutil.copy(tmp_path / "old.db", database)
+    driver.start()
+    assert agreed(driver.trials()) == before
+    following = driver.propose()
+    assert (following.number, following.proposed_by) == (3, "startup")
+
+
+def test_what_was_asked_and_never_started_fails(tmp_path):
+    driver = Driver(tmp_path)
+    driver.searcher.propose()
+    driver.propose()
+    driver.start()
+    assert driver.states() == [FAIL, RUNNING]
+    assert driver.propose().number == 2
+
+
+def test_a_gap_in_the_numbers_stays_a_gap(tmp_path):
+    driver = Driver(tmp_path)
+    driver.searcher.propose()
+    driver.end(driver.propose().number)
+    driver.searcher.propose()
+    driver.end(driver.propose().number)
+    driver.lose_database()
+    driver.start()
+    assert driver.states() == [FAIL, COMPLETE, FAIL, COMPLETE]
+    assert driver.propose().number == 4
+
+
+def test_an_end_that_was_recorded_and_not_told_is_told_at_start(tmp_path):
+    driver = Driver(tmp_path)
+    costs = [finish(driver.folder, driver.study, driver.propose().number, end).cost for end in ("balanced", "failed")]
+    assert driver.states() == [RUNNING, RUNNING]
+    driver.start()
+    assert driver.states() == [COMPLETE, FAIL]
+    assert [trial.value for trial in driver.trials()] == costs
+    assert driver.trials()[0].user_attrs["outcome"] == "balanced"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_restart_draws_other_points(tmp_path, sampler):
+    driver = Driver(tmp_path, sampler=sampler, startup=8)
+    weights = []
+    for _ in range(3):
+        weights.append(driver.propose().values[WEIGHT])
+        driver.start()
+    assert len(set(weights)) == 3
+
+
+def test_the_same_seed_draws_the_same_points(tmp_path):
+    found = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        (tmp_path / name).mkdir()
+        found.append(Driver(tmp_path / name, seed=seed).propose().values)
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "random"])
+def test_every_sampler_stays_in_the_space(tmp_path, sampler):
+    driver = Driver(tmp_path, sampler=sampler, startup=3)
+    found = []
+    for index in range(6):
+        found.append(driver.propose())
+        driver.end(found[-1].number, "balanced" if index % 2 else "exhausted", since=60 + 4 * index)
+    for proposal in found:
+        values = proposal.values
+        assert set(values) == set(driver.study.space)
+        assert values[PRETRAIN] in {20, 40, 60}
+        assert type(values[PRETRAIN]) is type(values[PATIENCE]) is int
+        assert values[PATIENCE] in range(2, 13)
+        assert 1e-3 <= values[WEIGHT] <= 0.3
+        assert values["Schedulers.g_warmup_type"] in {"linear", "cosine"}
+    startup = sampler if sampler == "random" else "startup"
+    assert [proposal.proposed_by for proposal in found] == [startup] * 3 + [sampler] * 3
+
+
+def test_a_sampler_without_its_library_is_one_problem(tmp_path, monkeypatch):
+    document = small()
+    document["search"]["sampler"] = "cmaes"
+    monkeypatch.setitem(sys.modules, "cmaes", None)  # as where it is not installed
+    with pytest.raises(InvalidInput) as raised:
+        check_sampler(loaded(tmp_path, document), "study.yaml")
+    (problem,) = raised.value.problems
+    assert (problem.file, problem.key, problem.found) == ("study.yaml", "search.sampler", "cmaes")
+    assert "pip install cmaes" in problem.fix
+
+
+def test_a_startup_that_is_too_short_for_its_sampler_is_one_problem(tmp_path):
+    document = small()
+    document["search"] |= {"sampler": "nsgaii", "startup": 1}  # nothing to cross
+    with pytest.raises(InvalidInput, match=r"study.yaml: search\.startup"):
+        check_sampler(loaded(tmp_path, document), "study.yaml")

@@ -1,0 +1,258 @@
+"""Real studies on tiny networks: a local Ray, sqlite, offline Weights & Biases; killed drivers and workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import yaml
+
+TUNE = Path(__file__).resolve().parent.parent / "tune.py"
+STUDY = {
+    "study": "tiny",
+    "training": {
+        "Data": {"crop_size": 16, "train_batch_size": 2, "val_batch_size": 64},
+        "Training": {"device": "cpu", "adv_loss_ramp_steps": 4, "EMA": {"enabled": True}},
+        "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
+        "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+    },
+    "space": {
+        "Training.g_pretrain_steps": {"int": [4, 12], "step": 4},
+        "Training.Losses.adv_loss_beta": {"float": [1e-3, 3e-1], "log": True},
+        "Schedulers.patience_g": {"int": [2, 12]},
+    },
+    "objective": {"max_steps": 100, "validate_every": 2, "nash": {"validation_pairs": 64}},
+    "search": {
+        "trials": 4,
+        "startup": 2,
+        "try_first": [
+            {
+                "Training.g_pretrain_steps": 8,
+                "Training.Losses.adv_loss_beta": 0.1,
+                "Schedulers.patience_g": 4,
+            }
+        ],
+    },
+    "resources": {"concurrent": 2},
+}
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    return subprocess.Popen(
+        [sys.executable, str(TUNE), *arguments],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def write_study(folder: Path, **search: object) -> Path:
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(STUDY | {"search": STUDY["search"] | search}))
+    return file
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def trials(folder: Path) -> list[Path]:
+    return sorted((folder / "runs/tiny/trials").glob("0*"))
+
+
+def readings(trial: Path) -> list[dict[str, float]]:
+    file = trial / "readings.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def assert_every_trial_ended_once(folder: Path, count: int) -> None:
+    """The same trials in the records and in Optuna, each ended; every reading there once, in order, none missing."""
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/runs/tiny/optuna.db")
+    assert [trial.name for trial in trials(folder)] == [f"{number:05d}" for number in range(count)]
+    assert [trial.number for trial in study.trials] == list(range(count))
+    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
+    for trial, recorded in zip(study.trials, trials(folder), strict=True):
+        outcome = json.loads((recorded / "outcome.json").read_text())
+        values = json.loads((recorded / "trial.json").read_text())["values"]
+        assert trial.user_attrs["outcome"] == outcome["end"]
+        assert trial.user_attrs["censored"] == outcome["censored"]
+        assert trial.params == values
+        steps = [reading["step"] for reading in readings(recorded)]
+        assert steps == [float(step) for step in range(2, outcome["trained_steps"] + 1, 2)]
+
+
+def tracked(trial: Path) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object], list[str]]:
+    """History, summary, configuration and tags of a trial's offline runs, read back from their files."""
+    history: list[dict[str, object]] = []
+    summary: dict[str, object] = {}
+    config: dict[str, object] = {}
+    tags: list[str] = []
+    for file in sorted(trial.glob("tracker/wandb/offline-run-*/run-*.wandb")):
+        text = subprocess.run(
+            ["wandb", "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True
+        )
+        for record in map(json.loads, text.stdout.splitlines()):
+            if record["type"] == "history":
+                history.append(record["history"]["item"])
+            elif record["type"] == "summary":
+                summary |= record["summary"]["update"]
+            elif record["type"] == "run":
+                config |= record["run"].get("config", {}).get("update", {})
+                tags = record["run"].get("tags", tags)
+    return history, summary, config, tags
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished study and what it printed."""
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    return folder, finish(command("run", "tiny.yaml", cwd=folder))
+
+
+def test_a_study_runs_to_its_end(study: tuple[Path, str]) -> None:
+    folder, printed = study
+    assert_every_trial_ended_once(folder, 4)
+    attributes = [
+        trial.user_attrs["proposed_by"]
+        for trial in optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/runs/tiny/optuna.db").trials
+    ]
+    assert attributes[0] == "try_first"
+    assert attributes[1] == "startup"
+    assert attributes[3] == "tpe"
+    assert "No trial reached the balance." in printed  # 100 steps of such networks: the discriminator is not alive
+    assert "the discriminator is alive" in printed
+    assert "4 trials: 4 exhausted" in printed
+    assert not (folder / "runs/tiny/best.yaml").exists()
+
+
+def test_runs_are_tracked_under_the_guides_keys(study: tuple[Path, str]) -> None:
+    folder, _ = study
+    trial = trials(folder)[0]
+    history, summary, config, tags = tracked(trial)
+    metrics = [item for item in history if "val_metrics/psnr" in item]
+    recorded = readings(trial)
+    assert [item["_step"] for item in metrics] == [reading["step"] for reading in recorded]
+    for item, reading in zip(metrics, recorded, strict=True):
+        for key, value in reading.items():
+            if key != "step":
+                assert item[key] == pytest.approx(value), key
+    assert metrics[0]["training/pretrain_phase"] == 1
+    assert "discriminator/D(y)_prob" not in metrics[0]  # nobody plays yet: absent, not 0
+    assert 0 < metrics[-1]["discriminator/D(y)_prob"] < 1  # type: ignore[operator]
+    assert config["Training.Losses.adv_loss_beta"] == 0.1
+    assert config["Training.g_pretrain_steps"] == 8
+    assert summary["outcome"] == "exhausted"
+    assert summary["censored"] is True
+    assert "steps_to_nash" not in summary
+    assert set(tags) == {"exhausted", "censored"}
+    assert summary["Val SR._type"] == "image-file"
+
+
+def test_running_again_starts_nothing(study: tuple[Path, str]) -> None:
+    folder, _ = study
+    before = [(trial / "readings.jsonl").stat().st_mtime_ns for trial in trials(folder)]
+    printed = finish(command("run", "tiny.yaml", cwd=folder))
+    assert "All 4 trials of 'tiny' have ended" in printed
+    assert [(trial / "readings.jsonl").stat().st_mtime_ns for trial in trials(folder)] == before
+
+
+def test_status_and_clean(study: tuple[Path, str]) -> None:
+    folder, _ = study
+    assert "4 of 4 trials ended; best so far: none." in finish(command("status", "tiny", cwd=folder))
+    assert (trials(folder)[0] / "checkpoint.pt").exists()
+    finish(command("clean", "tiny", cwd=folder))
+    assert not list(folder.rglob("checkpoint.pt"))
+    assert_every_trial_ended_once(folder, 4)
+
+
+def test_a_killed_driver_and_a_lost_database_lose_nothing(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    driver = command("run", "tiny.yaml", cwd=tmp_path)
+    wait_for(lambda: len(trials(tmp_path)) >= 3 and len(readings(trials(tmp_path)[2])) >= 5)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    wait_for(lambda: not workers_of(tmp_path))
+    before = {trial.name: (trial / "readings.jsonl").read_text() for trial in trials(tmp_path) if readings(trial)}
+    (tmp_path / "runs/tiny/optuna.db").unlink()  # it can be rebuilt from the trial records
+    finish(command("resume", "tiny", cwd=tmp_path))
+    assert_every_trial_ended_once(tmp_path, 4)
+    for trial in trials(tmp_path):
+        whole_lines = before.get(trial.name, "").rpartition("\n")[0]
+        assert (trial / "readings.jsonl").read_text().startswith(whole_lines)
+        steps = [item["_step"] for item in tracked(trial)[0] if "val_metrics/psnr" in item]
+        assert steps == sorted(set(steps))  # no step is tracked twice
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    write_study(tmp_path, trials=1)
+    driver = command("run", "tiny.yaml", cwd=tmp_path)
+    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 10)
+    killed = workers_of(tmp_path)
+    for process in killed:
+        process.kill()
+    assert killed, "no worker was found"
+    finish(driver)
+    assert_every_trial_ended_once(tmp_path, 1)
+    alone = finish(command("train", str(trials(tmp_path)[0] / "configuration.yaml"), "--out", "alone", cwd=tmp_path))
+    assert "Balance not reached" in alone
+    undisturbed = readings(tmp_path / "alone")
+    for one, other in zip(readings(trials(tmp_path)[0]), undisturbed, strict=True):
+        assert untimed(one) == untimed(other)  # the same figures, to the digit, as without the kill
+
+
+def test_ctrl_c_keeps_everything_and_says_how_to_resume(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    driver = command("run", "tiny.yaml", cwd=tmp_path)
+    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 3)
+    os.kill(driver.pid, signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert driver.returncode == 130
+    assert "python tune.py resume" in out
+    finish(command("resume", "tiny", cwd=tmp_path))
+    assert_every_trial_ended_once(tmp_path, 4)
+
+
+def untimed(reading: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in reading.items() if not key.startswith("time/")}
+
+
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """The Ray workers that train for a study in `folder`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if (
+                process.info["cmdline"]
+                and process.info["cmdline"][0].startswith("ray::ImplicitFunc")
+                and owns(process, folder)
+            ):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def owns(process: psutil.Process, folder: Path) -> bool:
+    return process.environ().get("PWD") == str(folder) or process.cwd() == str(folder)
