@@ -1,5 +1,6 @@
 """The commands: wrong input is answered at once and starts nothing; `train` and `upscale` do what they say."""
 
+import functools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 from rasterio.transform import Affine
 from typer.testing import CliRunner
 
-from tests.studies import PATIENCE, VALUES, WEIGHT, loaded, small, start, write
+from tests.studies import PATIENCE, loaded, small, write
 from trainables.balance import Ruler, judge
 from trainables.configuration import SAMPLE, Configuration
 from trainables.networks import Generator, upsample
@@ -49,25 +50,19 @@ def python(*arguments, cwd=ROOT, said=None):
     )
 
 
-# ------------------------------------------------------------------------------------------ what loads at all
+LIGHT = """
+import sys
+from typer.testing import CliRunner
+import tune_srgan
+for arguments in (["--help"], ["status", "nothing"], ["check", "nothing.yaml"], ["run", "nothing.yaml"]):
+    from tune_srgan.commands import app
+    print(CliRunner().invoke(app, arguments).exit_code, end=" ")
+print({"torch", "ray", "optuna", "wandb"} & set(sys.modules))
+"""
 
 
-@pytest.mark.parametrize(
-    "statement", ["import tune_srgan", "import tune_srgan.commands", "run('--help')", "run('status', 'x')"]
-)
-def test_light_commands_load_no_heavy_library(statement):
-    script = (
-        "import sys\n"
-        "def run(*words):\n"
-        "    from tune_srgan.commands import app\n"
-        "    try: app(words)\n"
-        "    except SystemExit as end: print('ended', end.code)\n"
-        f"{statement}\n"
-        "print(sorted({'torch', 'ray', 'optuna', 'wandb'} & set(sys.modules)))"
-    )  # fmt: skip
-    done = python("-c", script)
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert ("ended" in done.stdout) == ("run" in statement)
+def test_what_needs_no_heavy_library_loads_none():
+    assert python("-c", LIGHT).stdout == "0 2 2 2 set()\n"
 
 
 def test_help_lists_the_commands():
@@ -76,8 +71,6 @@ def test_help_lists_the_commands():
     for command in ("run", "check", "status", "resume", "report", "best", "train", "upscale", "clean"):
         assert f" {command} " in done.stdout
 
-
-# ------------------------------------------------------------------------------------------ wrong input
 
 # Runs every command line in one process, as `tune.py` would: exit code, stderr, whether Ray was loaded.
 ANSWERS = """
@@ -98,121 +91,85 @@ json.dump(answers, sys.stdout)
 """
 
 
-def wrong_study(name, folder):
-    """(document, file and key that are named, where its own file is not it) of a study with one mistake."""
-    study, images = small(), folder.parent
-    file, key = str(folder / "study.yaml"), None
-    imagery = {
-        "missing imagery": ("nowhere.tif", "Data.path"),
-        "corrupt imagery": ("corrupt.tif", "Data.path"),
-        "imagery smaller than a crop": ("small.tif", "Data.crop_size"),
-        "all-nodata imagery": ("empty.tif", "Data.path"),
-        "another band count": ("one_band.tif", "Model.in_bands"),
-    }
-    if name in imagery:
-        file, key = str(images / imagery[name][0]), imagery[name][1]
-        study["training"]["Data"]["path"] = file
-    elif name == "unknown key":
-        study["search"]["trails"], key = 3, "search.trails"
-    elif name == "wrong type":
-        study["search"]["trials"], key = "many", "search.trials"
-    elif name == "empty range":
-        study["space"][PATIENCE], key = {"int": [9, 3]}, f"space.{PATIENCE}"
-    elif name == "searched and fixed":
-        study["training"]["Schedulers"], key = {"patience_g": 3}, f"space.{PATIENCE}"
-    elif name == "object store":
-        study["storage"], key = "s3://bucket/runs", "storage"
-    return study, file, key
+def put(*place, **values):
+    """An edit of the study: put values into the mapping at a place in it."""
+    return lambda study: functools.reduce(dict.__getitem__, place, study).update(values)
 
 
-CHECKED = ("unknown key", "wrong type", "empty range", "searched and fixed", "object store", "missing imagery")
-CHECKED += ("corrupt imagery", "imagery smaller than a crop", "all-nodata imagery", "another band count")
-NAMED = "study name already used with another space"
-UNWRITABLE, NOTHING = "unwritable storage", "resume of nothing"
+def imagery(file):
+    return put("training", "Data", path=file)
+
+
+WRONG = {  # what is done to the small study, the file and the key that are named
+    "unknown key": (put("search", trails=3), "unknown key.yaml", "search.trails"),
+    "wrong type": (put("search", trials="many"), "wrong type.yaml", "search.trials"),
+    "empty range": (put("space", PATIENCE, int=[9, 3]), "empty range.yaml", f"space.{PATIENCE}"),
+    "fixed too": (put("training", Schedulers={"patience_g": 3}), "fixed too.yaml", f"space.{PATIENCE}"),
+    "object store": (put(storage="s3://bucket/runs"), "object store.yaml", "storage"),
+    "missing imagery": (imagery("nowhere.tif"), "nowhere.tif", "Data.path"),
+    "corrupt imagery": (imagery("corrupt.tif"), "corrupt.tif", "Data.path"),
+    "small imagery": (imagery("small.tif"), "small.tif", "Data.crop_size"),
+    "empty imagery": (imagery("empty.tif"), "empty.tif", "Data.path"),
+    "another band count": (imagery("one_band.tif"), "one_band.tif", "Model.in_bands"),
+    "name of another search": (put(study="taken"), "runs/taken/study.yaml", "study"),
+    "unwritable storage": (put(storage="file/runs"), "file/runs/small", "storage"),
+}
+FOUND_BY_RUN_ALONE = ("name of another search", "unwritable storage")
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """Every wrong input's answer: (exit code, stderr, whether Ray was loaded, file, key, storage)."""
-    images, lines, expected = tmp_path_factory.mktemp("wrong"), {}, {}
+    """The folder where every wrong input was given, and each one's exit code, stderr, and whether Ray was loaded."""
+    folder, lines = tmp_path_factory.mktemp("wrong"), {"resume": ["resume", "nothing"]}
     noise = np.random.default_rng(0).integers(1, 1000, (3, 64, 64), dtype=np.uint16)
-    geotiff(images / "small.tif", noise[:, :12, :12])
-    geotiff(images / "empty.tif", noise * 0)
-    geotiff(images / "one_band.tif", noise[:1])
-    (images / "corrupt.tif").write_bytes(SAMPLE.read_bytes()[:20_000])
-    for name in (*CHECKED, NAMED, UNWRITABLE):
-        folder = images / name.replace(" ", "_")
-        folder.mkdir()
-        document, file, key = wrong_study(name, folder)
-        study, storage = write(folder, document), folder / "runs"
-        if name == NAMED:
-            document["space"][WEIGHT]["float"] = [1.0e-3, 1.0e-1]
-            StudyFolder(storage / "small").open(loaded(folder, document))
-            study, file, key = write(folder, small(), "mine.yaml"), str(storage / "small" / "study.yaml"), "study"
-        if name == UNWRITABLE:
-            (folder / "file").write_text("no folder")
-            storage = folder / "file" / "runs"
-            file, key = str(storage / "small"), "storage"
-        options = ["--storage", str(storage)] if name != "object store" else []
-        lines[f"run: {name}"], lines[f"check: {name}"] = ["run", str(study), *options], ["check", str(study)]
-        expected[f"run: {name}"], expected[f"check: {name}"] = (file, key, storage), (file, key, images / "runs")
-    lines[NOTHING], expected[NOTHING] = ["resume", "nothing"], ("nothing", "found no study", images / "runs")
-    done = python("-c", ANSWERS, cwd=images, said=json.dumps(lines))
+    geotiff(folder / "small.tif", noise[:, :12, :12])
+    geotiff(folder / "empty.tif", noise * 0)
+    geotiff(folder / "one_band.tif", noise[:1])
+    (folder / "corrupt.tif").write_bytes(SAMPLE.read_bytes()[:20_000])
+    (folder / "file").write_text("no folder")
+    taken = small() | {"study": "taken"}
+    taken["space"][PATIENCE] = {"int": [2, 3]}
+    StudyFolder(folder / "runs" / "taken").open(loaded(folder, taken))
+    for name, (edit, _, _) in WRONG.items():
+        document = small()
+        edit(document)
+        file = write(folder, document, f"{name}.yaml")
+        lines |= {f"run: {name}": ["run", str(file)], f"check: {name}": ["check", str(file)]}
+    done = python("-c", ANSWERS, cwd=folder, said=json.dumps(lines))
     assert done.stderr == ""
-    return {name: (*answer, *expected[name]) for name, answer in json.loads(done.stdout).items()}
+    return folder, json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(f"{how}: {name}" for name in CHECKED for how in ("check", "run")),
-        f"run: {NAMED}",
-        f"run: {UNWRITABLE}",
-        NOTHING,
-    ],
-)
-def test_wrong_input_is_answered_and_starts_nothing(answers, name):
-    code, said, ray_loaded, file, key, storage = answers[name]
-    assert code == 2, said
-    assert said.startswith("error ")
-    assert said.count("\n") == 1
-    assert file in said
-    assert key in said
-    assert "Traceback" not in said
-    assert not ray_loaded
-    assert not list(storage.glob("*/trials"))
-    assert storage.exists() == (NAMED in name)
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_answered_before_anything_starts(answers, name):
+    folder, said = answers
+    _, file, key = WRONG[name]
+    for command in ("run",) if name in FOUND_BY_RUN_ALONE else ("run", "check"):
+        code, text, ray_loaded = said[f"{command}: {name}"]
+        assert (code, ray_loaded) == (2, False), f"{command}: {text}"
+        assert text.startswith(f"error {folder / file}: {key}: found ")
+        assert text.count("\n") == 1  # one message, no traceback
 
 
-def test_a_refused_study_leaves_the_one_of_its_name_alone(answers):
-    folder = StudyFolder(answers[f"run: {NAMED}"][-1] / "small")
-    assert folder.study().space[WEIGHT].bounds == (1.0e-3, 1.0e-1)
+def test_there_is_nothing_to_resume(answers):
+    code, text, ray_loaded = answers[1]["resume"]
+    assert (code, ray_loaded) == (2, False)
+    assert text == "error nothing: found no study; expected a study's folder, file or name. Studies in runs/: taken.\n"
 
 
-# ------------------------------------------------------------------------------------------ status, best
+def test_wrong_input_leaves_nothing_behind(answers):
+    runs = answers[0] / "runs"
+    assert sorted(str(file.relative_to(runs)) for file in runs.rglob("*")) == ["taken", "taken/study.yaml"]
+    assert StudyFolder(runs / "taken").study().space[PATIENCE].bounds == (2, 3)
 
 
 def invoke(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_status_and_best_of_a_study_without_a_balance(tmp_path):
-    study, folder = loaded(tmp_path), StudyFolder(tmp_path / "runs" / "small")
-    folder.open(study)
-    start(folder, study, 0, VALUES)
-    done = invoke("status", folder.path)
-    assert done.exit_code == 0
-    assert "0 of 8 trials ended; best so far: none." in done.stdout
-    done = invoke("best", "small", "--storage", tmp_path / "runs")
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "No trial of small reached the balance." in done.stderr
-
-
-# ------------------------------------------------------------------------------------------ train
-
 TRAINING = {
     "Data": {"path": "scene.tif", "crop_size": 16, "train_batch_size": 4},
-    "Training": {"max_steps": 100, "validate_every": 2, "g_pretrain_steps": 10, "adv_loss_ramp_steps": 10},
+    "Training": {"max_steps": 100, "validate_every": 2, "g_pretrain_steps": 8, "adv_loss_ramp_steps": 8, "threads": 1},
     "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
     "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Nash": {"validation_pairs": 64},
@@ -268,27 +225,12 @@ def test_another_training_into_the_same_folder_is_refused(trained):
     assert f"{folder / 'out'}: --out: found another training" in said.stderr
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "value"), [("Training", "max_step", 3), ("Data", "crop_size", "big"), ("Data", "path", "no.tif")]
-)
-def test_a_wrong_training_is_refused_and_leaves_nothing(tmp_path, section, key, value):
-    document = TRAINING | {section: TRAINING[section] | {key: value}}
-    file = write(tmp_path, document, "wrong.yaml")
-    said = invoke("train", file, "--out", tmp_path / "out")
-    assert said.exit_code == 2
-    assert said.stderr.startswith(f"error {tmp_path / 'no.tif' if key == 'path' else file}: {section}.{key}: found ")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_training_without_sample_images_ends_too(trained, tmp_path):
     folder, _ = trained
     document = TRAINING | {"Logging": {"num_val_images": 0}}
     said = invoke("train", write(folder, document, "plain.yaml"), "--out", tmp_path / "out")
     assert said.exit_code == 0, said.exception
     assert TrialFolder(tmp_path / "out").outcome() is not None
-
-
-# ------------------------------------------------------------------------------------------ upscale
 
 
 def test_an_upscaled_image_keeps_its_place_and_its_nodata(trained, tmp_path):
@@ -300,21 +242,15 @@ def test_an_upscaled_image_keeps_its_place_and_its_nodata(trained, tmp_path):
     assert "224×160 px" in said.stdout
     with rasterio.open(source) as low, rasterio.open(target) as high:
         assert (high.width, high.height, high.count) == (4 * 56, 4 * 40, 3)
-        assert high.crs == low.crs
-        assert high.bounds == low.bounds  # all four corners
+        assert (high.crs, high.bounds) == (low.crs, low.bounds)  # all four corners
         assert high.transform.a == low.transform.a / 4
         assert (high.dtypes, high.nodata) == (low.dtypes, low.nodata)
         sr, masks = high.read(), high.read_masks()
-    assert (masks == low_mask(image)).all()
+    assert ((masks > 0) == (image > 0).repeat(4, 1).repeat(4, 2)).all()
     # a hundred steps from bicubic: the picture is still there
-    inside = sr[:, 48:, 64:].astype(float)
-    bicubic = upsample(torch.from_numpy(image[None].astype(np.float32)), 4)[0, :, 48:, 64:].numpy()
-    assert np.abs(inside - bicubic).mean() < 0.1 * bicubic.std()
-
-
-def low_mask(image):
-    """GDAL's mask of the image, four times as large."""
-    return (image != 0).repeat(4, 1).repeat(4, 2) * 255
+    bicubic = upsample(torch.from_numpy(image[None].astype(np.float32)), 4)[0].numpy()
+    difference = np.abs(sr - bicubic)[:, 48:, 64:]
+    assert difference.mean() < 0.1 * bicubic[:, 48:, 64:].std()
 
 
 def test_a_dark_pixel_does_not_become_nodata(tmp_path):
@@ -351,16 +287,25 @@ def test_tiles_leave_no_seam():
     assert 0 < difference.max() < 0.01
 
 
-@pytest.mark.parametrize("wrong", ["IN", "bands", "OUT", "folder", "--weights", "configuration"])
-def test_what_cannot_be_upscaled_is_refused(trained, tmp_path, wrong):
-    source, target, weights = tmp_path / "in.tif", tmp_path / "out.tif", trained[0] / "out" / "best.pt"
-    geotiff(source, cut(8, 8)[: 1 if wrong == "bands" else 3])
-    source = tmp_path / "no.tif" if wrong == "IN" else source
-    target = {"OUT": tmp_path / "out.jpg", "folder": tmp_path / "no" / "out.tif"}.get(wrong, target)
-    weights = {"--weights": source, "configuration": trained[0] / "training.yaml"}.get(wrong, weights)
-    file = {"OUT": target, "folder": target, "--weights": weights, "configuration": weights}.get(wrong, source)
-    key = {"bands": "IN", "folder": "OUT", "configuration": "--weights"}.get(wrong, wrong)
-    said = invoke("upscale", source, target, "--weights", weights)
+REFUSED = {  # what differs from a command line that is right, and the argument that is named
+    "missing image": ({"source": "no.tif"}, "source", "IN"),
+    "another band count": ({"source": "one_band.tif"}, "source", "IN"),
+    "no GeoTIFF": ({"target": "out.jpg"}, "target", "OUT"),
+    "missing folder": ({"target": "no/out.tif"}, "target", "OUT"),
+    "missing weights": ({"weights": "no.pt"}, "weights", "--weights"),
+    "no weights": ({"weights": "in.tif"}, "weights", "--weights"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_upscaled_is_refused(trained, tmp_path, name):
+    changed, which, key = REFUSED[name]
+    geotiff(tmp_path / "in.tif", cut(8, 8))
+    geotiff(tmp_path / "one_band.tif", cut(8, 8)[:1])
+    best = trained[0] / "out" / "best.pt"
+    place = {part: tmp_path / file for part, file in ({"source": "in.tif", "target": "out.tif"} | changed).items()}
+    place = {"weights": best} | place
+    said = invoke("upscale", place["source"], place["target"], "--weights", place["weights"])
     assert said.exit_code == 2, said.exception
-    assert said.stderr.startswith(f"error {file}: {key}: found ")
-    assert not target.exists()
+    assert said.stderr.startswith(f"error {place[which]}: {key}: found ")
+    assert not place["target"].exists()

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,80 +23,38 @@ KEYS = list(flatten(Configuration().model_dump()))
 
 # opensr-srgan's configs/config_20m.yaml
 CONFIG_20M = {
-    "Data.train_batch_size": 24,
-    "Data.val_batch_size": 8,
-    "Data.num_workers": 8,
-    "Data.prefetch_factor": 4,
-    "Data.dataset_type": "S2_6b",
-    "Data.normalization": "normalise_10k",
-    "Model.in_bands": 6,
-    "Model.continue_training": False,
-    "Model.load_checkpoint": False,
-    "Training.device": "cuda",
-    "Training.gpus": [2, 3],
-    "Training.max_epochs": 9999,
-    "Training.val_check_interval": 1.0,
-    "Training.limit_val_batches": 250,
-    "Training.pretrain_g_only": True,
-    "Training.g_pretrain_steps": 15000,
-    "Training.adv_loss_ramp_steps": 2500,
-    "Training.label_smoothing": True,
-    "Training.EMA.enabled": False,
-    "Training.EMA.decay": 0.999,
-    "Training.EMA.update_after_step": 0,
-    "Training.EMA.use_num_updates": True,
-    "Training.Losses.adv_loss_type": "bce",
-    "Training.Losses.relativistic_average_d": False,
-    "Training.Losses.adv_loss_beta": 1e-3,
-    "Training.Losses.adv_loss_schedule": "cosine",
-    "Training.Losses.r1_gamma": 0.0,
-    "Training.Losses.l1_weight": 1.0,
-    "Training.Losses.sam_weight": 0.05,
-    "Training.Losses.perceptual_weight": 0.1,
-    "Training.Losses.perceptual_metric": "vgg",
-    "Training.Losses.tv_weight": 0.0,
-    "Training.Losses.max_val": 1.0,
-    "Training.Losses.ssim_win": 11,
-    "Generator.model_type": "SRResNet",
-    "Generator.block_type": "rcab",
-    "Generator.large_kernel_size": 9,
-    "Generator.small_kernel_size": 3,
-    "Generator.n_channels": 96,
-    "Generator.n_blocks": 32,
-    "Generator.scaling_factor": 8,
-    "Generator.growth_channels": 32,
-    "Generator.res_scale": 0.2,
-    "Discriminator.model_type": "standard",
-    "Discriminator.n_blocks": 8,
-    "Discriminator.use_spectral_norm": False,
-    "Discriminator.base_channels": 64,
-    "Discriminator.linear_size": 1024,
-    "Optimizers.optim_g_lr": 1e-4,
-    "Optimizers.optim_d_lr": 1e-6,
-    "Optimizers.gradient_clip_val": 1.0,
-    "Optimizers.betas": [0.0, 0.99],
-    "Optimizers.eps": 1.0e-7,
-    "Optimizers.weight_decay_g": 0.0,
-    "Optimizers.weight_decay_d": 0.0,
-    "Schedulers.g_warmup_steps": 2500,
-    "Schedulers.g_warmup_type": "cosine",
-    "Schedulers.metric_g": "val_metrics/l1",
-    "Schedulers.metric_d": "validation/DISC_adversarial_loss",
-    "Schedulers.patience_g": 50,
-    "Schedulers.patience_d": 50,
-    "Schedulers.factor_g": 0.5,
-    "Schedulers.factor_d": 0.5,
-    "Logging.num_val_images": 5,
-    "Logging.wandb.enabled": True,
-    "Logging.wandb.entity": "opensr",
-    "Logging.wandb.project": "SRGAN_20m",
-}
+    "Data": {"train_batch_size": 24, "val_batch_size": 8, "num_workers": 8, "prefetch_factor": 4,
+             "dataset_type": "S2_6b", "normalization": "normalise_10k"},
+    "Model": {"in_bands": 6, "continue_training": False, "load_checkpoint": False},
+    "Training": {
+        "device": "cuda", "gpus": [2, 3], "max_epochs": 9999, "val_check_interval": 1.0, "limit_val_batches": 250,
+        "pretrain_g_only": True, "g_pretrain_steps": 15000, "adv_loss_ramp_steps": 2500, "label_smoothing": True,
+        "EMA": {"enabled": False, "decay": 0.999, "update_after_step": 0, "use_num_updates": True},
+        "Losses": {
+            "adv_loss_type": "bce", "relativistic_average_d": False, "adv_loss_beta": 1e-3,
+            "adv_loss_schedule": "cosine", "r1_gamma": 0.0, "l1_weight": 1.0, "sam_weight": 0.05,
+            "perceptual_weight": 0.1, "perceptual_metric": "vgg", "tv_weight": 0.0, "max_val": 1.0, "ssim_win": 11,
+        },
+    },
+    "Generator": {"model_type": "SRResNet", "block_type": "rcab", "large_kernel_size": 9, "small_kernel_size": 3,
+                  "n_channels": 96, "n_blocks": 32, "scaling_factor": 8, "growth_channels": 32, "res_scale": 0.2},
+    "Discriminator": {"model_type": "standard", "n_blocks": 8, "use_spectral_norm": False, "base_channels": 64,
+                      "linear_size": 1024},
+    "Optimizers": {"optim_g_lr": 1e-4, "optim_d_lr": 1e-6, "gradient_clip_val": 1.0, "betas": [0.0, 0.99],
+                   "eps": 1.0e-7, "weight_decay_g": 0.0, "weight_decay_d": 0.0},
+    "Schedulers": {"g_warmup_steps": 2500, "g_warmup_type": "cosine", "metric_g": "val_metrics/l1",
+                   "metric_d": "validation/DISC_adversarial_loss", "patience_g": 50, "patience_d": 50,
+                   "factor_g": 0.5, "factor_d": 0.5},
+    "Logging": {"num_val_images": 5, "wandb": {"enabled": True, "entity": "opensr", "project": "SRGAN_20m"}},
+}  # fmt: skip
 
 
 def problems(document: dict[str, object]) -> list[Problem]:
     with pytest.raises(InvalidInput) as caught:
         build_configuration(document, "file.yaml", Path())
-    assert all(problem.file == "file.yaml" for problem in caught.value.problems)
+    assert all(
+        f"file.yaml: {problem.key}: found {problem.found}" in str(caught.value) for problem in caught.value.problems
+    )
     return caught.value.problems
 
 
@@ -113,35 +70,17 @@ def test_every_misspelt_key_of_every_section_is_named_with_the_nearest_right_one
     assert all(f"Did you mean '{problem.key.split('.')[-1][:-1]}'?" == problem.fix for problem in found)
 
 
-def test_an_unknown_section_is_named_and_where_nothing_is_near_the_known_ones_are_listed():
-    found = {problem.key: problem.fix for problem in problems({"Scheduler": {}, "Zzzz": {}})}
-    assert found["Scheduler"] == "Did you mean 'Schedulers'?"
-    assert all(section in found["Zzzz"] for section in Configuration.model_fields)
-
-
 def test_every_key_refuses_a_wrong_type_under_its_own_name():
     found = problems(with_values({}, dict.fromkeys(KEYS, {"a": 1})))
     assert {problem.key for problem in found if problem.found != "an unknown key"} == set(KEYS)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("Generator.n_blocks", True),
-        ("Generator.n_blocks", "2"),
-        ("Generator.n_blocks", 2.5),
-        ("Generator.n_blocks", 0),
-        ("Generator.scaling_factor", 3),
-        ("Optimizers.optim_g_lr", "1e-4"),
-        ("Optimizers.optim_g_lr", 0.0),
-        ("Optimizers.optim_g_lr", float("nan")),
-        ("Optimizers.betas", [0.5]),
-        ("Schedulers.factor_g", 1.0),
-        ("Training.EMA.enabled", "yes"),
-        ("Training.label_smoothing", 0.3),
-        ("Nash.validation_pairs", 63),
-    ],
-)
+@pytest.mark.parametrize(("key", "value"), [
+    ("Generator.n_blocks", True), ("Generator.n_blocks", "2"), ("Generator.n_blocks", 2.5), ("Generator.n_blocks", 0),
+    ("Generator.scaling_factor", 3), ("Optimizers.optim_g_lr", "1e-4"), ("Optimizers.optim_g_lr", 0.0),
+    ("Optimizers.optim_g_lr", float("nan")), ("Optimizers.betas", [0.5]), ("Schedulers.factor_g", 1.0),
+    ("Training.EMA.enabled", "yes"), ("Training.label_smoothing", 0.3), ("Nash.validation_pairs", 63),
+])  # fmt: skip
 def test_one_wrong_value_is_one_problem_that_shows_it(key, value):
     (found,) = problems(with_values(BASE, {key: value}))
     assert (found.key, found.found) == (key, f"{value!r} ({type(value).__name__})")
@@ -149,10 +88,7 @@ def test_one_wrong_value_is_one_problem_that_shows_it(key, value):
 
 def test_all_problems_are_said_at_once():
     wrong = {"Training.sead": 1, "Generator.n_blocks": "two", "Data.dataset_type": "S2_6b", "Model.in_bands": 0}
-    with pytest.raises(InvalidInput) as caught:
-        build_configuration(with_values({}, wrong), "file.yaml", Path())
-    assert {problem.key for problem in caught.value.problems} == set(wrong)
-    assert all(f"file.yaml: {key}: found" in str(caught.value) for key in wrong)
+    assert {problem.key for problem in problems(with_values({}, wrong))} == set(wrong)
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", ".1e-3", "+1e-4"])
@@ -161,29 +97,19 @@ def test_scientific_notation_is_a_number(tmp_path, text):
     assert load_configuration(path).Optimizers.optim_g_lr == 1e-4
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("Model: {in_bands: 3}\nModel: {in_bands: 4}", "'Model' stands here twice"),
-        ("Training:\n  EMA: {decay: 0.9, decay: 0.8}", "'decay' stands here twice"),
-        ("Data: [", "while parsing"),
-        ("Data: {path: {{folder}}}", "key"),  # a template that nobody filled in
-        ("", "an empty file"),
-        ("- 1", "list"),
-    ],
-)
+@pytest.mark.parametrize(("text", "found"), [
+    ("Model: {in_bands: 3}\nModel: {in_bands: 4}", "'Model' stands here twice"),
+    ("Training:\n  EMA: {decay: 0.9, decay: 0.8}", "'decay' stands here twice"),
+    ("Data: {path: {{folder}}}", "key"),  # a template that nobody filled in
+    ("Data: [", "while parsing"), ("", "an empty file"), ("- 1", "list"), (None, "no such file"),
+])  # fmt: skip
 def test_a_broken_file_is_one_clear_problem(tmp_path, text, found):
-    path = written(tmp_path / "a.yaml", text)
+    path = tmp_path / "absent.yaml" if text is None else written(tmp_path / "a.yaml", text)
     with pytest.raises(InvalidInput) as caught:
         load_configuration(path)
     (problem,) = caught.value.problems
     assert problem.file == str(path)
     assert found in problem.found
-
-
-def test_a_missing_file_is_a_problem_too(tmp_path):
-    with pytest.raises(InvalidInput, match="no such file"):
-        load_configuration(tmp_path / "absent.yaml")
 
 
 def test_warmup_under_training_is_accepted_and_refused_where_both_differ():
@@ -195,28 +121,24 @@ def test_warmup_under_training_is_accepted_and_refused_where_both_differ():
     assert "7" in found.found and "8" in found.found
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
-    [
-        ("Data.dataset_type", "S2_6b", "Name a file or folder of scenes in Data.path"),
-        ("Data.dataset_type", "ExampleDataset", "the built-in sample is used"),
-        ("Data.dataset_type", "SEN2NAIP", "use LRHRFolderDataset"),
-        ("Data.normalization", "zscore", "Use percentiles, scale"),
-        ("Generator.model_type", "stochastic_gan", "Use SRResNet or esrgan"),
-        ("Generator.block_type", "rcab", "Other blocks are not built here yet"),
-        ("Discriminator.model_type", "unet", "Use standard, patchgan or esrgan"),
-        ("Training.Losses.adv_loss_type", "wasserstein", "Use bce"),
-        ("Training.Losses.perceptual_weight", 0.1, "set it to 0"),
-        ("Training.Losses.r1_gamma", 10, "set it to 0"),
-        ("Training.Losses.relativistic_average_d", True, "set it to false"),
-        ("Model.continue_training", "last.ckpt", "run the same `train` command again"),
-        ("Model.load_checkpoint", "last.ckpt", "set it to false"),
-    ],
-)
+@pytest.mark.parametrize(("key", "value", "sentence"), [
+    ("Data.dataset_type", "S2_6b", "Name a file or folder of scenes in Data.path"),
+    ("Data.dataset_type", "ExampleDataset", "the built-in sample is used"),
+    ("Data.dataset_type", "SEN2NAIP", "use LRHRFolderDataset"),
+    ("Data.normalization", "zscore", "Use percentiles, scale"),
+    ("Generator.model_type", "stochastic_gan", "Use SRResNet or esrgan"),
+    ("Generator.block_type", "rcab", "Other blocks are not built here yet"),
+    ("Discriminator.model_type", "unet", "Use standard, patchgan or esrgan"),
+    ("Training.Losses.adv_loss_type", "wasserstein", "Use bce"),
+    ("Training.Losses.perceptual_weight", 0.1, "set it to 0"),
+    ("Training.Losses.r1_gamma", 10, "set it to 0"),
+    ("Training.Losses.relativistic_average_d", True, "set it to false"),
+    ("Model.continue_training", "last.ckpt", "run the same `train` command again"),
+    ("Model.load_checkpoint", "last.ckpt", "set it to false"),
+])  # fmt: skip
 def test_a_part_that_is_not_built_gives_one_sentence(key, value, sentence):
     (found,) = problems(with_values(BASE, {key: value}))
-    assert found.key == key
-    assert found.found == repr(value)
+    assert (found.key, found.found) == (key, repr(value))
     assert sentence in found.fix
 
 
@@ -226,10 +148,9 @@ def test_an_opensr_srgan_file_loads_once_what_is_not_built_is_replaced():
         "Generator.block_type": "standard",
         "Training.Losses.perceptual_weight": 0,
     }
-    document = with_values({}, CONFIG_20M)
-    assert {problem.key for problem in problems(document)} == set(replaced)
-    loaded = flatten(build_configuration(with_values(document, replaced), "20m", Path()).model_dump())
-    expected = CONFIG_20M | replaced | {"Generator.model_type": "srresnet"}
+    assert {problem.key for problem in problems(CONFIG_20M)} == set(replaced)
+    loaded = flatten(build_configuration(with_values(CONFIG_20M, replaced), "20m", Path()).model_dump())
+    expected = flatten(CONFIG_20M) | replaced | {"Generator.model_type": "srresnet"}
     assert {key: loaded[key] for key in expected} == expected
 
 
@@ -238,26 +159,15 @@ def test_a_dotted_key_at_the_top_is_an_unknown_key_whatever_its_value():
     assert (found.key, found.found) == ("Training.Losses.r1_gamma", "an unknown key")
 
 
-@pytest.mark.parametrize("name", ["SRResNet", "sr-resnet", "SR_RESNET"])
-def test_names_of_networks_are_matched_without_case_hyphen_and_underscore(name):
-    assert tiny(**{"Generator.model_type": name}).Generator.model_type == "srresnet"
-
-
-@given(
-    st.fixed_dictionaries(
-        {
-            "Optimizers.optim_g_lr": st.floats(1e-9, 1),
-            "Optimizers.optim_d_lr": st.floats(1e-9, 1),
-            "Training.label_smoothing": st.booleans() | st.floats(0.51, 1),
-            "Training.Losses.adv_loss_beta": st.floats(0, 10),
-            "Training.gpus": st.none() | st.integers(0, 8) | st.lists(st.integers(0, 8)),
-            "Training.seed": st.integers(0, 2**63),
-            "Data.nodata": st.none() | st.floats(allow_nan=False),
-            "Schedulers.patience_d": st.integers(0, 99),
-            "Logging.wandb.project": st.none() | st.text(),
-        }
-    )
-)
+@given(st.fixed_dictionaries({
+    "Optimizers.optim_g_lr": st.floats(1e-9, 1),
+    "Training.label_smoothing": st.booleans() | st.floats(0.51, 1),
+    "Training.Losses.adv_loss_beta": st.floats(0, 10),
+    "Training.gpus": st.none() | st.integers(0, 8) | st.lists(st.integers(0, 8)),
+    "Training.seed": st.integers(0, 2**63),
+    "Data.nodata": st.none() | st.floats(allow_nan=False),
+    "Logging.wandb.project": st.none() | st.text(),
+}))  # fmt: skip
 def test_load_dump_load_is_the_identity(tmp_path_factory, values):
     once = tiny(**values)
     path = written(tmp_path_factory.getbasetemp() / "dumped.yaml", dump_configuration(once))
@@ -265,58 +175,46 @@ def test_load_dump_load_is_the_identity(tmp_path_factory, values):
     assert {key: flatten(once.model_dump())[key] for key in values} == values
 
 
-@pytest.mark.parametrize(
-    ("values", "key", "expected"),
-    [
-        ({"Data.crop_size": 18}, "Data.crop_size", "a multiple of Generator.scaling_factor (4)"),
-        ({"Discriminator.n_blocks": 3}, "Data.crop_size", "at least 32 px"),
-        ({"Discriminator.model_type": "esrgan"}, "Data.crop_size", "at least 32 px"),
-        ({"Data.percentiles": [50.0, 50.0]}, "Data.percentiles", "0 <= low < high <= 100"),
-        ({"Data.percentiles": [-1.0, 50.0]}, "Data.percentiles", "0 <= low < high <= 100"),
-        ({"Data.percentiles": [1.0, 101.0]}, "Data.percentiles", "0 <= low < high <= 100"),
-        ({"Data.normalization": "scale"}, "Data.scale", "[low, high] with low < high"),
-        ({"Data.normalization": "scale", "Data.scale": [1.0, 1.0]}, "Data.scale", "[low, high] with low < high"),
-        ({"Data.dataset_type": "LRHRFolderDataset"}, "Data.root_dir", "a folder with {train,val}/{LR,HR}"),
-        ({"Nash.required": 11}, "Nash.required", "at most Nash.window (10)"),
-        ({"Training.validate_every": 3, "Nash.window": 6, "Nash.required": 5}, "Training.validate_every", "(2)"),
-        ({"Nash.window": 11}, "Nash.window", "at most a fifth of the training (20 steps)"),
-        ({"Training.g_pretrain_steps": 79}, "Training.max_steps", "at least 102: pretraining, ramp and one window"),
-        ({"Generator.large_kernel_size": 8}, "Generator.large_kernel_size", "odd kernel sizes"),
-        ({"Generator.small_kernel_size": 4}, "Generator.small_kernel_size", "odd kernel sizes"),
-        ({"Training.Losses.ssim_win": 12}, "Training.Losses.ssim_win", "an odd number"),
-        ({"Schedulers.metric_g": "val_metrics/l2"}, "Schedulers.metric_g", "a logged metric"),
-        ({"Schedulers.metric_d": "nash/p_x"}, "Schedulers.metric_d", "a logged metric"),
-    ],
-)
+@pytest.mark.parametrize(("values", "key", "expected"), [
+    ({"Data.crop_size": 18}, "Data.crop_size", "a multiple of Generator.scaling_factor (4)"),
+    ({"Discriminator.n_blocks": 3}, "Data.crop_size", "at least 32 px"),
+    ({"Discriminator.model_type": "esrgan"}, "Data.crop_size", "at least 32 px"),
+    ({"Data.percentiles": [50.0, 50.0]}, "Data.percentiles", "0 <= low < high <= 100"),
+    ({"Data.percentiles": [-1.0, 50.0]}, "Data.percentiles", "0 <= low < high <= 100"),
+    ({"Data.percentiles": [1.0, 101.0]}, "Data.percentiles", "0 <= low < high <= 100"),
+    ({"Data.normalization": "scale"}, "Data.scale", "[low, high] with low < high"),
+    ({"Data.normalization": "scale", "Data.scale": [1.0, 1.0]}, "Data.scale", "[low, high] with low < high"),
+    ({"Data.dataset_type": "LRHRFolderDataset"}, "Data.root_dir", "a folder with {train,val}/{LR,HR}"),
+    ({"Nash.required": 11}, "Nash.required", "at most Nash.window (10)"),
+    ({"Training.validate_every": 3, "Nash.window": 6, "Nash.required": 5}, "Training.validate_every", "max_steps (2)"),
+    ({"Nash.window": 11}, "Nash.window", "at most a fifth of the training (20 steps)"),
+    ({"Training.g_pretrain_steps": 79}, "Training.max_steps", "at least 102: pretraining, ramp and one window"),
+    ({"Generator.large_kernel_size": 8}, "Generator.large_kernel_size", "odd"),
+    ({"Generator.small_kernel_size": 4}, "Generator.small_kernel_size", "odd"),
+    ({"Training.Losses.ssim_win": 12}, "Training.Losses.ssim_win", "an odd number"),
+    ({"Schedulers.metric_g": "val_metrics/l2"}, "Schedulers.metric_g", "a logged metric"),
+    ({"Schedulers.metric_d": "nash/p_x"}, "Schedulers.metric_d", "a logged metric"),
+])  # fmt: skip
 def test_keys_that_are_right_alone_and_wrong_together(values, key, expected):
     (found,) = problems(with_values(BASE, values))
     assert found.key == key
     assert expected in found.expected
 
 
-def test_a_misspelt_metric_comes_with_the_nearest_one():
-    (found,) = problems(with_values(BASE, {"Schedulers.metric_g": "val_metric/l1"}))
-    assert found.fix == "Did you mean 'val_metrics/l1'?"
-
-
-@pytest.mark.parametrize(
-    ("pretrain", "ramp", "first"),
-    [
-        (78, 4, 100),  # the reading at 82 and nine more
-        (77, 4, 100),  # 81 is no validation: 82
-        (0, 0, 20),
-        (78, 0, 98),  # at 78 no discriminator has played yet: 80
-    ],
-)
+@pytest.mark.parametrize(("pretrain", "ramp", "first"), [
+    (78, 4, 100),  # the reading at 82 and nine more
+    (77, 4, 100),  # 81 is no validation: 82
+    (78, 0, 98),  # at 78 no discriminator has played yet: 80
+    (0, 0, 20),
+])  # fmt: skip
 def test_the_first_certificate_is_pretraining_ramp_and_one_window(pretrain, ramp, first):
     lengths = {"Training.g_pretrain_steps": pretrain, "Training.adv_loss_ramp_steps": ramp}
     assert first_certificate(tiny(**lengths)) == first
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
-    text = yaml.safe_dump({"Data": {"path": "../scenes/a.tif", "root_dir": "pairs"}})
-    data = load_configuration(written(tmp_path / "base" / "a.yaml", text)).Data
-    assert data.path == str(tmp_path / "scenes" / "a.tif")
-    assert data.root_dir == str(tmp_path / "base" / "pairs")
+    path = written(tmp_path / "base" / "a.yaml", "Data: {path: ../scenes/a.tif, root_dir: pairs}")
+    data = load_configuration(path).Data
+    assert (data.path, data.root_dir) == (str(tmp_path / "scenes" / "a.tif"), str(tmp_path / "base" / "pairs"))
     assert tiny().Data.path == str(SAMPLE)
     assert tiny(**{"Data.path": "/elsewhere/a.tif"}).Data.path == "/elsewhere/a.tif"

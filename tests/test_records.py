@@ -60,14 +60,6 @@ def test_half_a_line_is_never_read_and_never_kept(tmp_path, before, half):
     assert trial.readings_file.read_bytes().count(b"\n") == before + 1
 
 
-def test_readings_that_are_not_finite_come_back(tmp_path):
-    trial = TrialFolder(tmp_path)
-    trial.append({"step": 4.0, "generator/content_loss": float("inf"), "nash/rank": float("nan")})
-    (back,) = trial.readings()
-    assert back["generator/content_loss"] == float("inf")
-    assert back["nash/rank"] != back["nash/rank"]
-
-
 def test_a_trial_exists_once_all_of_it_is_written(folder, study):
     trial = folder.trial(3)
     trial.path.mkdir(parents=True)

@@ -4,7 +4,6 @@ import functools
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +56,11 @@ WRONG = {  # what is done to the small study, the key that is named, what is sai
     "wrong type": (section("search", trials="many"), "search.trials", "'many'"),
     "wrong type of a bound": (search(PATIENCE, int=["a", 8]), f"{AT}.int.0", "'a'"),
     "wrong type of a step": (search(PATIENCE, int=[2, 8], step="x"), f"{AT}.step", "'x'"),
-    "wrong type of a first value": (section("search", try_first=[{PATIENCE: [4]}]), f"{FIRST}.{PATIENCE}", "[4]"),
+    "wrong type of a first value": (
+        section("search", try_first=[{PATIENCE: [4]}]),
+        f"search.try_first.0.{PATIENCE}",
+        "[4]",
+    ),
     "wrong type of the training": (everything(training=3), "training", "a file name"),
     "wrong type of a section": (training("Schedulers", "fast"), "Schedulers", "'fast'"),
     "empty section": (training("Training", None), "Training", "None"),
@@ -98,32 +101,17 @@ def test_a_mistake_is_named_with_file_and_key(tmp_path, name):
     assert said in str(problem)
 
 
-RULER = {
-    "Data.crop_size": [16, 32],
-    "Data.train_batch_size": [4, 8],
-    "Model.in_bands": [3, 4],
-    "Generator.scaling_factor": [2, 4],
-    "Discriminator.n_blocks": [1, 2],
-    "Discriminator.use_spectral_norm": [True, False],
-    "Training.label_smoothing": [True, False],
-    "Training.EMA.enabled": [True, False],
-    "Training.EMA.decay": [0.9, 0.99],
-    "Training.seed": [0, 1],
-    "Training.max_steps": [200, 400],
-    "Training.validate_every": [2, 4],
-    "Training.threads": [1, 2],
-    "Training.precision": ["fp32", "bf16"],
-    "Training.Losses.max_val": [1.0, 2.0],
-    "Nash.window": [5, 10],
-    "Nash.rank_tolerance": [0.1, 0.2],
-    "Logging.num_val_images": [1, 2],
-}
+RULER = [f"Data.{key}" for key in ("crop_size", "train_batch_size", "path")]
+RULER += [f"Training.{key}" for key in ("label_smoothing", "EMA.enabled", "EMA.decay", "seed", "max_steps", "threads")]
+RULER += [f"Training.{key}" for key in ("validate_every", "precision", "device", "Losses.max_val", "Losses.ssim_win")]
+RULER += ["Discriminator.n_blocks", "Discriminator.use_spectral_norm", "Nash.window", "Nash.rank_tolerance"]
+RULER += ["Model.in_bands", "Generator.scaling_factor", "Logging.num_val_images"]
 
 
 @pytest.mark.parametrize("key", RULER)
 def test_the_ruler_cannot_be_searched(tmp_path, key):
     study = small()
-    search(key, choice=RULER[key])(study)
+    search(key, choice=[1, 2])(study)
     file = write(tmp_path, study)
     found = {problem.key: problem for problem in problems_of(file)}
     assert "defines the measurement" in found[f"space.{key}"].found
@@ -184,17 +172,13 @@ def test_all_mistakes_of_both_files_are_said_at_once(tmp_path):
     assert {problem.key for problem in problems_of(write(tmp_path, study))} == keys
 
 
-def test_a_study_as_it_should_be_has_no_warnings(tmp_path):
-    assert load_study(write(tmp_path, small()))[1] == []
-
-
 WARNED = {
     "patience": (search(PATIENCE, int=[2, 39]), f"{PATIENCE}: a patience of 39 can never act"),
     "fixed patience": (training("Schedulers", {"patience_d": 50}), "Schedulers.patience_d: a patience of 50 can never"),
     "warm-up": (search(WARMUP, int=[0, 30]), f"{WARMUP}: a warm-up of 30 steps outlasts the shortest pretraining (20"),
     "warm-up by choice": (search(WARMUP, choice=[0, 30]), f"{WARMUP}: a warm-up of 30 steps outlasts"),
     "fixed warm-up": (training("Schedulers", {"g_warmup_steps": 30}), f"{WARMUP}: a warm-up of 30 steps outlasts"),
-    "nash": (section("objective", nash={"window": 8}), "objective.nash is not the default: window=8"),
+    "nash": (section("objective", nash={"window": 9}), "objective.nash is not the default: window=9"),
 }
 
 
@@ -279,8 +263,3 @@ def test_any_sample_of_a_shipped_space_builds_a_training(file, data):
     configuration = flatten(study.configuration(values).model_dump())
     assert {key: configuration[key] for key in values} == values
     assert configuration["Training.max_steps"] == study.max_steps
-
-
-def test_every_study_is_shipped_with_a_name_of_its_own():
-    names = [yaml.safe_load(file.read_text(encoding="utf-8"))["study"] for file in SHIPPED]
-    assert len(names) == len(set(names)) > 0

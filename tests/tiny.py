@@ -13,14 +13,8 @@ from trainables.trainer import pick_device
 
 BASE = {
     "Data": {"crop_size": 16, "train_batch_size": 4, "val_batch_size": 64},
-    "Training": {
-        "device": "cpu",
-        "threads": 1,
-        "max_steps": 100,
-        "validate_every": 2,
-        "g_pretrain_steps": 4,
-        "adv_loss_ramp_steps": 4,
-    },
+    "Training": {"device": "cpu", "threads": 1, "max_steps": 100, "validate_every": 2}
+    | {"g_pretrain_steps": 4, "adv_loss_ramp_steps": 4},
     "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
     "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Optimizers": {"optim_g_lr": 1e-3, "optim_d_lr": 1e-3, "betas": [0.5, 0.99]},
@@ -62,34 +56,24 @@ def saved(path: Path, image: np.ndarray) -> str:
 
 
 def everything(state: State) -> dict[str, object]:
-    """All that a training has learnt, copied and flat: `part.name.…` to tensor or number."""
+    """All that a training has learnt, copied and flat: `generator.head.0.weight`, `plateau_d.cuts`, …"""
 
-    def flat(prefix: str, value: object) -> dict[str, object]:
-        if isinstance(value, dict):
-            return {k: v for name, part in value.items() for k, v in flat(f"{prefix}.{name}", part).items()}
+    def flat(name: str, value: object) -> dict[str, object]:
         if isinstance(value, (list, tuple)):
-            return flat(prefix, dict(enumerate(value)))
-        return {prefix: value.clone() if isinstance(value, torch.Tensor) else value}
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            return {k: v for key, part in value.items() for k, v in flat(f"{name}.{key}", part).items()}
+        return {name: value.clone() if isinstance(value, torch.Tensor) else value}
 
-    names = (
-        "generator",
-        "averaged",
-        "discriminator",
-        "pretrained",
-        "optimizer_g",
-        "optimizer_d",
-        "plateau_g",
-        "plateau_d",
-    )
-    parts = {name: getattr(state, name) for name in names}
-    return {k: v for name, part in parts.items() if part is not None for k, v in flat(name, part.state_dict()).items()}
+    parts = {name: part.state_dict() for name, part in vars(state).items() if hasattr(part, "state_dict")}
+    return {k: v for name, part in parts.items() for k, v in flat(name, part).items()}
 
 
 def same(first: dict[str, object], second: dict[str, object], part: str = "") -> bool:
     """Whether everything whose name begins with `part` is equal to the bit, and there is such a thing."""
-    names = [name for name in first | second if name.startswith(part)]
-    equal = (
+    names = {name for name in first | second if name.startswith(part)}
+    assert names, part
+    return all(
         name in first and name in second and np.array_equal(np.asarray(first[name]), np.asarray(second[name]))
         for name in names
     )
-    return bool(names) and all(equal)

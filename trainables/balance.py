@@ -7,7 +7,7 @@ Knows no torch and no network; `validation.py` measures what is judged here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainables.configuration import Configuration, NashSettings
@@ -81,19 +81,24 @@ def excesses(reading: Reading, ruler: Ruler) -> dict[str, float]:
     floor = nash.d_lr_floor * ruler.d_rate
     deviations = {
         "probability": (
-            max(abs(p - c) for p in [reading["nash/p_y"], *(reading[j + "p_g"] for j in judged)]),
+            _worst(abs(p - c) for p in [reading["nash/p_y"], *(reading[j + "p_g"] for j in judged)]),
             nash.probability_tolerance,
         ),
-        "rank": (max(abs(reading[j + "rank"] - 0.5) for j in judged), nash.rank_tolerance),
+        "rank": (_worst(abs(reading[j + "rank"] - 0.5) for j in judged), nash.rank_tolerance),
         # an AUC is a deviation from the perfect 1: 0.8 against a floor of 0.9 misses by one tolerance
-        "control": (1 - reading["nash/control"], 1 - nash.control_auc),
-        "psnr": (max(reading["nash/psnr_bicubic"] - reading[j + "psnr"] for j in judged), nash.psnr_slack_db),
+        "control": (_worst([1 - reading["nash/control"]]), 1 - nash.control_auc),
+        "psnr": (_worst(reading["nash/psnr_bicubic"] - reading[j + "psnr"] for j in judged), nash.psnr_slack_db),
     }
     found = {name: max(0.0, (value - tolerance) / tolerance) for name, (value, tolerance) in deviations.items()}
     rate = reading["lr_discriminator"]
-    found["d_rate"] = (max(0.0, math.log2(floor / rate)) if rate > 0 else math.inf) if rate < floor else 0.0
+    found["d_rate"] = 0.0 if rate >= floor else math.log2(floor / rate) if rate > 0 else math.inf
     found["ramp"] = 0.0
-    return {name: found[name] if not math.isnan(found[name]) else math.inf for name in CONDITIONS}
+    return {name: found[name] for name in CONDITIONS}
+
+
+def _worst(deviations: Iterable[float]) -> float:
+    """The largest; ∞ where one is not a number, which `max` would pass over."""
+    return max(math.inf if math.isnan(deviation) else deviation for deviation in deviations)
 
 
 def reading_gap(reading: Reading, ruler: Ruler) -> float:
@@ -113,7 +118,7 @@ def judge(readings: Sequence[Reading], ruler: Ruler) -> Verdict:
         if gap == 0 and nash.exploitability is not None:
             # refused by its best response: as far from balance as that response's rank from the limit
             limit, found = nash.exploitability, last.get("nash/exploitability", math.inf)
-            gap = max(0.0, (found - limit) / limit)
+            gap = math.inf if math.isnan(found) else max(0.0, (found - limit) / limit)
         if gap == 0:
             return Verdict(int(readings[start]["step"]), int(last["step"]), int(readings[start]["step"]), 0.0)
         smallest = min(smallest, gap)

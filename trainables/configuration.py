@@ -270,6 +270,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "a key that is no word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands here twice", key_node.start_mark
@@ -368,9 +370,11 @@ def field_of(dotted: str) -> FieldInfo | str:
 
 def explain(error: ValidationError, model: type[BaseModel], file: str) -> list[Problem]:
     """pydantic's findings in our words, each at its dotted key."""
-    problems = []
+    problems: list[Problem] = []
     for entry in error.errors():
-        path = [str(part) for part in entry["loc"] if not str(part).startswith(("constrained-", "function-"))]
+        path = _key_path(model, entry["loc"])
+        if problems and problems[-1].key == ".".join(path):
+            continue  # one wrong value, tried against each type of a union
         if entry["type"] == "extra_forbidden":
             owner = _model_at(model, path[:-1])
             fix = nearest(path[-1], list(owner.model_fields)) if owner else ""
@@ -383,6 +387,17 @@ def explain(error: ValidationError, model: type[BaseModel], file: str) -> list[P
             expected = entry["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
             problems.append(Problem(file, ".".join(path), f"{found} ({type(entry['input']).__name__})", expected))
     return problems
+
+
+def _key_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys a person wrote: pydantic goes on with the types and indices it tried inside a value."""
+    path: list[str] = []
+    for part in map(str, location):
+        path.append(part)
+        inner = _model_at(model, path)
+        if inner is None and not (path[0] == "space" and len(path) < 3):
+            break
+    return path
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
@@ -422,7 +437,7 @@ def _accept_alias(nested: dict[str, Any], file: str) -> list[Problem]:
 def _take_out_unbuilt(nested: dict[str, Any], file: str) -> list[Problem]:
     """One sentence for each part of opensr-srgan that is not built here; they are then left out of the check."""
     problems = []
-    flat = flatten(nested)
+    flat = flatten({key: value for key, value in nested.items() if "." not in str(key)})
     for dotted, sentences in _NOT_BUILT.items():
         value = flat.get(dotted)
         field = field_of(dotted)
@@ -492,8 +507,9 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Training.max_steps", training.max_steps,
          f"at least {first_certificate(configuration)}: pretraining, ramp and one window",
          "Train longer, or shorten pretraining or ramp."),
-        (configuration.Generator.large_kernel_size % 2 == 0 or configuration.Generator.small_kernel_size % 2 == 0,
-         "Generator.large_kernel_size", configuration.Generator.large_kernel_size, "odd kernel sizes", ""),
+        *((size % 2 == 0, f"Generator.{which}_kernel_size", size, "an odd number", "")
+          for which, size in (("large", configuration.Generator.large_kernel_size),
+                              ("small", configuration.Generator.small_kernel_size))),
         (training.Losses.ssim_win % 2 == 0, "Training.Losses.ssim_win", training.Losses.ssim_win, "an odd number", ""),
         *((metric not in METRICS, f"Schedulers.metric_{which}", metric, "a logged metric", nearest(metric, METRICS))
           for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))),
@@ -504,8 +520,8 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
 def first_certificate(configuration: Configuration) -> int:
     """The earliest step at which a balance can be certified: pretraining, ramp, and one full window."""
     training, every = configuration.Training, configuration.Training.validate_every
-    first = -(-(training.pretrain_steps + training.adv_loss_ramp_steps) // every) * every
-    return max(first, every) + (configuration.Nash.window - 1) * every
+    begins = training.pretrain_steps + max(training.adv_loss_ramp_steps, 1)  # a reading needs a discriminator
+    return -(-begins // every) * every + (configuration.Nash.window - 1) * every
 
 
 def min_crop(discriminator: DiscriminatorSettings) -> int:

@@ -24,6 +24,8 @@ from trainables.networks import downsample, upsample
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz"}
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
 Mask = NDArray[np.bool_]
+Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
+Areas = dict[str, Part]  # of a scene: where it is trained on, where it is held out
 Positions = NDArray[np.int32]  # (n, 3): scene, row, column, the last two in low-resolution pixels
 
 
@@ -59,13 +61,18 @@ class Imagery:
         self.source = str(source)
         self.val_side = data.val_side
         train_raw, val_raw = _read_all(configuration, Path(self.source))
-        self.low, self.high = self._normalisation(configuration, train_raw, split=not val_raw)
-        self.scenes = [self._scene(raw, device) for raw in train_raw + val_raw]
-        areas = self._split(data.val_fraction)
+        raws = train_raw + val_raw
+        shapes = [tuple(side // self.factor for side in raw.valid.shape) for raw in raws]
+        if min(min(shape) for shape in shapes) < 1:
+            raise self._too_small(f"a scene of less than {self.factor} px")
         if val_raw:
-            areas = [{"train"}] * len(train_raw) + [{"val"}] * len(val_raw)
-        self.train_positions = self._positions("train", areas, data.val_fraction)
-        self.pairs = self._pairs(areas, data.val_fraction, configuration.Nash.validation_pairs)
+            areas = [{"train": _WHOLE}] * len(train_raw) + [{"val": _WHOLE}] * len(val_raw)
+        else:
+            areas = self._split(shapes, data.val_fraction)
+        self.low, self.high = self._normalisation(configuration, raws, areas)
+        self.scenes = [self._scene(raw, device) for raw in raws]
+        self.train_positions = self._positions("train", areas)
+        self.pairs = self._pairs(areas, configuration.Nash.validation_pairs)
 
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
         """(lr, hr) crops of a step: positions, flips and turns depend on (seed, stream, step) alone."""
@@ -98,13 +105,15 @@ class Imagery:
             scene.hr[:, row * f : (row + n) * f, column * f : (column + n) * f],
         )
 
-    def _normalisation(self, configuration: Configuration, raws: list[_Raw], split: bool) -> tuple[float, float]:
+    def _normalisation(self, configuration: Configuration, raws: list[_Raw], areas: list[Areas]) -> tuple[float, float]:
         """The two values that become 0 and 1: stated percentiles of the training area, or a fixed scale."""
         data = configuration.Data
         if data.normalization == "percentiles":
-            share = 1 - data.val_fraction if split else 1.0
-            values = [raw.sample(share, self._side(raw.valid.shape)) for raw in raws]
-            low, high = np.percentile(np.concatenate(values), data.percentiles)
+            trained = [(raw, area["train"]) for raw, area in zip(raws, areas, strict=True) if "train" in area]
+            values = np.concatenate([raw.sample(part, self.factor) for raw, part in trained])
+            if not values.size:
+                raise self._too_small("nothing but nodata in the training area")
+            low, high = np.percentile(values, data.percentiles)
             if not low < high:
                 found = f"the same value ({low:g}) at both"
                 raise InvalidInput([Problem(self.source, "Data.percentiles", found, "imagery with contrast")])
@@ -129,67 +138,48 @@ class Imagery:
             usable = _all_of(valid, self.factor)
         return Scene(raw.name, hr.to(device), lr.to(device), usable)
 
-    def _split(self, fraction: float) -> list[set[str]]:
-        """Which areas each scene has: both where it is long enough, else every scene whole to one of them."""
-        longest = [scene.usable.shape[self._side(scene.usable.shape) in ("left", "right")] for scene in self.scenes]
-        if all(self._cut(length, fraction) is not None for length in longest):
-            return [{"train", "val"}] * len(self.scenes)
-        if len(self.scenes) == 1:
-            side = longest[0] * self.factor
-            needed = int(self.cells * self.factor * (1 + 1 / min(fraction, 0.5)))
-            raise self._too_small(
-                f"a longer side of {side} px", f"about {needed} px: training area, a gap of one crop, held-out area"
-            )
-        held_out = max(1, round(fraction * len(self.scenes)))
-        return [{"train"}] * (len(self.scenes) - held_out) + [{"val"}] * held_out
+    def _split(self, shapes: list[tuple[int, ...]], fraction: float) -> list[Areas]:
+        """Both areas in every scene where all are long enough, a crop's width apart; else scenes go whole to one."""
+        areas: list[Areas] = []
+        for shape in shapes:
+            side = self.val_side or ("bottom" if shape[0] > shape[1] else "right")
+            length = shape[side in ("left", "right")]
+            held_out = max(self.cells, round(fraction * length))
+            kept = length - held_out - self.cells
+            if kept < self.cells:
+                break
+            areas.append({"train": _part(shape, _OPPOSITE[side], kept), "val": _part(shape, side, held_out)})
+        else:
+            return areas
+        if len(shapes) == 1:
+            raise self._too_small(f"one scene of {length * self.factor} px from side to side")
+        scenes = max(1, round(fraction * len(shapes)))
+        return [{"train": _WHOLE}] * (len(shapes) - scenes) + [{"val": _WHOLE}] * scenes
 
-    def _side(self, shape: tuple[int, ...]) -> str:
-        """The side of a scene that is held out: as configured, else an end of its longer axis."""
-        return self.val_side or ("bottom" if shape[0] > shape[1] else "right")
-
-    def _cut(self, length: int, fraction: float) -> tuple[int, int] | None:
-        """Where the training area ends and the held-out area begins along a side, in cells."""
-        begins = length - max(self.cells, round(fraction * length))
-        ends = begins - self.cells
-        return (ends, begins) if ends >= self.cells else None
-
-    def _positions(self, area: str, areas: list[set[str]], fraction: float) -> Positions:
+    def _positions(self, area: str, areas: list[Areas]) -> Positions:
         """Top left corners of all crops that lie in an area and touch no nodata."""
-        found = []
+        found = [np.zeros((0, 3), np.int32)]
         for index, (scene, has) in enumerate(zip(self.scenes, areas, strict=True)):
-            if area not in has:
-                continue
-            usable = scene.usable
-            if len(has) > 1:
-                side = self._side(usable.shape)
-                length = usable.shape[side in ("left", "right")]
-                cut = self._cut(length, fraction)
-                assert cut is not None
-                part = _part(usable.shape, side, length - cut[1])
-                if area == "train":
-                    part = _part(usable.shape, _OPPOSITE[side], cut[0])
+            if area in has:
                 usable = np.zeros_like(scene.usable)
-                usable[part] = scene.usable[part]
-            corners = np.argwhere(_windows(usable, self.cells))
-            found.append(np.column_stack([np.full(len(corners), index), corners]))
-        positions = np.concatenate(found).astype(np.int32) if found else np.zeros((0, 3), np.int32)
+                usable[has[area]] = scene.usable[has[area]]
+                corners = np.argwhere(_windows(usable, self.cells))
+                found.append(np.column_stack([np.full(len(corners), index), corners]).astype(np.int32))
+        positions = np.concatenate(found)
         if not len(positions):
-            crop = self.cells * self.factor
-            raise self._too_small(
-                f"no crop of {crop} px without nodata in the {area} area", "imagery larger than a crop"
-            )
+            raise self._too_small(f"no crop of {self.cells * self.factor} px without nodata in the {area} area")
         return positions
 
-    def _pairs(self, areas: list[set[str]], fraction: float, wanted: int) -> Pairs:
+    def _pairs(self, areas: list[Areas], wanted: int) -> Pairs:
         """`wanted` held-out pairs spread evenly; neighbours overlap only where there would be too few."""
         stride = self.cells
-        positions = self._positions("val", areas, fraction)
+        positions = self._positions("val", areas)
         apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
         while len(apart) < wanted and stride > 1:
             stride = stride // 2
             apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
         if len(apart) < wanted:
-            raise self._too_small(f"{len(apart)} held-out crops", f"{wanted} (Nash.validation_pairs, never under 64)")
+            raise self._too_small(f"{len(apart)} held-out crops where Nash.validation_pairs asks for {wanted}")
         chosen = apart[np.linspace(0, len(apart) - 1, wanted).round().astype(int)]
         crops = [self._crop(position) for position in chosen]
         lr, hr = torch.stack([crop[0] for crop in crops]), torch.stack([crop[1] for crop in crops])
@@ -199,8 +189,10 @@ class Imagery:
         detailed[error.argsort(descending=True, stable=True)[: round(DETAILED_SHARE * wanted)]] = True
         return Pairs(lr, hr, bicubic, detailed, overlapping=stride < self.cells)
 
-    def _too_small(self, found: str, expected: str) -> InvalidInput:
-        fix = "Use larger imagery, a smaller Data.crop_size or another Data.val_fraction."
+    def _too_small(self, found: str) -> InvalidInput:
+        crop = self.cells * self.factor
+        expected = f"imagery for crops of {crop} px: a training area, a gap of one crop, a held-out area"
+        fix = "Use larger imagery, a smaller Data.crop_size or another Data.val_fraction or val_side."
         return InvalidInput([Problem(self.source, "Data.crop_size", found, expected, fix)])
 
 
@@ -226,11 +218,10 @@ class _Raw:
     valid: Mask
     lr: NDArray[Any] | None = None
 
-    def sample(self, share: float, side: str) -> NDArray[Any]:
-        """Valid values of all but the held-out share at `side`, thinned to about a million."""
-        length = self.valid.shape[side in ("left", "right")]
-        part = _part(self.valid.shape, _OPPOSITE[side], round(length * share))
-        values = self.image[(slice(None), *part)][:, self.valid[part]].ravel()
+    def sample(self, part: Part, factor: int) -> NDArray[Any]:
+        """Valid values of a part given in low-resolution pixels, thinned to about a million."""
+        rows, columns = (slice(s.start and s.start * factor, s.stop and s.stop * factor) for s in part)
+        values = self.image[:, rows, columns][:, self.valid[rows, columns]].ravel()
         return values[:: max(1, values.size // 1_000_000)]
 
 
@@ -249,7 +240,7 @@ def _read_all(configuration: Configuration, source: Path) -> tuple[list[_Raw], l
             problems.append(Problem(str(folder), key, found, "imagery", fix))
         for file in files:
             try:
-                low_file = folder.parent / "LR" / file.name if paired else None
+                low_file = folder.parent / "LR" / file.relative_to(folder) if paired else None
                 group.append(_read(file, low_file, configuration, key))
             except InvalidInput as error:
                 problems += error.problems
@@ -275,13 +266,14 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
         raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
     if low_file is None:
         return _Raw(file.name, image, valid)
-    low, _ = read_image(low_file, configuration.Data.nodata, key)
+    low, low_valid = read_image(low_file, configuration.Data.nodata, key)
     factor = configuration.Generator.scaling_factor
     expected = (bands, image.shape[1] // factor, image.shape[2] // factor)
     if low.shape != expected or image.shape[1] % factor or image.shape[2] % factor:
         found = f"{low.shape} beside an HR image of {image.shape}"
         raise InvalidInput([Problem(str(low_file), key, found, f"{expected}: 1/{factor} of it in size")])
-    return _Raw(file.name, image, valid, low)
+    both = valid & low_valid.repeat(factor, 0).repeat(factor, 1)
+    return _Raw(file.name, image, both, np.where(low_valid, low, 0))
 
 
 def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any], Mask]:
@@ -337,7 +329,10 @@ def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
 _OPPOSITE = {"right": "left", "left": "right", "top": "bottom", "bottom": "top"}
 
 
-def _part(shape: tuple[int, ...], side: str, count: int) -> tuple[slice, slice]:
+_WHOLE: Part = (slice(None), slice(None))
+
+
+def _part(shape: tuple[int, ...], side: str, count: int) -> Part:
     """The `count` rows or columns at one side of an image."""
     across = side in ("left", "right")
     length = shape[across]

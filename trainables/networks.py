@@ -113,6 +113,8 @@ def _icnr(up: nn.Conv2d) -> None:
     with torch.no_grad():
         first = up.weight[::4].clone()
         up.weight.copy_(first.repeat_interleave(4, dim=0))
+        assert up.bias is not None
+        up.bias.copy_(up.bias[::4].clone().repeat_interleave(4))
 
 
 class Discriminator(nn.Module):

@@ -66,7 +66,10 @@ class Diverged(Exception):
 
     def __init__(self, step: int, loss: str) -> None:
         super().__init__(f"{loss} is not finite at step {step}")
-        self.step = step
+        self.step, self.loss = step, loss
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, str]]:
+        return (Diverged, (self.step, self.loss))
 
 
 def pick_device(configuration: Configuration) -> torch.device:
@@ -251,7 +254,7 @@ def _content_slope(state: State, reading: dict[str, float]) -> dict[str, float]:
     switched = reading["step"] >= training.pretrain_steps > reading["step"] - training.validate_every
     if not switched:
         return {}
-    span = max(training.pretrain_steps // 4, 2 * training.validate_every)
+    span = max(training.pretrain_steps // 4, 3 * training.validate_every)
     seen = [
         r for r in [*state.readings, reading] if training.pretrain_steps - span <= r["step"] <= training.pretrain_steps
     ]

@@ -58,7 +58,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
         answer, interval = _auc(real, _answers(d, image, size), detailed)
         found |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
         found[f"nash/control_{name}_high"] = interval[1]
-    found["nash/control"] = min(found[f"nash/control_{name}"] for name in references)
+    found["nash/control"] = float(np.min([found[f"nash/control_{name}"] for name in references]))  # nan stays nan
     found["validation/DISC_adversarial_loss"] = float(discriminator_loss(real, fake, configuration.Training.real_label))
     adversarial = float(generator_adversarial_loss(fake))
     found["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
