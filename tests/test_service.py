@@ -173,7 +173,7 @@ def test_running_again_starts_nothing(study: tuple[Path, str]) -> None:
     folder, _ = study
     before = [(trial / "readings.jsonl").stat().st_mtime_ns for trial in trials(folder)]
     printed = finish(command("run", "tiny.yaml", cwd=folder))
-    assert "All 4 trials of 'tiny' have ended" in printed
+    assert "All trials of 'tiny' have ended" in printed
     assert [(trial / "readings.jsonl").stat().st_mtime_ns for trial in trials(folder)] == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import time
@@ -16,7 +17,7 @@ from rich.text import Text
 from trainables.configuration import flatten, load_configuration
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import live, report
-from tune_srgan.records import StudyFolder, TrialFolder, find_study
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, best_of, find_study
 from tune_srgan.study import Study, earliest_certificate, load_study
 
 if TYPE_CHECKING:
@@ -133,9 +134,7 @@ def status(study: StudyName, storage: Annotated[str, typer.Option(help="Folder f
     records = folder.records(loaded)
     for record in records:
         out.print(f"trial {record.number:3d}  {live.ending(record)}", highlight=False)
-    ended = sum(record.end != "running" for record in records)
-    from tune_srgan.records import best_of
-
+    ended = sum(record.end != UNFINISHED for record in records)
     best = best_of(records)
     text = f"trial {best.number}, balanced from step {best.steps}" if best else "none"
     out.print(f"{ended} of {loaded.search.trials} trials ended; best so far: {text}.", highlight=False)
@@ -244,35 +243,26 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
     mode_note = tracking.tracking_mode(study.tracking.wandb)[1]
     if mode_note:
         err.print(mode_note, style="yellow")
-    done = sum(record.end != "running" for record in folder.records(study))
-    if done >= study.search.trials:
-        out.print(f"All {done} trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
+    if _ended(study, folder) >= study.search.trials:
+        out.print(f"All trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
     else:
-        out.print(
-            Text(f"Study '{study.study}' in {folder.path}; {connected or runner.connect(address)}."), soft_wrap=True
-        )
-        view: live.StudyView | None = None
-
-        def observe(budget: runner.Budget) -> live.StudyView:
-            nonlocal view
-            view = live.StudyView(study, folder, out, budget.elapsed_s)
-            view.__enter__()
-            return view
-
-        try:
-            stopped = runner.run_study(study, folder, observe)
-        except KeyboardInterrupt:
-            stopped = ""
-        finally:
-            if view is not None:
-                view.__exit__()
+        where = connected or runner.connect(address)
+        out.print(Text(f"Study '{study.study}' in {folder.path}; {where}."), soft_wrap=True)
+        budget = runner.Budget(study, folder)
+        stopped = ""
+        with live.StudyView(study, folder, out, budget.elapsed_s) as view, contextlib.suppress(KeyboardInterrupt):
+            stopped = runner.run_study(study, folder, budget, view)
         if stopped:
             out.print(f"The study's budget ends it ({stopped}).", style="yellow", highlight=False)
-        elif any(record.end == "running" for record in folder.records(study)):
+        elif _ended(study, folder) < study.search.trials:
             _say_how_to_resume(folder)
     report.write_best(study, folder)
     out.print()
     report.print_report(study, folder, out)
+
+
+def _ended(study: Study, folder: StudyFolder) -> int:
+    return sum(record.end != UNFINISHED for record in folder.records(study))
 
 
 def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
@@ -284,7 +274,7 @@ def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
 
 
 def _check_parts(study: Study, file: str) -> Imagery:
-    """What only the libraries can tell: the imagery, the sampler, the plateau metrics, the device."""
+    """What only the libraries can tell: the imagery and the sampler."""
     import torch
 
     from trainables.imagery import load_imagery

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 from rich.console import Console, Group
@@ -50,7 +49,7 @@ class StudyView:
         self._ended: dict[int, TrialRecord] = {
             record.number: record for record in folder.records(study) if record.end != UNFINISHED
         }
-        self._began = time.monotonic()
+        self._abreast = 1  # most trials seen running at once
         self._phases: dict[int, str] = {}
         self._live = Live(self, console=console, refresh_per_second=2) if console.is_terminal else None
 
@@ -66,6 +65,7 @@ class StudyView:
     def on_reading(self, number: int, reading: dict[str, Any]) -> None:
         """A trial reported."""
         self._last[number] = reading
+        self._abreast = max(self._abreast, len(self._last))
         if self._live is None and self._phases.get(number) != reading["phase"]:
             self._phases[number] = reading["phase"]
             self._console.print(
@@ -106,9 +106,8 @@ class StudyView:
         ended = [record.seconds for record in self._ended.values() if record.seconds]
         text = f"{duration(elapsed)} so far"
         if ended and left > 0:
-            abreast = max(1, len(self._last))
             under_way = sum(min(0.8, r["step"] / self._study.max_steps) for r in self._last.values())
-            estimate = sum(ended) / len(ended) * max(0.0, left - under_way) / abreast
+            estimate = sum(ended) / len(ended) * max(0.0, left - under_way) / self._abreast
             hours = self._study.search.budget.hours
             if hours is not None:
                 estimate = min(estimate, max(0.0, hours * 3600 - elapsed))

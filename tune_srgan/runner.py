@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -185,12 +184,11 @@ def running_cluster() -> str | None:
         return None  # left behind by a cluster that was killed
 
 
-def run_study(study: Study, folder: StudyFolder, make_observer: Callable[[Budget], Observer]) -> str:
+def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Observer) -> str:
     """Train until the study has its trials or its budget is used; returns why it stopped early, or nothing.
 
     Ray must be connected. Ctrl-C: running trials are stopped, everything recorded is kept.
     """
-    budget = Budget(study, folder)
     feed = TrialFeed(study, folder, Searcher(study, folder), budget)
     if feed.left <= 0:
         return ""
@@ -212,7 +210,7 @@ def run_study(study: Study, folder: StudyFolder, make_observer: Callable[[Budget
             name=f"run-{int(time.time())}",
             storage_path=str(folder.ray_folder),
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-            callbacks=[_ObserverCallback(make_observer(budget), budget)],
+            callbacks=[_ObserverCallback(observer, budget)],
             verbose=0,
         ),
     )
