@@ -137,6 +137,7 @@ def test_a_study_is_found_by_folder_name_and_file(tmp_path, folder, study, monke
     assert find_study("small") == folder
     monkeypatch.chdir("/")
     assert find_study(str(file)) == folder
+    assert find_study(str(write(tmp_path, small(), "plain.yaml")), str(tmp_path / "runs")) == folder
     assert find_study("small", str(tmp_path / "runs")) == folder
     assert find_study("small", str(tmp_path / "runs")).study() == study
 

@@ -92,13 +92,13 @@ def test_rank_and_control_are_over_the_detailed_pairs_and_probabilities_over_all
 
 
 def test_auc_by_hand():
-    real, fake = np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 5.0])
+    real, fake = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 2.0, 5.0])
     found, (low, high) = auc(real, fake)
     assert found == pytest.approx((1 + 1.5 + 2) / 9)
     assert low < found < high
     assert auc(real, real)[0] == 0.5
     assert auc(real + 9, fake) == (1.0, (1.0, 1.0))
-    assert math.isnan(auc(real, np.array([0.0, np.nan, 1.0]))[0])
+    assert math.isnan(auc(real, torch.tensor([0.0, math.nan, 1.0]))[0])
 
 
 @pytest.mark.parametrize("ema", [{}, EMA], ids=["plain", "ema"])

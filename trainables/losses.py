@@ -14,7 +14,7 @@ def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
 
     By atan2 of |u−v| and |u+v| of the unit spectra: its gradient stays finite where the spectra agree.
     """
-    u, v = functional.normalize(sr, dim=1, eps=1e-6), functional.normalize(hr, dim=1, eps=1e-6)
+    u, v = (image / (image.square().sum(1, keepdim=True) + 1e-12).sqrt() for image in (sr, hr))
     difference = ((u - v).square().sum(1) + 1e-12).sqrt()
     total = ((u + v).square().sum(1) + 1e-12).sqrt()
     return 2 * torch.atan2(difference, total).mean()

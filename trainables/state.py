@@ -41,7 +41,7 @@ class State:
         self.discriminator: nn.Module | None = None
         self.optimizer_d: torch.optim.Optimizer | None = None
         self.pretrained: nn.Module | None = None
-        self.pretrained_images: torch.Tensor | None = None  # what it makes of the held-out pairs; not saved
+        self.pretrained_images: torch.Tensor | None = None  # what it makes of the detailed held-out pairs; not saved
 
     def begin_game(self) -> None:
         """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control."""

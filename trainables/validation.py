@@ -42,20 +42,20 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
         return found
     d.eval()
     real, fake = _answers(d, pairs.hr, size), _answers(d, judged, size)
-    detailed = pairs.detailed.cpu().numpy()
-    found |= _against(real, fake, detailed, "nash/")
+    real_detailed = real[pairs.detailed]
+    found |= _against(real_detailed, fake, pairs.detailed, "nash/")
     found["nash/p_y"] = float(real.sigmoid().mean())
     if state.averaged is not None:
         raw = _answers(state.generator, pairs.lr, size)
-        found |= _against(real, _answers(d, raw, size), detailed, "nash/raw/")
+        found |= _against(real_detailed, _answers(d, raw, size), pairs.detailed, "nash/raw/")
         found["nash/raw/psnr"] = float(psnr(raw, pairs.hr, peak))
-    references = {"bicubic": pairs.bicubic}
+    references = {"bicubic": pairs.bicubic[pairs.detailed]}
     if state.pretrained is not None:
         if state.pretrained_images is None:  # they never change
-            state.pretrained_images = _answers(state.pretrained, pairs.lr, size)
+            state.pretrained_images = _answers(state.pretrained, pairs.lr[pairs.detailed], size)
         references["pretrained"] = state.pretrained_images
     for name, image in references.items():
-        answer, interval = _auc(real, _answers(d, image, size), detailed)
+        answer, interval = auc(real_detailed, _answers(d, image, size))
         found |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
         found[f"nash/control_{name}_high"] = interval[1]
     found["nash/control"] = float(np.min([found[f"nash/control_{name}"] for name in references]))  # nan stays nan
@@ -90,9 +90,9 @@ def best_response(state: State, imagery: Imagery) -> float:
         optimizer.step()
     responder.eval()
     pairs, size = imagery.pairs, configuration.Data.val_batch_size
-    fake = _answers(state.judged, pairs.lr, size)
-    detailed = pairs.detailed.cpu().numpy()
-    return _auc(_answers(responder, pairs.hr, size), _answers(responder, fake, size), detailed)[0]
+    real = _answers(responder, pairs.hr[pairs.detailed], size)
+    fake = _answers(responder, _answers(state.judged, pairs.lr[pairs.detailed], size), size)
+    return auc(real, fake)[0]
 
 
 def pictures(state: State, imagery: Imagery, count: int) -> NDArray[np.uint8]:
@@ -123,8 +123,8 @@ def _answers(network: nn.Module, images: Tensor, size: int) -> Tensor:
     return answers.float()
 
 
-def _against(real: Tensor, fake: Tensor, detailed: NDArray[np.bool_], prefix: str) -> dict[str, float]:
-    rank, interval = _auc(real, fake, detailed)
+def _against(real_detailed: Tensor, fake: Tensor, detailed: Tensor, prefix: str) -> dict[str, float]:
+    rank, interval = auc(real_detailed, fake[detailed])
     return {
         f"{prefix}p_g": float(fake.sigmoid().mean()),
         f"{prefix}rank": rank,
@@ -133,19 +133,16 @@ def _against(real: Tensor, fake: Tensor, detailed: NDArray[np.bool_], prefix: st
     }
 
 
-def _auc(real: Tensor, fake: Tensor, detailed: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
-    return auc(real.cpu().numpy()[detailed], fake.cpu().numpy()[detailed])
-
-
-def auc(real: NDArray[np.floating], fake: NDArray[np.floating]) -> tuple[float, tuple[float, float]]:
+def auc(real: Tensor, fake: Tensor) -> tuple[float, tuple[float, float]]:
     """Area under the ROC curve: how often `real` exceeds `fake`, ties half, with a 95 % bootstrap interval over pairs.
 
-    Mann–Whitney; 0.5 when they cannot be ordered, nan when an answer is not finite.
+    Two tensors (n,). Mann–Whitney; 0.5 when they cannot be ordered, nan when an answer is not finite.
     """
-    if not (np.isfinite(real).all() and np.isfinite(fake).all()):
+    y, g = real.cpu().numpy(), fake.cpu().numpy()
+    if not (np.isfinite(y).all() and np.isfinite(g).all()):
         return float("nan"), (float("nan"), float("nan"))
-    wins = (real[:, None] > fake[None, :]) + 0.5 * (real[:, None] == fake[None, :])
-    n = len(real)
+    wins = (y[:, None] > g[None, :]) + 0.5 * (y[:, None] == g[None, :])
+    n = len(y)
     draws = np.random.default_rng(n).multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
     resampled = ((draws @ wins) * draws).sum(1) / n**2
     low, high = np.percentile(resampled, [2.5, 97.5])
