@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -377,7 +377,8 @@ def explain(error: ValidationError, model: type[BaseModel], file: str) -> list[P
             continue  # one wrong value, tried against each type of a union
         if entry["type"] == "extra_forbidden":
             owner = _model_at(model, path[:-1])
-            fix = nearest(path[-1], list(owner.model_fields)) if owner else ""
+            names = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
+            fix = nearest(path[-1], names) if names else ""
             problems.append(Problem(file, ".".join(path), "an unknown key", "a known one", fix))
         elif entry["type"] == "missing":
             problems.append(Problem(file, ".".join(path), "nothing", "a value", "The key is required."))
@@ -401,9 +402,12 @@ def _key_path(model: type[BaseModel], location: tuple[int | str, ...]) -> list[s
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
-    for part in path:
+    for index, part in enumerate(path):
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
+        if get_origin(annotation) is dict and len(path) == index + 2:
+            annotation = get_args(annotation)[1]  # a mapping of models: what stands at any key of it
+            return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return None
         model = annotation

@@ -224,11 +224,6 @@ def _run(file: Path, trials: int | None, address: str | None, storage: str | Non
     if trials is not None:
         changed["search"] = study.search.model_copy(update={"trials": trials})
     study = study.model_copy(update=changed)
-    if "://" in study.storage:
-        fix = "Name a folder, for a cluster one that every node sees."
-        raise InvalidInput(
-            [Problem(str(file), "storage", study.storage, "a folder; object stores are not built yet", fix)]
-        )
     _check_parts(study, str(file))
     folder = StudyFolder((Path(study.storage) / study.study).expanduser().resolve())
     folder.open(study)
@@ -275,6 +270,9 @@ def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
 
 def _check_parts(study: Study, file: str) -> Imagery:
     """What only the libraries can tell: the imagery and the sampler."""
+    if "://" in study.storage:
+        fix = "Name a folder, for a cluster one that every node sees."
+        raise InvalidInput([Problem(file, "storage", study.storage, "a folder; object stores are not built yet", fix)])
     import torch
 
     from trainables.imagery import load_imagery

@@ -269,7 +269,7 @@ def find_study(name: str, storage: str = "runs") -> StudyFolder:
     candidates = [Path(name), Path(storage) / name]
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         study, _ = load_study(Path(name))
-        candidates = [Path(study.storage) / study.study, Path(storage) / study.study]
+        candidates = [Path(study.storage).expanduser() / study.study, Path(storage) / study.study]
     for candidate in candidates:
         if (candidate / "study.yaml").is_file():
             return StudyFolder(candidate.resolve())

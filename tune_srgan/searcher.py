@@ -46,7 +46,12 @@ class Searcher:
         self._optuna = optuna.create_study(
             study_name=study.study, storage=folder.optuna_url, direction="minimize", load_if_exists=True
         )
-        self._reconcile(folder.records(study), study.search)
+        records = folder.records(study)
+        if {trial.number for trial in self._waiting()} & {record.number for record in records}:
+            # behind: it would still ask what a record says was asked, and what waits cannot be told
+            optuna.delete_study(study_name=study.study, storage=folder.optuna_url)
+            self._optuna = optuna.create_study(study_name=study.study, storage=folder.optuna_url, direction="minimize")
+        self._reconcile(records, study.search)
         # a resumed study must not draw the numbers it drew before
         self._optuna.sampler = _sampler(study.search, len(self._optuna.get_trials(deepcopy=False)))
 
@@ -87,14 +92,17 @@ class Searcher:
             elif record.end != UNFINISHED:
                 self.tell(record)
         owned = {record.number for record in records}
-        waiting = 0
         for trial in self._optuna.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and trial.number not in owned:
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
-            waiting += trial.state == TrialState.WAITING
-        asked = sum(record.proposed_by == TRY_FIRST for record in records) + waiting
-        for values in search.try_first[asked:]:
-            self._optuna.enqueue_trial(values)
+        asked = [record.values for record in records if record.proposed_by == TRY_FIRST]
+        asked += [trial.system_attrs["fixed_params"] for trial in self._waiting()]
+        for values in search.try_first:
+            if not any(values.items() <= known.items() for known in asked):
+                self._optuna.enqueue_trial(values)
+
+    def _waiting(self) -> list[optuna.trial.FrozenTrial]:
+        return self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
     def _add(self, state: TrialState, values: dict[str, Value], cost: float | None, attributes: dict[str, Any]) -> None:
         space = {key: self._space[key] for key in values}
@@ -106,7 +114,9 @@ class Searcher:
 
 
 def check_sampler(study: Study, file: str) -> None:
-    """A sampler whose library is missing, or a space it cannot work in, is said before anything starts."""
+    """A sampler whose library is missing, or that cannot begin so, is said before anything starts."""
+    if study.search.sampler == "nsgaii" and study.search.startup < 2:
+        raise InvalidInput([Problem(file, "search.startup", str(study.search.startup), "at least 2 with nsgaii")])
     try:
         _sampler(study.search, 0)
     except ImportError as error:

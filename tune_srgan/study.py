@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,7 @@ from trainables.errors import InvalidInput, Problem
 Value = int | float | str | bool
 MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
 
-# What defines the ruler (NASH.md), or the machine, cannot be searched.
+# What defines the ruler, or the machine, or does nothing here, cannot be searched.
 RULER = (
     "Data.",
     "Model.",
@@ -50,6 +50,10 @@ RULER = (
     "Training.threads",
     "Training.device",
     "Training.precision",
+    "Training.gpus",
+    "Training.max_epochs",
+    "Training.val_check_interval",
+    "Training.limit_val_batches",
     "Training.Losses.max_val",
     "Training.Losses.ssim_win",
 )
@@ -74,8 +78,8 @@ class Parameter(Section):
                 raise ValueError("no step and no log with choice")
             return self
         low, high = self.bounds
-        if not low < high:
-            raise ValueError(f"a range whose low end is below its high end, not [{low}, {high}]")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"a finite range whose low end is below its high end, not [{low}, {high}]")
         if self.log and low <= 0:
             raise ValueError("a low end above 0, since log is on")
         if self.step is not None:
@@ -98,6 +102,12 @@ class Parameter(Section):
     def ends(self) -> list[Value]:
         """The values that must all build a valid training: both ends, or every choice."""
         return self.choice if self.choice is not None else list(self.bounds)
+
+    @property
+    def low(self) -> Any:
+        """The smallest value; of a choice that has none, the first."""
+        ends = self.ends()
+        return ends[0] if any(isinstance(end, str) for end in ends) else min(ends)
 
     def admits(self, value: object) -> bool:
         """Whether a value can be proposed."""
@@ -216,10 +226,13 @@ def load_study(path: Path) -> tuple[Study, list[str]]:
     document = read_yaml(path)
     problems: list[Problem] = []
     training, training_file = _training_of(document, path, problems)
+    problems += _training_problems(training, training_file)
     try:
         study = Study.model_validate({**document, "training": training})
     except ValidationError as error:
         problems += [_for_space(problem) for problem in explain(error, Study, str(path))]
+        space = document.get("space")
+        problems += _key_problems(map(str, space) if isinstance(space, dict) else [], flatten(training), str(path))
         raise InvalidInput(problems) from None
     problems += _space_problems(study, str(path))
     if not problems:
@@ -231,10 +244,10 @@ def load_study(path: Path) -> tuple[Study, list[str]]:
 
 def warnings_of(study: Study) -> list[str]:
     """What is allowed and probably not meant."""
-    lows = {key: parameter.ends()[0] for key, parameter in study.space.items()}
-    configuration = study.configuration(lows)
+    configuration = study.configuration({key: parameter.low for key, parameter in study.space.items()})
     training, every = configuration.Training, configuration.Training.validate_every
-    validations = (training.max_steps - training.pretrain_steps - training.adv_loss_ramp_steps) // every
+    ramp = training.adv_loss_ramp_steps if configuration.Schedulers.armed == "ramp_end" else 1
+    validations = (training.max_steps - training.pretrain_steps - ramp) // every
     found = []
     for which in "gd":
         key = f"Schedulers.patience_{which}"
@@ -242,7 +255,7 @@ def warnings_of(study: Study) -> list[str]:
         if isinstance(patience, (int, float)) and patience + 2 > validations:
             found.append(f"{key}: a patience of {patience} can never act within {training.max_steps} steps.")
     warmup = study.space.get("Schedulers.g_warmup_steps")
-    longest = warmup.bounds[1] if warmup and not warmup.choice else configuration.Schedulers.g_warmup_steps
+    longest: Any = max(warmup.ends()) if warmup else configuration.Schedulers.g_warmup_steps
     if longest > training.pretrain_steps:
         found.append(
             f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
@@ -279,21 +292,31 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
     return training, str(file)
 
 
+def _training_problems(training: Mapping[str, Any], file: str) -> list[Problem]:
+    """What is wrong with the training whatever the space says: unknown keys, wrong types, sections that are none."""
+    try:
+        Configuration.model_validate(training)
+    except ValidationError:
+        try:
+            build_configuration(training, file, Path(file).parent)
+        except InvalidInput as error:
+            return error.problems
+    return []
+
+
 def _for_space(problem: Problem) -> Problem:
     """pydantic names our aliases' fields; a person wrote `int` and `float`."""
     key = problem.key.replace("int_range", "int").replace("float_range", "float")
     return Problem(problem.file, key, problem.found, problem.expected, problem.fix.replace("int_range", "int"))
 
 
-def _space_problems(study: Study, file: str) -> list[Problem]:
-    """Keys that cannot be searched, are fixed too, or do not take such values."""
+def _key_problems(keys: Iterable[str], fixed: Mapping[str, Any], file: str) -> list[Problem]:
+    """Keys that are none, that define the ruler, or that are fixed too."""
     problems = []
-    fixed = flatten(study.training)
-    if not study.space:
-        problems.append(Problem(file, "space", "nothing", "at least one searched key"))
-    for key, parameter in study.space.items():
+    for key in keys:
         field = field_of(key)
         where = f"space.{key}"
+        name = "Training.g_warmup_steps" if key == "Schedulers.g_warmup_steps" and key not in fixed else key
         if isinstance(field, str):
             problems.append(Problem(file, where, "an unknown key", "a key of the training configuration", field))
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -303,13 +326,25 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
             problems.append(
                 Problem(file, where, "a key that defines the measurement", "a setting of the training", fix)
             )
-        elif key in fixed or (key == "Schedulers.g_warmup_steps" and "Training.g_warmup_steps" in fixed):
+        elif name in fixed:
             fix = "Take it out of the training file, or out of the space."
-            problems.append(
-                Problem(file, where, f"searched, and fixed to {fixed.get(key)} in the training", "one of them", fix)
-            )
-        elif isinstance(field, FieldInfo) and field.annotation is int and parameter.float_range is not None:
-            problems.append(Problem(file, where, "a float range", "an int range: the key takes whole numbers"))
+            found = f"searched, and fixed to {fixed[name]} in the training"
+            problems.append(Problem(file, where, found, "one of them", fix))
+    return problems
+
+
+def _space_problems(study: Study, file: str) -> list[Problem]:
+    """Keys that cannot be searched, are fixed too, or do not take such values."""
+    fixed = flatten(study.training)
+    problems = _key_problems(study.space, fixed, file)
+    if not study.space:
+        problems.append(Problem(file, "space", "nothing", "at least one searched key"))
+    wrong = {problem.key for problem in problems}
+    for key, parameter in study.space.items():
+        field = field_of(key)
+        whole = isinstance(field, FieldInfo) and field.annotation is int
+        if f"space.{key}" not in wrong and whole and parameter.float_range is not None:
+            problems.append(Problem(file, f"space.{key}", "a float range", "an int range: the key takes whole numbers"))
     for index, values in enumerate(study.search.try_first):
         for key, value in values.items():
             where = f"search.try_first[{index}].{key}"
@@ -341,7 +376,8 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
         corners = [dict(zip(keys, values, strict=True)) for values in itertools.product(*ends)]
     else:
         first = {key: found[0] for key, found in zip(keys, ends, strict=True)}
-        corners = [first | {key: value} for key, found in zip(keys, ends, strict=True) for value in found]
+        last = {key: found[-1] for key, found in zip(keys, ends, strict=True)}
+        corners = [base | {key: value} for base in (first, last) for key in keys for value in study.space[key].ends()]
     found_at: dict[Problem, list[dict[str, Value]]] = {}
     for corner in corners:
         document = with_values(study.training, study._ruler() | corner)
@@ -372,5 +408,5 @@ def _shown(parameter: Parameter) -> str:
 
 def earliest_certificate(study: Study) -> int:
     """The earliest step at which any configuration of the space can be certified."""
-    lows = {key: parameter.ends()[0] for key, parameter in study.space.items()}
+    lows = {key: parameter.low for key, parameter in study.space.items()}
     return first_certificate(study.configuration(lows))

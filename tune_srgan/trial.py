@@ -62,7 +62,8 @@ def train_recorded(trial: TrialFolder, tracker: Tracker, seconds: float | None =
 def _close(trial: TrialFolder, tracker: Tracker, state: State, imagery: Imagery, result: Outcome) -> None:
     if result.end != "diverged":
         state.save(trial.checkpoint)
-        Image.fromarray(pictures(state, imagery, state.configuration.Logging.num_val_images)).save(trial.samples)
+        if state.configuration.Logging.num_val_images:
+            Image.fromarray(pictures(state, imagery, state.configuration.Logging.num_val_images)).save(trial.samples)
     trial.end(result.as_dict())
     tracker.finish(result.as_dict(), trial.samples)
 

@@ -61,6 +61,8 @@ def upscale_file(source: Path, target: Path, weights: Path) -> tuple[int, int]:
         raise InvalidInput([Problem(str(source), "IN", "no such file", "an image")])
     if target.suffix.lower() not in {".tif", ".tiff"}:
         raise InvalidInput([Problem(str(target), "OUT", f"'{target.suffix}'", "a .tif")])
+    if not target.parent.is_dir():
+        raise InvalidInput([Problem(str(target), "OUT", "no such folder", "a place in a folder that is there")])
     image, valid = read_image(source, configuration.Data.nodata, "IN")
     if image.shape[0] != configuration.Model.in_bands:
         raise InvalidInput(
@@ -91,6 +93,13 @@ def _as_type(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]
     return values.round().clip(limits.min, limits.max).astype(dtype)
 
 
+def _beside(value: NDArray[Any]) -> NDArray[Any]:
+    """The nearest other value of the same type."""
+    if not np.issubdtype(value.dtype, np.integer):
+        return np.asarray(np.nextafter(value, np.asarray(np.inf, value.dtype)))
+    return np.asarray(value - 1 if value == np.iinfo(value.dtype).max else value + 1)
+
+
 def _write(source: Path, target: Path, image: NDArray[Any], valid: NDArray[np.bool_], factor: int) -> None:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
@@ -108,7 +117,9 @@ def _write(source: Path, target: Path, image: NDArray[Any], valid: NDArray[np.bo
                 descriptions = original.descriptions
         nodata = profile.get("nodata")
         if nodata is not None:
-            image = np.where(valid, image, np.asarray(nodata).astype(image.dtype))
+            value = np.asarray(nodata).astype(image.dtype)
+            image = np.where(image == value, _beside(value), image)  # what is there must not read as nodata
+            image = np.where(valid, image, value)
         bands, height, width = image.shape
         temporary = target.with_name(target.name + ".tmp")
         with rasterio.open(
