@@ -6,6 +6,7 @@ rebuilt from the trial records, so trial numbers agree everywhere.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -147,11 +148,16 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
 
+def _good_trials(ended: int) -> int:
+    """How many of the trials so far TPE takes as examples: a quarter; Optuna's own tenth is one trial of ten."""
+    return min(max(2, math.ceil(0.25 * ended)), 25)
+
+
 def _sampler(search: Search, known_trials: int) -> BaseSampler:
     seed = search.seed + 1000 * known_trials
     makers: dict[str, Any] = {
         "tpe": lambda: optuna.samplers.TPESampler(
-            n_startup_trials=search.startup, multivariate=True, constant_liar=True, seed=seed
+            n_startup_trials=search.startup, multivariate=True, constant_liar=True, gamma=_good_trials, seed=seed
         ),
         "gp": lambda: optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed),
         "cmaes": lambda: optuna.samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed),
