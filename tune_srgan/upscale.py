@@ -107,6 +107,7 @@ def _write(source: Path, target: Path, image: NDArray[Any], valid: NDArray[np.bo
 
     profile: dict[str, Any] = {"driver": "GTiff", "compress": "deflate", "tiled": True}
     profile |= {"blockxsize": 256, "blockysize": 256, "BIGTIFF": "IF_SAFER"}
+    profile["predictor"] = 2 if np.issubdtype(image.dtype, np.integer) else 3  # half the size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         descriptions: tuple[str | None, ...] = ()
