@@ -62,6 +62,10 @@ class StudyView:
         if self._live is not None:
             self._live.stop()
 
+    def on_start(self, number: int) -> None:
+        """A trial starts: its worker, torch and the imagery take a few seconds."""
+        self.on_reading(number, {"phase": "starting", "step": 0.0})
+
     def on_reading(self, number: int, reading: dict[str, Any]) -> None:
         """A trial reported."""
         self._last[number] = reading

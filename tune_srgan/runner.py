@@ -131,7 +131,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
 
 class Observer(Protocol):
-    """What wants to see the trials run: told of readings and ends."""
+    """What wants to see the trials run: told of starts, readings and ends."""
+
+    def on_start(self, number: int) -> None:
+        """A trial starts, or starts again."""
 
     def on_reading(self, number: int, reading: dict[str, Any]) -> None:
         """A trial reported."""
@@ -146,6 +149,9 @@ class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._observer.on_start(trial.config["number"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
