@@ -11,14 +11,15 @@ from tune_srgan.study import Study, load_study
 QUICKSTART = Path(__file__).resolve().parent.parent / "search_spaces" / "quickstart.yaml"
 
 
-def budget(folder: Path, running: int = 0, concurrent: int | None = None, gpus: float = 0, **limits: float) -> Budget:
+def budget(folder: Path, running: int = 0, slots: int = 1, gpus: float = 0, **limits: float) -> Budget:
     study, _ = load_study(QUICKSTART)
     search = study.search.model_dump() | {"budget": limits}
-    resources = {"gpus": gpus, "concurrent": concurrent}
+    resources = {"gpus": gpus}
     study = Study.model_validate(study.model_dump(by_alias=True) | {"search": search, "resources": resources})
     (folder / "trials").mkdir(exist_ok=True)
     found = Budget(study, StudyFolder(folder))
     found.running = set(range(running))
+    found.slots = slots
     return found
 
 
@@ -40,6 +41,12 @@ def test_steps_are_reserved_in_full_for_running_trials(tmp_path: Path) -> None:
     assert running.why_not_another()
 
 
+def test_an_unfinished_trial_that_goes_on_is_counted_once(tmp_path: Path) -> None:
+    end_a_trial(tmp_path, 0, steps=400, seconds=10)
+    assert budget(tmp_path, steps=1000).why_not_another()
+    assert budget(tmp_path, steps=1000).why_not_another(candidate=0) == ""
+
+
 def test_hours_count_over_all_drivers(tmp_path: Path) -> None:
     end_a_trial(tmp_path, 0, steps=800, seconds=60)
     assert budget(tmp_path, hours=1).why_not_another() == ""
@@ -59,10 +66,10 @@ def test_the_clock_is_written_down(tmp_path: Path) -> None:
 
 def test_gpu_hours_are_shared_by_the_trials_that_run_at_once(tmp_path: Path) -> None:
     end_a_trial(tmp_path, 0, steps=800, seconds=1800)
-    half_left = budget(tmp_path, gpus=1, concurrent=2, gpu_hours=1.5)
+    half_left = budget(tmp_path, gpus=1, slots=2, gpu_hours=1.5)
     assert half_left.seconds_for_a_trial() == pytest.approx(1800)
-    assert budget(tmp_path, gpus=0.5, concurrent=2, gpu_hours=0.5).seconds_for_a_trial() == pytest.approx(900)
-    assert budget(tmp_path, gpus=1, concurrent=2, gpu_hours=0.6).why_not_another()
+    assert budget(tmp_path, gpus=0.5, slots=2, gpu_hours=0.5).seconds_for_a_trial() == pytest.approx(900)
+    assert budget(tmp_path, gpus=1, slots=2, gpu_hours=0.6).why_not_another()
 
 
 def test_no_limit_no_end(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -232,6 +233,30 @@ def test_ctrl_c_keeps_everything_and_says_how_to_resume(tmp_path: Path) -> None:
     assert "python tune.py resume" in out
     finish(command("resume", "tiny", cwd=tmp_path))
     assert_every_trial_ended_once(tmp_path, 4)
+
+
+def test_one_driver_at_a_time_and_imagery_that_is_gone(tmp_path: Path) -> None:
+    file = write_study(tmp_path, trials=100)
+    scene = tmp_path / "scene.npy"
+    np.save(scene, np.random.default_rng(0).random((3, 128, 256)).astype(np.float32))
+    study = yaml.safe_load(file.read_text())
+    study["training"]["Data"]["path"] = "scene.npy"
+    file.write_text(yaml.safe_dump(study))
+    driver = command("run", "tiny.yaml", cwd=tmp_path)
+    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 3)
+    second = command("resume", "tiny", cwd=tmp_path)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert "another process is running" in err
+    os.kill(driver.pid, signal.SIGINT)
+    driver.communicate(timeout=60)
+    scene.rename(tmp_path / "away.npy")
+    without = command("resume", "tiny", cwd=tmp_path)
+    _, err = without.communicate(timeout=60)
+    assert without.returncode == 2
+    assert "Data.path" in err
+    assert not list(tmp_path.rglob("outcome.json"))  # nothing failed by it
+    assert "running" in finish(command("status", "tiny", cwd=tmp_path))
 
 
 def untimed(reading: dict[str, float]) -> dict[str, float]:

@@ -32,6 +32,7 @@ class State:
         self.device = device
         self.step = 0
         self.readings: list[dict[str, float]] = []
+        self.scale = [0.0, 1.0]  # the imagery's values that are 0 and 1 here
         self.generator: nn.Module = _drawn(
             lambda: Generator(configuration.Model.in_bands, configuration.Generator), configuration, "G", device
         )
@@ -72,7 +73,12 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
-        state: dict[str, Any] = {"step": self.step, "readings": self.readings, "torch": str(torch.__version__)}
+        state: dict[str, Any] = {
+            "step": self.step,
+            "readings": self.readings,
+            "scale": self.scale,
+            "torch": str(torch.__version__),
+        }
         for name, part in self._parts().items():
             state[name] = part.state_dict()
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -84,7 +90,7 @@ class State:
         """Go on from `save`: trained 4 steps = trained 2, saved, loaded, trained 2."""
         saved = torch.load(path, map_location=device, weights_only=True)
         state = cls(configuration, device)
-        state.step, state.readings = saved["step"], saved["readings"]
+        state.step, state.readings, state.scale = saved["step"], saved["readings"], saved["scale"]
         if "discriminator" in saved:
             state.begin_game()
         for name, part in state._parts().items():

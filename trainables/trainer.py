@@ -89,6 +89,7 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
     """
     configuration = state.configuration
     settings, ruler = configuration.Training, Ruler.of(configuration)
+    state.scale = [imagery.low, imagery.high]
     while state.step < settings.max_steps and not judge(state.readings, ruler).reached:
         began, losses, checked = time.perf_counter(), [], 0
         upto = min(state.step + settings.validate_every, settings.max_steps)

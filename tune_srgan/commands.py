@@ -122,7 +122,9 @@ def resume(
 ) -> None:
     """Go on with a study that was interrupted: unfinished trials from their checkpoints, then the rest."""
     folder = find_study(study, storage)
-    _drive(folder.study(), folder, address)
+    loaded = folder.study()
+    _check_parts(loaded, str(folder.study_file))
+    _drive(loaded, folder, address)
 
 
 @app.command()
@@ -215,7 +217,9 @@ def clean(study: StudyName, storage: Annotated[str, typer.Option(help="Folder fo
     folder = find_study(study, storage)
     loaded = folder.study()
     report.write_best(loaded, folder)
-    out.print(f"{report.clean(loaded, folder) / 1e6:.1f} MB freed in {folder.path}.", highlight=False, soft_wrap=True)
+    with folder.locked():
+        freed = report.clean(loaded, folder)
+    out.print(f"{freed / 1e6:.1f} MB freed in {folder.path}.", highlight=False, soft_wrap=True)
 
 
 def _run(file: Path, trials: int | None, address: str | None, storage: str | None, connected: str = "") -> None:
@@ -241,15 +245,18 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
     if _ended(study, folder) >= study.search.trials:
         out.print(f"All trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
     else:
-        where = connected or runner.connect(address)
-        out.print(Text(f"Study '{study.study}' in {folder.path}; {where}."), soft_wrap=True)
-        budget = runner.Budget(study, folder)
-        stopped = ""
-        with live.StudyView(study, folder, out, budget.elapsed_s) as view, contextlib.suppress(KeyboardInterrupt):
-            stopped = runner.run_study(study, folder, budget, view)
+        with folder.locked():
+            where = connected or runner.connect(address)
+            out.print(Text(f"Study '{study.study}' in {folder.path}; {where}."), soft_wrap=True)
+            budget = runner.Budget(study, folder)
+            stopped = ""
+            view = live.StudyView(study, folder, out, budget.elapsed_s)
+            with view, contextlib.suppress(KeyboardInterrupt):
+                stopped = runner.run_study(study, folder, budget, view)
         if stopped:
-            out.print(f"The study's budget ends it ({stopped}).", style="yellow", highlight=False)
-        elif _ended(study, folder) < study.search.trials:
+            out.print(Text(f"Stopped early: {stopped}.", style="yellow"), soft_wrap=True)
+        unfinished = any(record.end == UNFINISHED for record in folder.records(study))
+        if unfinished or (not stopped and _ended(study, folder) < study.search.trials):
             _say_how_to_resume(folder)
     report.write_best(study, folder)
     out.print()

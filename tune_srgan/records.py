@@ -6,6 +6,8 @@ JSON files are written to a temporary name and renamed; a reading is one line, a
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
@@ -227,6 +229,18 @@ class StudyFolder:
                 [Problem(str(self.study_file), "study", f"'{study.study}' with another search", expected, fix)]
             )
         write_atomically(self.study_file, study.dump())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study for this process; one clear error where another drives it."""
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                fix = "Wait for it, or stop it; `status` works meanwhile."
+                found = "a study that another process is running"
+                raise InvalidInput([Problem(str(self.path), "", found, "one driver at a time", fix)]) from None
+            yield
 
     def records(self, study: Study) -> list[TrialRecord]:
         """All trials, by number."""

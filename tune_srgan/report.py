@@ -149,7 +149,7 @@ def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRec
             f"{len(complaints)} trial(s) could not be tracked: {complaints[0].read_text().strip()}", style="yellow"
         )
     if study.tracking.wandb.mode != "disabled" and list(folder.path.glob("trials/*/tracker/wandb/offline-run-*")):
-        command = f"wandb sync --include-offline {folder.path}/trials/*/tracker/wandb/offline-run-*"
+        command = f"wandb sync {folder.path}/trials/*/tracker/wandb/offline-run-*"
         console.print(Text(f"Runs were kept offline; send them with: {command}"), soft_wrap=True)
     console.print(LIMITS, style="dim", highlight=False)
 

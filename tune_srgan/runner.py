@@ -24,6 +24,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 
+from trainables.errors import InvalidInput, Problem
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, read_json, record_of, write_atomically
 from tune_srgan.searcher import Searcher
 from tune_srgan.study import Study
@@ -39,6 +40,7 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
     before_s: float = 0.0
     running: set[int] = field(default_factory=set)
+    slots: int = 1  # trials that run at once
 
     def __post_init__(self) -> None:
         self.before_s = (read_json(self.folder.clock_file) or {}).get("seconds", 0.0)
@@ -51,11 +53,11 @@ class Budget:
         """Write the clock down."""
         write_atomically(self.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
 
-    def why_not_another(self) -> str:
-        """Why no further trial may start; empty while one may."""
+    def why_not_another(self, candidate: int | None = None) -> str:
+        """Why no further trial may start now; empty while one may. `candidate` is an unfinished one to go on with."""
         limits, records = self.study.search.budget, self.folder.records(self.study)
         if limits.steps is not None:
-            used = sum(record.trained_steps for record in records if record.number not in self.running)
+            used = sum(record.trained_steps for record in records if record.number not in {*self.running, candidate})
             reserved = (len(self.running) + 1) * self.study.max_steps
             if used + reserved > limits.steps:
                 return f"steps: {used} of {limits.steps} used; another trial may take {self.study.max_steps}"
@@ -74,8 +76,7 @@ class Budget:
             allowed.append(limits.hours * 3600 - self.elapsed_s())
         if limits.gpu_hours is not None and gpus > 0:
             used = sum(record.seconds for record in self.folder.records(self.study)) * gpus
-            slots = self.study.resources.concurrent or 1
-            allowed.append((limits.gpu_hours * 3600 - used) / gpus / max(1, slots))
+            allowed.append((limits.gpu_hours * 3600 - used) / gpus / self.slots)
         return min(allowed) if allowed else None
 
 
@@ -96,20 +97,30 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.left <= 0 or self.stopped_because:
             return str(RaySearcher.FINISHED)
-        self.stopped_because = self.budget.why_not_another()
-        if self.stopped_because:
+        reason = self.budget.why_not_another(self._unfinished[0] if self._unfinished else None)
+        if reason and self.budget.running:
+            return None  # a trial that ends early may make room: Ray asks again
+        if reason:
+            self.stopped_because = f"the study's budget is used up ({reason})"
             return str(RaySearcher.FINISHED)
         number = self._unfinished.pop(0) if self._unfinished else self._new_trial()
         self.left -= 1
         self._numbers[trial_id] = number
         self.budget.running.add(number)
-        return {"number": number, "folder": str(self._folder.path), "seconds": self.budget.seconds_for_a_trial()}
+        seconds = self.budget.seconds_for_a_trial()
+        deadline = None if seconds is None else time.time() + seconds
+        return {"number": number, "folder": str(self._folder.path), "deadline": deadline}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers.pop(trial_id)
         self.budget.running.discard(number)
         trial = self._folder.trial(number)
         if trial.outcome() is None and error:
+            causes = trial.failures()
+            if causes and causes[-1].startswith(InvalidInput.__name__):
+                # imagery that is gone for every trial is nothing a trial failed by: it stays to be resumed
+                self.stopped_because = causes[-1].partition(": ")[2]
+                return
             trial.end(_failed(trial))
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
             self._searcher.tell(record_of(trial, self._study))
@@ -171,7 +182,11 @@ def connect(address: str | None) -> str:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     address = address or os.environ.get("RAY_ADDRESS") or running_cluster()
     if address and address != "local":
-        ray.init(address=address, **quiet)
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            found = f"no cluster that answers ({' '.join(str(error).split())[:120]})"
+            raise InvalidInput([Problem(address, "--address", found, "a running Ray cluster, or `local`")]) from None
         return f"joined the Ray cluster at {address}"
     ray.init(address="local", include_dashboard=False, **quiet)
     return f"started a local Ray with {int(ray.cluster_resources().get('CPU', 0))} CPUs"
@@ -199,6 +214,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
     if feed.left <= 0:
         return ""
     resources = study.resources
+    budget.slots = resources.concurrent or _slots(study)
     trainable = tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
     tuner = tune.Tuner(
         trainable,
@@ -207,7 +223,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
             metric="step",
             mode="max",
             num_samples=feed.left,
-            max_concurrent_trials=resources.concurrent or _slots(study),
+            max_concurrent_trials=budget.slots,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{study.study}-{trial.config['number']:05d}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",

@@ -211,6 +211,8 @@ class Study(Section):
             fixed["Training.max_steps"] = objective.max_steps
         if objective.validate_every is not None:
             fixed["Training.validate_every"] = objective.validate_every
+        if not self.resources.gpus and self.training.get("Training", {}).get("device", "auto") == "auto":
+            fixed["Training.device"] = "cpu"  # Ray does not hide a GPU from a trial that asked for none
         if "threads" not in self.training.get("Training", {}):
             fixed["Training.threads"] = max(1, int(self.resources.cpus))
         return fixed

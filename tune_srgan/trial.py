@@ -5,6 +5,7 @@ Usable without Ray (`train`); the Ray adapter adds `tune.report`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,14 +23,13 @@ from tune_srgan.records import StudyFolder, TrialFolder, write_atomically
 from tune_srgan.tracking import Tracker, open_tracker
 
 
-def train_recorded(trial: TrialFolder, tracker: Tracker, seconds: float | None = None) -> Iterator[dict[str, Any]]:
+def train_recorded(trial: TrialFolder, tracker: Tracker, deadline: float | None = None) -> Iterator[dict[str, Any]]:
     """Train to the end, or on from the checkpoint; yields each reading after it was recorded, then writes the outcome.
 
-    `seconds` is what the study's budget leaves to this trial: past it the trial ends itself as `capped`.
+    `deadline` (seconds since the epoch) is what the study's budget leaves: past it the trial ends itself as `capped`.
     """
     if trial.outcome() is not None:
         return
-    began = time.monotonic()
     configuration = trial.configuration()
     device = pick_device(configuration)
     imagery = load_imagery(configuration, device)
@@ -39,17 +39,19 @@ def train_recorded(trial: TrialFolder, tracker: Tracker, seconds: float | None =
         else State(configuration, device)
     )
     every = configuration.Training.checkpoint_every
-    recorded = trial.last_step()
+    recorded = {reading["step"]: reading for reading in trial.readings()}
     result: Outcome | None = None
     try:
         for reading in train(state, imagery):
-            if reading["step"] > recorded:  # a reading between checkpoint and kill is there already
+            if reading["step"] in recorded:  # made again, from the checkpoint before a kill: the record stands
+                reading = state.readings[-1] = recorded[reading["step"]]
+            else:
                 trial.append(reading)
             tracker.log(reading)
             if len(state.readings) % every == 0:
                 state.save(trial.checkpoint)
             yield {**reading, "phase": phase(state.step, configuration)}
-            if seconds is not None and time.monotonic() - began > seconds:
+            if deadline is not None and time.time() > deadline:
                 verdict = judge(state.readings, Ruler.of(configuration))
                 if not verdict.reached:
                     result = ended("capped", verdict, state, "the study's budget is used up")
@@ -77,10 +79,11 @@ def run_trial(config: dict[str, Any]) -> None:
     folder = StudyFolder(Path(config["folder"]))
     trial = folder.trial(config["number"])
     try:
-        for reading in train_recorded(trial, open_tracker(trial, folder.study()), config["seconds"]):
+        for reading in train_recorded(trial, open_tracker(trial, folder.study()), config["deadline"]):
             tune.report(reading)
     except Exception as error:
-        trial.note_failure(error)  # Ray tries again, from the checkpoint; the cause stays with the trial
+        with contextlib.suppress(OSError):
+            trial.note_failure(error)  # Ray tries again, from the checkpoint; the cause stays with the trial
         raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # a reused worker keeps its process
@@ -89,14 +92,12 @@ def run_trial(config: dict[str, Any]) -> None:
 def save_generator(trial: TrialFolder, to: Any) -> None:
     """Write the generator of a finished trial with all that `upscale` needs."""
     configuration = trial.configuration()
-    device = torch.device("cpu")
-    state = State.load(trial.checkpoint, configuration, device)
-    imagery = load_imagery(configuration, device)
+    state = State.load(trial.checkpoint, configuration, torch.device("cpu"))
     content = {
         "generator": state.judged.state_dict(),
         "configuration": configuration.model_dump_json(),
-        "low": imagery.low,
-        "high": imagery.high,
+        "low": state.scale[0],
+        "high": state.scale[1],
         "step": state.step,
     }
     temporary = to.with_name(to.name + ".tmp")
