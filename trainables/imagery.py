@@ -174,10 +174,9 @@ class Imagery:
         """`wanted` held-out pairs spread evenly; neighbours overlap only where there would be too few."""
         stride = self.cells
         positions = self._positions("val", areas)
-        apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
-        while len(apart) < wanted and stride > 1:
-            stride = stride // 2
-            apart = positions[((positions[:, 1:] - positions[0, 1:]) % stride == 0).all(1)]
+        offsets = positions[:, 1:] - positions[0, 1:]
+        while len(apart := positions[(offsets % stride == 0).all(1)]) < wanted and stride > 1:
+            stride //= 2
         if len(apart) < wanted:
             raise self._too_small(f"{len(apart)} held-out crops where Nash.validation_pairs asks for {wanted}")
         chosen = apart[np.linspace(0, len(apart) - 1, wanted).round().astype(int)]
@@ -281,8 +280,6 @@ def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any]
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
     try:
         image, valid = readers.get(file.suffix.lower(), _read_picture)(file)
-    except InvalidInput:
-        raise
     except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
         found = f"a file that cannot be read ({' '.join(str(error).split())[:200]})"
         raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
@@ -307,9 +304,7 @@ def _read_picture(file: Path) -> tuple[NDArray[Any], Mask]:
     from PIL import Image
 
     with Image.open(file) as picture:
-        if picture.mode == "P":
-            picture = picture.convert("RGB")  # type: ignore[assignment]
-        image = np.asarray(picture)
+        image = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
     image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return image, np.ones(image.shape[1:], bool)
 

@@ -35,7 +35,8 @@ class _ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)  # type: ignore[no-any-return]
+        change: Tensor = self.body(x)
+        return x + change
 
 
 class _DenseBlock(nn.Module):
@@ -51,7 +52,8 @@ class _DenseBlock(nn.Module):
         features = [x]
         for layer in self.layers:
             features.append(functional.leaky_relu(layer(torch.cat(features, 1)), 0.2))
-        return x + self.scale * self.last(torch.cat(features, 1))  # type: ignore[no-any-return]
+        change: Tensor = self.last(torch.cat(features, 1))
+        return x + self.scale * change
 
 
 class _RRDB(nn.Module):
@@ -63,7 +65,8 @@ class _RRDB(nn.Module):
         self.blocks = nn.Sequential(*(_DenseBlock(channels, growth, scale) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * self.blocks(x)  # type: ignore[no-any-return]
+        change: Tensor = self.blocks(x)
+        return x + self.scale * change
 
 
 class Generator(nn.Module):
@@ -98,7 +101,8 @@ class Generator(nn.Module):
         last = nn.Conv2d(channels, bands, edge, padding=edge // 2)
         if self.bicubic_skip:  # starts as bicubic itself, not as bicubic plus noise
             nn.init.normal_(last.weight, std=1e-3)
-            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+            assert last.bias is not None
+            nn.init.zeros_(last.bias)
         self.tail = nn.Sequential(*tail, last)
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def _drawn(build: Any, configuration: Configuration, part: str, device: torch.de
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(configuration.Training.seed, part))
         network: nn.Module = build()
-    placed: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    placed: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     return placed
 
 

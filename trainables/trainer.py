@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from trainables.balance import Ruler, Verdict, excesses, judge, reading_gap
+from trainables.balance import Ruler, excesses, judge, reading_gap
 from trainables.configuration import Configuration
 from trainables.imagery import Imagery
 from trainables.losses import (
@@ -145,17 +145,11 @@ def g_warmup(step: int, configuration: Configuration) -> float:
     return warmup(step, configuration.Schedulers.g_warmup_steps, configuration.Schedulers.g_warmup_type)
 
 
-def outcome(state: State, cause: str = "") -> Outcome:
-    """How a training that stopped by itself ended."""
+def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
+    """How a training ended, by its readings: balanced or exhausted, unless something else ended it."""
     verdict = judge(state.readings, Ruler.of(state.configuration))
-    end: End = "balanced" if verdict.reached else "exhausted"
-    return ended(end, verdict, state, cause)
-
-
-def ended(end: End, verdict: Verdict, state: State, cause: str = "") -> Outcome:
-    """An outcome of a given kind, with what the readings say."""
     return Outcome(
-        end=end,
+        end=end or ("balanced" if verdict.reached else "exhausted"),
         steps=verdict.steps_to_nash if verdict.steps_to_nash is not None else verdict.open_since,
         censored=not verdict.reached,
         gap=verdict.gap if math.isfinite(verdict.gap) else None,

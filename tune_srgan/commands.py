@@ -286,8 +286,7 @@ def _check_parts(study: Study, file: str) -> Imagery:
     from tune_srgan.searcher import check_sampler
 
     check_sampler(study, file)
-    lows = {key: parameter.ends()[0] for key, parameter in study.space.items()}
-    return load_imagery(study.configuration(lows), torch.device("cpu"))
+    return load_imagery(study.lowest(), torch.device("cpu"))
 
 
 def _open_training(trial: TrialFolder, configuration: Any) -> None:

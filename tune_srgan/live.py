@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from rich.console import Console, Group
@@ -94,9 +95,7 @@ class StudyView:
         for number, reading in sorted(self._last.items()):
             shown = [figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank", "gap")]
             table.add_row(str(number), reading["phase"], f"{int(reading['step'])}/{self._study.max_steps}", *shown)
-        counts: dict[str, int] = {}
-        for record in self._ended.values():
-            counts[record.end] = counts.get(record.end, 0) + 1
+        counts = Counter(record.end for record in self._ended.values())
         summary = ", ".join(f"{count} {end}" for end, count in sorted(counts.items())) or "none ended yet"
         head = f"{self._study.study}: {len(self._ended)} of {self._study.search.trials} trials ({summary})"
         best = best_of(list(self._ended.values()))

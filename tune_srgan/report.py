@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.balance import CONDITIONS, Ruler, excesses
-from trainables.configuration import flatten
-from tune_srgan.live import COLOURS, duration, ending, figure
+from tune_srgan.live import COLOURS, duration, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, read_json, write_atomically
 from tune_srgan.study import Study
 
@@ -129,9 +129,7 @@ def _print_nearest(study: Study, folder: StudyFolder, records: Sequence[TrialRec
 
 
 def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRecord], console: Console) -> None:
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.end] = counts.get(record.end, 0) + 1
+    counts = Counter(record.end for record in records)
     ends = ", ".join(f"{count} {'unfinished' if end == UNFINISHED else end}" for end, count in sorted(counts.items()))
     steps = sum(record.trained_steps for record in records)
     seconds = (read_json(folder.clock_file) or {}).get("seconds", 0.0)
@@ -187,6 +185,3 @@ def describe_training(flat: dict[str, object]) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-__all__ = ["clean", "describe_training", "ending", "flatten", "print_report", "write_best"]

@@ -55,7 +55,10 @@ class Budget:
 
     def why_not_another(self, candidate: int | None = None) -> str:
         """Why no further trial may start now; empty while one may. `candidate` is an unfinished one to go on with."""
-        limits, records = self.study.search.budget, self.folder.records(self.study)
+        limits = self.study.search.budget
+        if not limits.model_dump(exclude_none=True):
+            return ""  # Ray asks often; records are not read for nothing
+        records = self.folder.records(self.study)
         if limits.steps is not None:
             used = sum(record.trained_steps for record in records if record.number not in {*self.running, candidate})
             reserved = (len(self.running) + 1) * self.study.max_steps

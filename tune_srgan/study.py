@@ -31,6 +31,7 @@ from trainables.configuration import (
 from trainables.errors import InvalidInput, Problem
 
 Value = int | float | str | bool
+WandbMode = Literal["offline", "online", "disabled"]
 MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
 
 # What defines the ruler, or the machine, or does nothing here, cannot be searched.
@@ -163,7 +164,7 @@ class Resources(Section):
 class WandbTracking(Section):
     """Weights & Biases."""
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
+    mode: WandbMode = "offline"
     project: str = "tune-srgan"
     entity: str | None = None
 
@@ -189,6 +190,10 @@ class Study(Section):
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
         """The complete training configuration of a trial."""
         return build_configuration(with_values(self.training, self._ruler() | dict(values)), self.study, Path())
+
+    def lowest(self) -> Configuration:
+        """The configuration at the low end of every range."""
+        return self.configuration({key: parameter.low for key, parameter in self.space.items()})
 
     @property
     def max_steps(self) -> int:
@@ -246,7 +251,7 @@ def load_study(path: Path) -> tuple[Study, list[str]]:
 
 def warnings_of(study: Study) -> list[str]:
     """What is allowed and probably not meant."""
-    configuration = study.configuration({key: parameter.low for key, parameter in study.space.items()})
+    configuration = study.lowest()
     training, every = configuration.Training, configuration.Training.validate_every
     ramp = training.adv_loss_ramp_steps if configuration.Schedulers.armed == "ramp_end" else 1
     validations = (training.max_steps - training.pretrain_steps - ramp) // every
@@ -410,5 +415,4 @@ def _shown(parameter: Parameter) -> str:
 
 def earliest_certificate(study: Study) -> int:
     """The earliest step at which any configuration of the space can be certified."""
-    lows = {key: parameter.low for key, parameter in study.space.items()}
-    return first_certificate(study.configuration(lows))
+    return first_certificate(study.lowest())

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainables.configuration import flatten
 from tune_srgan.records import TrialFolder, write_atomically
-from tune_srgan.study import Study, WandbTracking
+from tune_srgan.study import Study, WandbMode, WandbTracking
 
 
 class Tracker:
@@ -37,7 +37,7 @@ def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
         return Tracker()
 
 
-def tracking_mode(settings: WandbTracking) -> tuple[str, str]:
+def tracking_mode(settings: WandbTracking) -> tuple[WandbMode, str]:
     """The mode that will be used, and a sentence where it is not the one asked for."""
     if settings.mode == "online" and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
         return (
@@ -65,7 +65,7 @@ class WandbTracker(Tracker):
             group=study.study,
             project=settings.project,
             entity=settings.entity,
-            mode=tracking_mode(settings)[0],  # type: ignore[arg-type]
+            mode=tracking_mode(settings)[0],
             dir=str(folder),
             config=flatten(trial.configuration().model_dump())
             | {"trial": trial.number, "proposed_by": trial.header()["proposed_by"]},

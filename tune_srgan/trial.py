@@ -6,18 +6,19 @@ Usable without Ray (`train`); the Ray adapter adds `tune.report`.
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from trainables.balance import Ruler, judge
 from trainables.imagery import Imagery, load_imagery
 from trainables.schedules import phase
 from trainables.state import State
-from trainables.trainer import Diverged, Outcome, ended, outcome, pick_device, train
+from trainables.trainer import Diverged, Outcome, outcome, pick_device, train
 from trainables.validation import pictures
 from tune_srgan.records import StudyFolder, TrialFolder, write_atomically
 from tune_srgan.tracking import Tracker, open_tracker
@@ -51,13 +52,11 @@ def train_recorded(trial: TrialFolder, tracker: Tracker, deadline: float | None 
             if len(state.readings) % every == 0:
                 state.save(trial.checkpoint)
             yield {**reading, "phase": phase(state.step, configuration)}
-            if deadline is not None and time.time() > deadline:
-                verdict = judge(state.readings, Ruler.of(configuration))
-                if not verdict.reached:
-                    result = ended("capped", verdict, state, "the study's budget is used up")
-                    break
+            if deadline is not None and time.time() > deadline and outcome(state).censored:
+                result = outcome(state, "capped", "the study's budget is used up")
+                break
     except Diverged as error:
-        result = ended("diverged", judge(state.readings, Ruler.of(configuration)), state, str(error))
+        result = outcome(state, "diverged", str(error))
     _close(trial, tracker, state, imagery, result or outcome(state))
 
 
@@ -72,8 +71,6 @@ def _close(trial: TrialFolder, tracker: Tracker, state: State, imagery: Imagery,
 
 def run_trial(config: dict[str, Any]) -> None:
     """The Ray adapter: what a worker runs for trial `number` of the study in `folder`."""
-    from pathlib import Path
-
     from ray import tune
 
     folder = StudyFolder(Path(config["folder"]))
@@ -89,7 +86,7 @@ def run_trial(config: dict[str, Any]) -> None:
         torch.cuda.empty_cache()  # a reused worker keeps its process
 
 
-def save_generator(trial: TrialFolder, to: Any) -> None:
+def save_generator(trial: TrialFolder, to: Path) -> None:
     """Write the generator of a finished trial with all that `upscale` needs."""
     configuration = trial.configuration()
     state = State.load(trial.checkpoint, configuration, torch.device("cpu"))
@@ -100,9 +97,6 @@ def save_generator(trial: TrialFolder, to: Any) -> None:
         "high": state.scale[1],
         "step": state.step,
     }
-    temporary = to.with_name(to.name + ".tmp")
-    torch.save(content, temporary)
-    temporary.replace(to)
-
-
-__all__ = ["run_trial", "save_generator", "train_recorded", "write_atomically"]
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(to, buffer.getvalue())
