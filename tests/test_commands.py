@@ -257,7 +257,7 @@ def test_an_upscaled_image_keeps_its_place_and_its_nodata(trained, tmp_path):
 def test_a_dark_pixel_does_not_become_nodata(tmp_path):
     configuration = Configuration.model_validate(TRAINING)
     plain = Generator(3, configuration.Generator)
-    torch.nn.init.zeros_(plain.tail[-1].weight)  # bicubic and nothing else: it overshoots below 0 at the edge
+    torch.nn.init.zeros_(plain.last.conv.weight)  # bicubic and nothing else: it overshoots below 0 at the edge
     torch.save(
         {"generator": plain.state_dict(), "configuration": configuration.model_dump_json(), "low": 0.0, "high": 9000.0},
         tmp_path / "best.pt",

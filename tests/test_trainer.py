@@ -42,7 +42,7 @@ def test_in_pretraining_the_generator_moves_alone_and_in_the_game_both_do():
         assert not any(np.array_equal(before[name], after[name]) for name in after if name.startswith("generator"))
         assert (state.discriminator is not None) == playing
         assert reading["training/pretrain_phase"] == (not playing)
-        if "discriminator.layers.0.bias" in before:
+        if "discriminator.body.0.conv.bias" in before:
             weights = [name for name, _ in state.discriminator.named_parameters(prefix="discriminator")]
             assert not any(np.array_equal(before[name], after[name]) for name in weights)
             assert same(before, after, "pretrained.")  # a control, not a player
@@ -122,7 +122,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(tmp_path, ema
         assert {k: v for k, v in one.items() if k[:5] != "time/"} == {
             k: v for k, v in other.items() if k[:5] != "time/"
         }
-    assert ("averaged.head.0.weight" in everything(resumed)) == bool(ema)
+    assert ("averaged.head.conv.weight" in everything(resumed)) == bool(ema)
     assert (once.plateau_d.cuts > 0) == (pretrain + ramp <= 8)
 
 
@@ -166,7 +166,7 @@ def test_the_discriminators_first_weights_depend_on_the_seed_alone():
 
     short, long = first(**{PRETRAIN: 2}), first(**{PRETRAIN: 6, "Training.EMA.enabled": True})
     assert same(short, long)
-    assert not same(short, first(**{PRETRAIN: 2, "Training.seed": 1}), "discriminator.layers.0.")
+    assert not same(short, first(**{PRETRAIN: 2, "Training.seed": 1}), "discriminator.body.0.")
 
 
 def test_the_average_by_hand():

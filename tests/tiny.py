@@ -56,7 +56,7 @@ def saved(path: Path, image: np.ndarray) -> str:
 
 
 def everything(state: State) -> dict[str, object]:
-    """All that a training has learnt, copied and flat: `generator.head.0.weight`, `plateau_d.cuts`, …"""
+    """All that a training has learnt, copied and flat: `generator.head.conv.weight`, `plateau_d.cuts`, …"""
 
     def flat(name: str, value: object) -> dict[str, object]:
         if isinstance(value, (list, tuple)):

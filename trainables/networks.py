@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
 
+from trainables import dense, fused
 from trainables.configuration import DiscriminatorSettings, GeneratorSettings
 
 
@@ -23,50 +25,92 @@ def downsample(hr: Tensor, factor: int) -> Tensor:
     return functional.interpolate(hr, size=size, mode="bicubic", align_corners=False, antialias=True)
 
 
-class _ResidualBlock(nn.Module):
+class _Layer(nn.Module):
+    """A convolution and what follows it: PixelShuffle by 2, activation (PReLU, leaky ReLU or none), a skip."""
+
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        activation: Literal["prelu", "leaky"] | None = None,
+        shuffle: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(fan_in, fan_out, kernel, stride, (kernel - 1) // 2)
+        self.activation = nn.PReLU() if activation == "prelu" else None
+        self.leaky = activation == "leaky"
+        self.shuffle = shuffle
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        bias = self.conv.bias
+        assert bias is not None
+        slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
+        if not x.is_cuda:  # with its bias a convolution is faster there
+            y = self.conv(x)
+            return fused.follow(y, slope, skip, self.shuffle)
+        raw = functional.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
+        return fused.finish(raw, bias, slope, skip, self.shuffle)
+
+
+class _Residual(nn.Module):
     """Ledig et al. 2017, without its batch normalisation (Lim et al. 2017, EDSR)."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, kernel, padding=kernel // 2),
-            nn.PReLU(),
-            nn.Conv2d(channels, channels, kernel, padding=kernel // 2),
-        )
+        self.first = _Layer(channels, channels, kernel, activation="prelu")
+        self.second = _Layer(channels, channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.body(x)
-        return x + change
+        found: Tensor = self.second(self.first(x), skip=x)
+        return found
 
 
-class _DenseBlock(nn.Module):
-    """Five convolutions, each fed with all before it (ESRGAN, Fig. 4)."""
+class _DenseTrunk(nn.Module):
+    """Residual in residual dense blocks (ESRGAN, Fig. 4): of five convolutions each is fed with all before it.
 
-    def __init__(self, channels: int, growth: int, scale: float) -> None:
+    All weights of a dense block are one row of `weight`, in `dense.offsets`' order; (3·blocks, …).
+    """
+
+    def __init__(self, blocks: int, channels: int, growth: int, scale: float) -> None:
         super().__init__()
-        self.scale = scale
-        self.layers = nn.ModuleList(nn.Conv2d(channels + i * growth, growth, 3, padding=1) for i in range(4))
-        self.last = nn.Conv2d(channels + 4 * growth, channels, 3, padding=1)
+        self.channels, self.growth, self.scale = channels, growth, scale
+        self.offsets = dense.offsets(channels, growth)
+        weights, biases = [], []
+        for _ in range(3 * blocks):
+            layers = [
+                nn.Conv2d(channels + i * growth, growth if i < 4 else channels, 3, padding=1)
+                for i in range(dense.LAYERS)
+            ]
+            weights.append(torch.cat([layer.weight.permute(0, 2, 3, 1).flatten() for layer in layers]))
+            biases.append(torch.cat([layer.bias for layer in layers if layer.bias is not None]))
+        self.weight = nn.Parameter(torch.stack(weights).detach())
+        self.bias = nn.Parameter(torch.stack(biases).detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        features = [x]
-        for layer in self.layers:
-            features.append(functional.leaky_relu(layer(torch.cat(features, 1)), 0.2))
-        change: Tensor = self.last(torch.cat(features, 1))
-        return x + self.scale * change
+        if dense.usable(x, self.channels, self.growth):
+            found: Tensor = dense.Trunk.apply(x, self.weight, self.bias, self.growth, self.scale)
+            return found
+        for block, (weight, bias) in enumerate(zip(self.weight.to(x.dtype), self.bias.to(x.dtype), strict=True)):
+            if block % 3 == 0:
+                around = x
+            x = x + self.scale * self._block(x, weight, bias)
+            if block % 3 == 2:
+                x = around + self.scale * x
+        return x
 
-
-class _RRDB(nn.Module):
-    """Residual in residual dense block."""
-
-    def __init__(self, channels: int, growth: int, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.blocks = nn.Sequential(*(_DenseBlock(channels, growth, scale) for _ in range(3)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.blocks(x)
-        return x + self.scale * change
+    def _block(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        features = x
+        for layer in range(dense.LAYERS):
+            part = weight[self.offsets[layer] : self.offsets[layer + 1]]
+            kernel = part.view(-1, 3, 3, features.shape[1]).permute(0, 3, 1, 2)
+            begin = layer * self.growth
+            y = functional.conv2d(features, kernel, bias[begin : begin + len(kernel)], padding=1)
+            if layer < dense.LAYERS - 1:
+                features = torch.cat([features, functional.leaky_relu(y, dense.SLOPE)], 1)
+        return y
 
 
 class Generator(nn.Module):
@@ -78,38 +122,37 @@ class Generator(nn.Module):
     def __init__(self, bands: int, settings: GeneratorSettings) -> None:
         super().__init__()
         channels, small, large = settings.n_channels, settings.small_kernel_size, settings.large_kernel_size
-        dense = settings.model_type == "esrgan"
-        edge = small if dense else large
+        rrdb = settings.model_type == "esrgan"
+        edge = small if rrdb else large
         self.factor = settings.scaling_factor
         self.bicubic_skip = settings.bicubic_skip
-
-        def block() -> nn.Module:
-            if dense:
-                return _RRDB(channels, settings.growth_channels, settings.res_scale)
-            return _ResidualBlock(channels, small)
-
-        self.head = nn.Sequential(nn.Conv2d(bands, channels, edge, padding=edge // 2), nn.PReLU())
-        self.trunk = nn.Sequential(
-            *(block() for _ in range(settings.n_blocks)), nn.Conv2d(channels, channels, small, padding=small // 2)
-        )
-        tail: list[nn.Module] = []
+        self.head = _Layer(bands, channels, edge, activation="prelu")
+        self.trunk: nn.Module
+        if rrdb:
+            self.trunk = _DenseTrunk(settings.n_blocks, channels, settings.growth_channels, settings.res_scale)
+        else:
+            self.trunk = nn.Sequential(*(_Residual(channels, small) for _ in range(settings.n_blocks)))
+        self.join = _Layer(channels, channels, small)
+        self.up = nn.Sequential()
         for _ in range(int(math.log2(self.factor))):
-            up = nn.Conv2d(channels, 4 * channels, small, padding=small // 2)
+            up = _Layer(channels, 4 * channels, small, activation="prelu", shuffle=True)
             if settings.use_icnr:
-                _icnr(up)
-            tail += [up, nn.PixelShuffle(2), nn.PReLU()]
-        last = nn.Conv2d(channels, bands, edge, padding=edge // 2)
+                _icnr(up.conv)
+            self.up.append(up)
+        if rrdb:  # RRDBNet convolves once more at full resolution
+            self.up.append(_Layer(channels, channels, small, activation="leaky"))
+        self.last = _Layer(channels, bands, edge)
         if self.bicubic_skip:  # starts as bicubic itself, not as bicubic plus noise
-            nn.init.normal_(last.weight, std=1e-3)
-            assert last.bias is not None
-            nn.init.zeros_(last.bias)
-        self.tail = nn.Sequential(*tail, last)
+            nn.init.normal_(self.last.conv.weight, std=1e-3)
+            assert self.last.conv.bias is not None
+            nn.init.zeros_(self.last.conv.bias)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Super-resolve."""
-        features = self.head(lr)
-        sr: Tensor = self.tail(features + self.trunk(features))
-        return sr + upsample(lr, self.factor) if self.bicubic_skip else sr
+        features = self.head(fused.enter(lr))
+        features = self.join(self.trunk(features), skip=features)
+        sr: Tensor = self.last(self.up(features))
+        return sr.float() + upsample(lr, self.factor) if self.bicubic_skip else sr
 
 
 def _icnr(up: nn.Conv2d) -> None:
@@ -138,23 +181,34 @@ class Discriminator(nn.Module):
             + [(base * 2**i, kernel, stride) for i in range(1, 5) for kernel, stride in ((3, 1), (4, 2))],
             "patchgan": [(base * 2 ** min(i, 3), 4, 2) for i in range(blocks)] + [(base * 2 ** min(blocks, 3), 3, 1)],
         }
-        layers: list[nn.Module] = []
+        body, head = nn.Sequential(), nn.Sequential()
         width = bands
         for channels, kernel, stride in plans[settings.model_type]:
-            padding = (kernel - 1) // 2
-            layers += [nn.Conv2d(width, channels, kernel, stride, padding), nn.LeakyReLU(0.2, inplace=True)]
+            body.append(_Layer(width, channels, kernel, stride, activation="leaky"))
             width = channels
         if settings.model_type == "patchgan":
-            layers.append(nn.Conv2d(width, 1, 3, padding=1))
+            body.append(_Layer(width, 1, 3))
         else:
             pooled = 6 if settings.model_type == "standard" else 1
-            layers += [nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(width * pooled**2, settings.linear_size)]
-            layers += [nn.LeakyReLU(0.2, inplace=True), nn.Linear(settings.linear_size, 1)]
+            head.append(nn.AdaptiveAvgPool2d(pooled))
+            head.append(nn.Flatten())
+            head.append(_Linear(width * pooled**2, settings.linear_size))
+            head.append(nn.LeakyReLU(0.2, inplace=True))
+            head.append(_Linear(settings.linear_size, 1))
+        self.body, self.head = body, head
         if settings.use_spectral_norm:
-            layers = [spectral_norm(m) if isinstance(m, (nn.Conv2d, nn.Linear)) else m for m in layers]
-        self.layers = nn.Sequential(*layers)
+            for module in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
+                register_parametrization(module, "weight", fused.SpectralNorm(module.weight))
 
     def forward(self, image: Tensor) -> Tensor:
         """Judge."""
-        logits: Tensor = self.layers((image - 0.5) * self.gain)
+        logits: Tensor = self.head(self.body(fused.enter((image - 0.5) * self.gain)))
         return logits.flatten(1).mean(1)
+
+
+class _Linear(nn.Linear):
+    """Takes half-precision images with a bias kept whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return functional.linear(x, self.weight, self.bias.to(x.dtype))

@@ -1,0 +1,120 @@
+"""Training steps a second: ours, and opensr-srgan's where it is installed, on the same networks, batch, crop and data.
+
+Cases S, M and L, pretraining and game. The two sides alternate in one process; the peer runs as its users run it: its
+LightningModule, its data module, its Trainer arguments.
+
+    python benchmarks/throughput.py [--cases S M L] [--rounds 2] [--out throughput.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+CASES: dict[str, dict[str, Any]] = {
+    "S": {
+        "Data": {"crop_size": 96, "train_batch_size": 16},
+        "Model": {"in_bands": 3},
+        "Generator": {"model_type": "SRResNet", "n_blocks": 16, "n_channels": 64, "scaling_factor": 4},
+        "Discriminator": {"model_type": "standard", "n_blocks": 8},
+    },
+    "M": {
+        "Data": {"crop_size": 128, "train_batch_size": 16},
+        "Model": {"in_bands": 4},
+        "Generator": {"model_type": "esrgan", "n_blocks": 16, "n_channels": 64, "scaling_factor": 4},
+        "Discriminator": {"model_type": "esrgan", "use_spectral_norm": False},
+    },
+}
+CASES["L"] = CASES["M"] | {"Data": {"crop_size": 512, "train_batch_size": 6}}
+PHASES = ("pretraining", "game")
+
+
+def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], steps: int, skip: int) -> dict[str, Any]:
+    """Steps a second of opensr-srgan over `steps` batches after `skip`, and its peak memory in bytes."""
+    import pytorch_lightning as pl
+    from omegaconf import OmegaConf
+    from opensr_srgan.data.dataset_selector import datamodule_from_datasets
+    from opensr_srgan.model.SRGAN import SRGAN_model
+    from opensr_srgan.utils.build_trainer_kwargs import build_lightning_kwargs
+    from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+    from pytorch_lightning.loggers import CSVLogger
+
+    config = OmegaConf.merge(
+        OmegaConf.create(CASES[case]),
+        {
+            "Data": {"dataset_type": "scenes", "normalization": "zero_one", "val_batch_size": 4, "num_workers": 6},
+            "Model": {"continue_training": False, "load_checkpoint": False},
+            "Training": {
+                "device": "cuda",
+                "gpus": 1,
+                "max_epochs": 1,
+                "val_check_interval": 1.0,
+                "limit_val_batches": 1,
+                "pretrain_g_only": phase == "pretraining",
+                "g_pretrain_steps": 10**9 if phase == "pretraining" else 0,
+                "adv_loss_ramp_steps": 500,
+                "label_smoothing": True,
+                "EMA": {"enabled": False},
+                "Losses": {"adv_loss_beta": 0.01, "perceptual_weight": 0.0, "l1_weight": 1.0},
+            },
+            "Optimizers": {"optim_g_lr": 1e-4, "optim_d_lr": 1e-5, "betas": [0.0, 0.99], "eps": 1e-7},
+            "Schedulers": {
+                "g_warmup_steps": 100,
+                "g_warmup_type": "cosine",
+                "metric_g": "val_metrics/l1",
+                "metric_d": "validation/DISC_adversarial_loss",
+                "patience_g": 10,
+                "patience_d": 10,
+                "factor_g": 0.5,
+                "factor_d": 0.5,
+            },
+            "Logging": {"num_val_images": 0, "wandb": {"enabled": False, "project": "throughput", "entity": None}},
+        },
+    )
+    batch = config.Data.train_batch_size
+    lr, hr = crops
+
+    class Crops(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __init__(self, length: int) -> None:
+            self.length = length
+
+        def __len__(self) -> int:
+            return self.length
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return lr[index % len(lr)], hr[index % len(hr)]
+
+    class Clock(pl.Callback):
+        began = ended = 0.0
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if index + 1 == skip:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                self.began = time.perf_counter()
+            elif index + 1 == skip + steps:
+                torch.cuda.synchronize()
+                self.ended = time.perf_counter()
+
+    torch.set_float32_matmul_precision("medium")  # as its command line does
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        kwargs, _ = build_lightning_kwargs(
+            config,
+            CSVLogger(save_dir=folder),
+            ModelCheckpoint(dirpath=folder, monitor="val_metrics/l1", mode="min", save_last=True, save_top_k=2),
+            EarlyStopping(monitor="val_metrics/l1", patience=250, mode="min", check_finite=True),
+        )
+        kwargs["callbacks"].append(clock)
+        data = datamodule_from_datasets(config, Crops((skip + steps) * batch), Crops(8))
+        pl.Trainer(**kwargs, enable_progress_bar=True).fit(SRGAN_model(config=config), datamodule=data)
+    torch.set_float32_matmul_precision("highest")
+    return {"steps_per_s": steps / (clock.ended - clock.began), "peak_bytes": torch.cuda.max_memory_allocated()}

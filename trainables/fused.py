@@ -1,0 +1,325 @@
+"""What follows a convolution, in one pass on a GPU: bias, activation, PixelShuffle and skip; half-precision weights.
+
+At these sizes a training waits for memory and for launches, not for arithmetic, so that every pass saved counts. Each
+function is a plain composition of torch's on anything but bfloat16 on a GPU; both ways agree to rounding (tests).
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no Triton, no GPU
+    triton = None
+
+ROWS = 64  # pixels a program works on
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels below can take this: half precision on a GPU."""
+    return triton is not None and x.is_cuda and x.dtype == torch.bfloat16 and x.numel() < 2**31
+
+
+def finish(
+    raw: Tensor, bias: Tensor, slope: Tensor | float | None = None, skip: Tensor | None = None, shuffle: bool = False
+) -> Tensor:
+    """After a convolution without bias: act(shuffle(raw + bias)) + skip.
+
+    raw (batch, channels, h, w); `slope` is that of a PReLU or leaky ReLU for what is below 0, None for no activation;
+    `shuffle` is PixelShuffle by 2.
+    """
+    if usable(raw):
+        learnt = slope if isinstance(slope, Tensor) else None
+        fixed = 1.0 if slope is None else 0.0 if learnt is not None else float(slope)
+        found: Tensor = _Finish.apply(raw, bias, learnt, fixed, skip, shuffle)
+        return found
+    return follow(raw + bias[:, None, None].to(raw.dtype), slope, skip, shuffle)
+
+
+def follow(y: Tensor, slope: Tensor | float | None, skip: Tensor | None, shuffle: bool) -> Tensor:
+    """The same without kernels of our own, after a convolution with its bias; may write into `y`."""
+    if shuffle:
+        y = functional.pixel_shuffle(y, 2)
+    if isinstance(slope, Tensor):
+        y = functional.prelu(y, slope.to(y.dtype))
+    elif slope is not None:
+        y = functional.leaky_relu_(y, slope)
+    return y if skip is None else y + skip
+
+
+if triton is not None:
+
+    @triton.jit
+    def _place(pixel, channel, height, width, CHANNELS: tl.constexpr, SHUFFLE: tl.constexpr):
+        """Where element (pixel, channel) of the convolution's output lies in the result."""
+        if SHUFFLE:
+            row = pixel // width
+            down = channel // 2 % 2
+            across = channel % 2
+            high = (row * 2 + down) * (2 * width) + pixel % width * 2 + across
+            return high * (CHANNELS // 4) + channel // 4
+        return pixel * CHANNELS + channel
+
+    @triton.jit
+    def _forward(
+        raw,
+        bias,
+        slope,
+        skip,
+        result,
+        pixels,
+        height,
+        width,
+        fixed,
+        LEARNT: tl.constexpr,
+        SKIP: tl.constexpr,
+        SHUFFLE: tl.constexpr,
+        CHANNELS: tl.constexpr,
+        PADDED: tl.constexpr,
+        ROWS: tl.constexpr,
+    ):
+        pixel = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+        channel = tl.arange(0, PADDED)[None, :]
+        where = (pixel < pixels) & (channel < CHANNELS)
+        y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32)
+        y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
+        a = tl.load(slope) if LEARNT else fixed
+        y = tl.where(y > 0, y, a * y)
+        at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
+        if SKIP:
+            y += tl.load(skip + at, mask=where, other=0.0).to(tl.float32)
+        tl.store(result + at, y.to(result.dtype.element_ty), mask=where)
+
+    @triton.jit
+    def _backward(
+        gradient,
+        raw,
+        bias,
+        slope,
+        into_raw,
+        into_bias,  # (programs, CHANNELS)
+        into_slope,  # (programs,)
+        pixels,
+        height,
+        width,
+        fixed,
+        LEARNT: tl.constexpr,
+        SUMS: tl.constexpr,
+        WRITE: tl.constexpr,
+        SHUFFLE: tl.constexpr,
+        CHANNELS: tl.constexpr,
+        PADDED: tl.constexpr,
+        ROWS: tl.constexpr,
+        REPEATS: tl.constexpr,
+    ):
+        channel = tl.arange(0, PADDED)[None, :]
+        known = channel < CHANNELS
+        b = tl.load(bias + channel, mask=known, other=0.0)
+        a = tl.load(slope) if LEARNT else fixed
+        of_bias = tl.zeros((1, PADDED), tl.float32)
+        of_slope = 0.0
+        for repeat in range(REPEATS):
+            pixel = ((tl.program_id(0) * REPEATS + repeat) * ROWS + tl.arange(0, ROWS))[:, None]
+            where = (pixel < pixels) & known
+            at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
+            g = tl.load(gradient + at, mask=where, other=0.0).to(tl.float32)
+            if WRITE:
+                y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32) + b
+                if LEARNT:
+                    of_slope += tl.sum(tl.where(y > 0, 0.0, g * y))
+                g = tl.where(y > 0, g, a * g)
+                tl.store(into_raw + pixel * CHANNELS + channel, g.to(into_raw.dtype.element_ty), mask=where)
+            of_bias += tl.sum(g, 0, keep_dims=True)
+        if SUMS:
+            tl.store(into_bias + tl.program_id(0) * CHANNELS + channel, of_bias, mask=known)
+            if LEARNT:
+                tl.store(into_slope + tl.program_id(0), of_slope)
+
+
+def _flat(image: Tensor) -> Tensor:
+    """The image's memory, channels last."""
+    return image.contiguous(memory_format=torch.channels_last)
+
+
+class _Finish(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, raw: Tensor, bias: Tensor, slope: Tensor | None, fixed: float, skip: Tensor | None, shuffle: bool
+    ) -> Tensor:
+        raw = _flat(raw)
+        batch, channels, height, width = raw.shape
+        size = (batch, channels // 4, 2 * height, 2 * width) if shuffle else raw.shape
+        result = torch.empty(size, dtype=raw.dtype, device=raw.device, memory_format=torch.channels_last)
+        pixels = batch * height * width
+        _forward[(triton.cdiv(pixels, ROWS),)](
+            raw,
+            bias,
+            bias if slope is None else slope,
+            raw if skip is None else _flat(skip),
+            result,
+            pixels,
+            height,
+            width,
+            fixed,
+            LEARNT=slope is not None,
+            SKIP=skip is not None,
+            SHUFFLE=shuffle,
+            CHANNELS=channels,
+            PADDED=triton.next_power_of_2(channels),
+            ROWS=ROWS,
+        )
+        ctx.save_for_backward(raw, bias, slope)
+        ctx.fixed, ctx.shuffle, ctx.skipped = fixed, shuffle, skip is not None
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        raw, bias, slope = ctx.saved_tensors
+        gradient = _flat(gradient)
+        batch, channels, height, width = raw.shape
+        pixels = batch * height * width
+        write = ctx.fixed != 1.0 or ctx.shuffle
+        sums = ctx.needs_input_grad[1]
+        into_raw = torch.empty_like(raw) if write else gradient
+        into_bias = into_slope = None
+        if write or sums:
+            tiles = triton.cdiv(pixels, ROWS)
+            repeats = max(1, tiles // 528)  # four programs a multiprocessor; each sums over its pixels
+            programs = triton.cdiv(tiles, repeats)
+            into_bias = torch.empty((programs, channels), device=raw.device)
+            into_slope = torch.empty((programs,), device=raw.device)
+            _backward[(programs,)](
+                gradient,
+                raw,
+                bias,
+                bias if slope is None else slope,
+                into_raw,
+                into_bias,
+                into_slope,
+                pixels,
+                height,
+                width,
+                ctx.fixed,
+                LEARNT=slope is not None,
+                SUMS=sums,
+                WRITE=write,
+                SHUFFLE=ctx.shuffle,
+                CHANNELS=channels,
+                PADDED=triton.next_power_of_2(channels),
+                ROWS=ROWS,
+                REPEATS=repeats,
+            )
+            into_bias, into_slope = (into_bias.sum(0), into_slope.sum(0, keepdim=True)) if sums else (None, None)
+        return (
+            into_raw,
+            into_bias,
+            into_slope if slope is not None else None,
+            None,
+            gradient if ctx.skipped else None,
+            None,
+        )
+
+
+class _Halves(torch.autograd.Function):
+    """Weights in bfloat16, all at once; their gradients come back in float32, all at once."""
+
+    @staticmethod
+    def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:
+        halves = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
+        torch._foreach_copy_(halves, list(weights))
+        return tuple(halves)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if not any(ctx.needs_input_grad):
+            return (None,) * len(gradients)
+        wholes = [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
+        torch._foreach_copy_(wholes, list(gradients))
+        return tuple(wholes)
+
+
+_in_half = ContextVar("in_half", default=False)
+
+
+def call(network: nn.Module, images: Tensor, half: bool) -> Tensor:
+    """network(images); with `half` its layers work in bfloat16, from weights, biases and norms kept in float32."""
+    if not half:
+        found: Tensor = network(images)
+        return found
+    # spectrally normalised weights are halved after their norm (below), biases and slopes not at all
+    named = {
+        name: weight
+        for name, weight in network.named_parameters()
+        if weight.dim() > 1 and "parametrizations" not in name
+    }
+    halves = dict(zip(named, _Halves.apply(*named.values()), strict=True))
+    token = _in_half.set(True)
+    try:
+        answer: Tensor = functional_call(network, halves, (images,))
+    finally:
+        _in_half.reset(token)
+    return answer
+
+
+def enter(images: Tensor) -> Tensor:
+    """Images as the layers of a network want them, called through `call` or not."""
+    return images.to(torch.bfloat16, memory_format=torch.channels_last) if _in_half.get() else images
+
+
+class SpectralNorm(nn.Module):
+    """A weight over its largest singular value, by one power iteration a training step (Miyato et al. 2018).
+
+    A parametrisation of a convolution's or linear layer's weight, (out, …).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        self.register_buffer("u", functional.normalize(matrix.new_empty(matrix.shape[0]).normal_(), dim=0, eps=1e-12))
+        self.register_buffer("v", functional.normalize(matrix.new_empty(matrix.shape[1]).normal_(), dim=0, eps=1e-12))
+        self._iterate(matrix, 15)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor, times: int) -> None:
+        for _ in range(times):
+            functional.normalize(torch.mv(matrix, self.v), dim=0, eps=1e-12, out=self.u)
+            functional.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=1e-12, out=self.v)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """weight / σ, σ = uᵀ·W·v."""
+        matrix = weight.flatten(1)
+        if self.training:
+            self._iterate(matrix, 1)
+        u, v = self.u.clone(), self.v.clone()  # an earlier step's graph keeps what it saw
+        if _in_half.get():
+            found: Tensor = _Normalise.apply(weight, u, v)
+            return found
+        return weight / torch.vdot(u, torch.mv(matrix, v))
+
+
+class _Normalise(torch.autograd.Function):
+    """W/σ in half precision, and its gradient (G − ⟨G, W/σ⟩·u·vᵀ)/σ, without copies of W in between."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        sigma = torch.vdot(u, torch.mv(weight.flatten(1), v))
+        half = torch.empty_like(weight, dtype=torch.bfloat16)
+        torch.mul(weight, sigma.reciprocal(), out=half)
+        ctx.save_for_backward(half, u, v, sigma)
+        return half
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        half, u, v, sigma = ctx.saved_tensors
+        along = (gradient * half).sum(dtype=torch.float32)
+        whole = gradient.flatten(1).float()
+        whole = torch.addr(whole, along * u, v, alpha=-1).div_(sigma)
+        return whole.view(half.shape), None, None
