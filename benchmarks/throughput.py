@@ -18,6 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.configuration import Configuration, build_configuration, with_values
+from trainables.imagery import load_imagery
+from trainables.networks import Discriminator, Generator
+from trainables.state import State
+from trainables.step import Stepper
 
 CASES: dict[str, dict[str, Any]] = {
     "S": {
@@ -35,6 +42,90 @@ CASES: dict[str, dict[str, Any]] = {
 }
 CASES["L"] = CASES["M"] | {"Data": {"crop_size": 512, "train_batch_size": 6}}
 PHASES = ("pretraining", "game")
+
+
+def configuration_of(case: str, phase: str, scene: Path) -> Configuration:
+    """A training that stays in one phase."""
+    document = with_values(
+        CASES[case],
+        {
+            "Data.path": str(scene),
+            "Data.normalization": "zero_one",
+            "Nash.validation_pairs": 64,
+            "Training.device": "cuda",
+            "Training.precision": "bf16",
+            "Training.pretrain_g_only": phase == "pretraining",
+            "Training.g_pretrain_steps": 10**6,
+            "Training.adv_loss_ramp_steps": 500,
+            "Training.max_steps": 10**7,
+            "Schedulers.g_warmup_steps": 100,
+        },
+    )
+    return build_configuration(document, case, Path())
+
+
+def write_scene(case: str, folder: Path) -> Path:
+    """A scene of smooth noise, large enough for the case; what is in it does not change how long a step takes."""
+    bands, crop = CASES[case]["Model"]["in_bands"], CASES[case]["Data"]["crop_size"]
+    side = max(2048, 4 * crop)
+    coarse = torch.from_numpy(np.random.default_rng(0).random((1, bands, side // 8, side // 8), np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=(side, 2 * side), mode="bicubic")[0]
+    path = folder / f"{case}.npy"
+    np.save(path, smooth.clamp(0, 1).numpy())
+    return path
+
+
+def flops_of(case: str, phase: str) -> int:
+    """Multiplications and additions of a step's convolutions and linear layers, forth and back, by torch's counter."""
+    settings = Configuration.model_validate(CASES[case])
+    crop, batch, bands = settings.Data.crop_size, settings.Data.train_batch_size, settings.Model.in_bands
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        generator = Generator(bands, settings.Generator)
+        low = crop // settings.Generator.scaling_factor
+        sr = generator(torch.empty(batch, bands, low, low))
+        total = sr.mean()
+        if phase == "game":
+            d = Discriminator(bands, settings.Discriminator)
+            d(torch.empty(2 * batch, bands, crop, crop)).mean().backward()
+            d.requires_grad_(False)
+            total = total + d(sr).mean()
+        total.backward()
+    return int(counter.get_total_flops())
+
+
+def measured_peak() -> float:
+    """Floating-point operations a second of an 8192³ bfloat16 product."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    torch.cuda.synchronize()
+    return 20 * 2 * 8192**3 / (time.perf_counter() - began)
+
+
+def our_rate(case: str, phase: str, scene: Path, steps: int, skip: int, **changed: Any) -> dict[str, Any]:
+    """Steps a second of this project's step over `steps` steps after `skip`, and its peak memory in bytes."""
+    configuration = configuration_of(case, phase, scene)
+    training = configuration.Training.model_copy(update=changed)
+    configuration = configuration.model_copy(update={"Training": training})
+    device = torch.device("cuda")
+    state = State(configuration, device)
+    stepper = Stepper(state, load_imagery(configuration, device))
+    torch.cuda.reset_peak_memory_stats()
+    for losses in stepper.run(skip):
+        losses.rows()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for losses in stepper.run(skip + steps):
+        pass
+    rows = losses.rows()
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    assert rows[:, 0].isfinite().all(), "the losses are not finite"
+    return {"steps_per_s": steps / seconds, "peak_bytes": torch.cuda.max_memory_reserved()}
 
 
 def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], steps: int, skip: int) -> dict[str, Any]:

@@ -175,8 +175,7 @@ def test_the_average_by_hand():
     for step, decay in ((1, 0), (2, 0), (3, 2 / 11), (4, 3 / 12), (200, 0.9)):
         mean.fill_(1.0)
         now.fill_(3.0)
-        state.step = step
-        state.average()
+        state.average(torch.tensor(state.averaging(step)))
         assert torch.allclose(mean, torch.tensor(3.0 - 2 * decay))
 
 

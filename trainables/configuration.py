@@ -2,8 +2,9 @@
 
 The same file describes a training here and there. Keys that opensr-srgan has and that do nothing here are
 accepted; values that name a part not built here are refused with one sentence each. Ours alone are
-`Data.path|crop_size|val_fraction|val_side|percentiles|scale|nodata`, `Generator.bicubic_skip`,
-`Discriminator.input_range`, `Training.max_steps|validate_every|checkpoint_every|seed|threads|precision`,
+`Data.path|crop_size|val_fraction|val_side|percentiles|scale|nodata|resident`, `Generator.bicubic_skip`,
+`Discriminator.input_range`,
+`Training.max_steps|validate_every|checkpoint_every|seed|threads|precision|cuda_graphs|deterministic`,
 `Schedulers.armed` and the section `Nash` (the ruler).
 """
 
@@ -67,8 +68,9 @@ class DataSettings(Section):
     val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis
     train_batch_size: Positive = 16
     val_batch_size: Positive = 32
+    resident: bool | None = None  # scenes kept on the GPU; default: where they take less than a quarter of what is free
     num_workers: Count = 0
-    prefetch_factor: Count = 2
+    prefetch_factor: Count = 2  # batches cut ahead where scenes are not on the GPU
 
 
 class ModelSettings(Section):
@@ -124,6 +126,8 @@ class TrainingSettings(Section):
     seed: Count = 0
     threads: Positive | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    cuda_graphs: bool = True  # on a GPU: the whole step recorded once and replayed
+    deterministic: bool = False  # on a GPU: the same bits again, a little slower
     EMA: EmaSettings = EmaSettings()
     Losses: LossSettings = LossSettings()
 

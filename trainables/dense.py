@@ -1,4 +1,4 @@
-"""The dense trunk of RRDBNet on one buffer: no concatenation, and its bias, activation and skips ride on the convolutions.
+"""The dense trunk of RRDBNet on one buffer: no concatenation; bias, activation and skips ride along.
 
 A dense block reads and writes one channels-last buffer, (pixels, features + 4·growth): layer l convolves the first
 features + l·growth channels and writes the next. Backward it is a dense block again, walked from its end over a buffer
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 try:
-    import triton
-    import triton.language as tl
+    from trainables import kernels
 except ImportError:  # no Triton, no GPU: the trunk is then plain convolutions
-    triton = None
+    kernels = None  # type: ignore[assignment]
 
 SLOPE = 0.2
 LAYERS = 5
+TILE = (128, 4, 4)  # pixels a program works on, its warps, and loads under way
 
 
 def offsets(features: int, growth: int) -> list[int]:
@@ -36,98 +36,7 @@ def usable(x: Tensor, features: int, growth: int) -> bool:
     """Whether the kernels below can take this: half precision on a GPU, widths of a power of two."""
     sizes_fit = all(width >= 16 and width & (width - 1) == 0 for width in (features, growth))
     small = x.shape[0] * x.shape[2] * x.shape[3] * (features + 4 * growth) < 2**31
-    return triton is not None and x.is_cuda and x.dtype == torch.bfloat16 and sizes_fit and small
-
-
-if triton is not None:
-
-    @triton.jit
-    def _layer(
-        source,  # (pixels, TOTAL): what is convolved, from channel FIRST on
-        weight,  # a block's flat vector
-        bias,  # of this layer; forward only
-        mask,  # (pixels, TOTAL), from channel MASK on: backward, the activations whose sign decides
-        skip,  # (pixels, SKIP): added, times `skip_scale`
-        outer,  # (pixels, OUTER): the skip around three blocks; forward v → outer + scale·v, backward v → v + outer
-        target,  # (pixels, TARGET): the result
-        second,  # (pixels, TOTAL): the result once more, times `second_scale`
-        pixels,
-        height,
-        width,
-        scale,
-        skip_scale,
-        second_scale,
-        FEATURES: tl.constexpr,
-        GROWTH: tl.constexpr,
-        PART: tl.constexpr,  # forward: the layer; backward: which part of the input, 0 the block's own
-        BACKWARD: tl.constexpr,
-        SKIP: tl.constexpr,
-        OUTER: tl.constexpr,
-        TARGET: tl.constexpr,
-        SECOND: tl.constexpr,
-        BLOCK: tl.constexpr,
-    ):
-        total: tl.constexpr = FEATURES + 4 * GROWTH
-        chunk: tl.constexpr = min(FEATURES, GROWTH, 64)
-        if BACKWARD:
-            first: tl.constexpr = PART * GROWTH
-            depth: tl.constexpr = total - PART * GROWTH
-            out: tl.constexpr = FEATURES if PART == 0 else GROWTH
-        else:
-            first: tl.constexpr = 0
-            depth: tl.constexpr = FEATURES + PART * GROWTH
-            out: tl.constexpr = FEATURES if PART == 4 else GROWTH
-        chunks: tl.constexpr = depth // chunk
-
-        pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        inside = pixel < pixels
-        row = pixel // width % height
-        column = pixel % width
-        k = tl.arange(0, chunk)
-        n = tl.arange(0, out)
-        sums = tl.zeros((BLOCK, out), tl.float32)
-        for i in range(9 * chunks):
-            tap = i // chunks
-            c = i % chunks * chunk
-            dy = tap // 3 - 1
-            dx = tap % 3 - 1
-            there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
-            at = (pixel + dy * width + dx) * total + first + c
-            a = tl.load(source + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
-            if BACKWARD:
-                layer = tl.minimum((first + c) // GROWTH, 4)
-                fan_in = FEATURES + layer * GROWTH
-                begin = 9 * GROWTH * (FEATURES * layer + GROWTH * (layer * (layer - 1) // 2))
-                part: tl.constexpr = 0 if PART == 0 else FEATURES + (PART - 1) * GROWTH
-                row_k = begin + ((first + c - layer * GROWTH + k) * 9 + 8 - tap) * fan_in + part
-                b = tl.load(weight + row_k[:, None] + n[None, :])
-            else:
-                begin: tl.constexpr = 9 * GROWTH * (FEATURES * PART + GROWTH * (PART * (PART - 1) // 2))
-                b = tl.load(weight + begin + (n[None, :] * 9 + tap) * depth + c + k[:, None])
-            sums = tl.dot(a, b, sums)
-        where = inside[:, None]
-        if BACKWARD:
-            if PART > 0:
-                at = pixel[:, None] * total + FEATURES + (PART - 1) * GROWTH + n[None, :]
-                sign = tl.load(mask + at, mask=where, other=0.0)
-                sums = tl.where(sign > 0, sums, 0.2 * sums)
-        else:
-            sums += tl.load(bias + n)[None, :]
-            if PART < 4:
-                sums = tl.where(sums > 0, sums, 0.2 * sums)
-            else:
-                sums *= scale
-        if SKIP:
-            at = pixel[:, None] * SKIP + n[None, :]
-            sums += skip_scale * tl.load(skip + at, mask=where, other=0.0).to(tl.float32)
-        if OUTER:
-            at = pixel[:, None] * OUTER + n[None, :]
-            around = tl.load(outer + at, mask=where, other=0.0).to(tl.float32)
-            sums = sums + around if BACKWARD else around + scale * sums
-        kind = target.dtype.element_ty
-        tl.store(target + pixel[:, None] * TARGET + n[None, :], sums.to(kind), mask=where)
-        if SECOND:
-            tl.store(second + pixel[:, None] * total + n[None, :], (second_scale * sums).to(kind), mask=where)
+    return kernels is not None and x.is_cuda and x.dtype == torch.bfloat16 and sizes_fit and small
 
 
 def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int, **given: Any) -> None:
@@ -141,8 +50,8 @@ def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int,
     for name in ("bias", "mask", "skip", "outer", "second"):
         if defaults[name] is None:
             defaults[name] = source
-    block = 128
-    _layer[(triton.cdiv(len(source), block),)](
+    block, warps, stages = TILE
+    kernels.dense_layer[(-(-len(source) // block),)](
         source,
         weight,
         pixels=len(source),
@@ -151,17 +60,15 @@ def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int,
         FEATURES=features,
         GROWTH=growth,
         BLOCK=block,
-        num_warps=4,
-        num_stages=4,
+        num_warps=warps,
+        num_stages=stages,
         **defaults,
     )
 
 
-class Trunk(torch.autograd.Function):
-    """RRDBs, three dense blocks each. x (batch, features, h, w); weight (blocks, …), bias (blocks, 4·growth + features)."""
-
+class _Trunk(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, growth: int, scale: float) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, growth: int, scale: float) -> Tensor:
         batch, features, height, width = x.shape
         blocks, total = len(weight), features + 4 * growth
         half = weight.to(x.dtype)
@@ -191,7 +98,7 @@ class Trunk(torch.autograd.Function):
         return result.view(batch, height, width, features).permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         buffers, half = ctx.saved_tensors
         growth, scale, (batch, features, height, width) = ctx.growth, ctx.scale, ctx.shape
         blocks, pixels, total = buffers.shape
@@ -245,6 +152,12 @@ class Trunk(torch.autograd.Function):
             if first:
                 around = onward
         return around.view(batch, height, width, features).permute(0, 3, 1, 2), into_weight, into_bias, None, None
+
+
+def trunk(x: Tensor, weight: Tensor, bias: Tensor, growth: int, scale: float) -> Tensor:
+    """RRDBs of three dense blocks: x (batch, features, h, w), weight (blocks, …), bias (blocks, total)."""
+    found: Tensor = _Trunk.apply(x, weight, bias, growth, scale)  # type: ignore[no-untyped-call]
+    return found
 
 
 _indices: dict[tuple[int, int, torch.device], Tensor] = {}

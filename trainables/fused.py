@@ -15,17 +15,16 @@ from torch.func import functional_call
 from torch.nn import functional
 
 try:
-    import triton
-    import triton.language as tl
+    from trainables import kernels
 except ImportError:  # no Triton, no GPU
-    triton = None
+    kernels = None  # type: ignore[assignment]
 
 ROWS = 64  # pixels a program works on
 
 
 def usable(x: Tensor) -> bool:
     """Whether the kernels below can take this: half precision on a GPU."""
-    return triton is not None and x.is_cuda and x.dtype == torch.bfloat16 and x.numel() < 2**31
+    return kernels is not None and x.is_cuda and x.dtype == torch.bfloat16 and x.numel() < 2**31
 
 
 def finish(
@@ -39,7 +38,7 @@ def finish(
     if usable(raw):
         learnt = slope if isinstance(slope, Tensor) else None
         fixed = 1.0 if slope is None else 0.0 if learnt is not None else float(slope)
-        found: Tensor = _Finish.apply(raw, bias, learnt, fixed, skip, shuffle)
+        found: Tensor = _Finish.apply(raw, bias, learnt, fixed, skip, shuffle)  # type: ignore[no-untyped-call]
         return found
     return follow(raw + bias[:, None, None].to(raw.dtype), slope, skip, shuffle)
 
@@ -53,95 +52,6 @@ def follow(y: Tensor, slope: Tensor | float | None, skip: Tensor | None, shuffle
     elif slope is not None:
         y = functional.leaky_relu_(y, slope)
     return y if skip is None else y + skip
-
-
-if triton is not None:
-
-    @triton.jit
-    def _place(pixel, channel, height, width, CHANNELS: tl.constexpr, SHUFFLE: tl.constexpr):
-        """Where element (pixel, channel) of the convolution's output lies in the result."""
-        if SHUFFLE:
-            row = pixel // width
-            down = channel // 2 % 2
-            across = channel % 2
-            high = (row * 2 + down) * (2 * width) + pixel % width * 2 + across
-            return high * (CHANNELS // 4) + channel // 4
-        return pixel * CHANNELS + channel
-
-    @triton.jit
-    def _forward(
-        raw,
-        bias,
-        slope,
-        skip,
-        result,
-        pixels,
-        height,
-        width,
-        fixed,
-        LEARNT: tl.constexpr,
-        SKIP: tl.constexpr,
-        SHUFFLE: tl.constexpr,
-        CHANNELS: tl.constexpr,
-        PADDED: tl.constexpr,
-        ROWS: tl.constexpr,
-    ):
-        pixel = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
-        channel = tl.arange(0, PADDED)[None, :]
-        where = (pixel < pixels) & (channel < CHANNELS)
-        y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32)
-        y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
-        a = tl.load(slope) if LEARNT else fixed
-        y = tl.where(y > 0, y, a * y)
-        at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
-        if SKIP:
-            y += tl.load(skip + at, mask=where, other=0.0).to(tl.float32)
-        tl.store(result + at, y.to(result.dtype.element_ty), mask=where)
-
-    @triton.jit
-    def _backward(
-        gradient,
-        raw,
-        bias,
-        slope,
-        into_raw,
-        into_bias,  # (programs, CHANNELS)
-        into_slope,  # (programs,)
-        pixels,
-        height,
-        width,
-        fixed,
-        LEARNT: tl.constexpr,
-        SUMS: tl.constexpr,
-        WRITE: tl.constexpr,
-        SHUFFLE: tl.constexpr,
-        CHANNELS: tl.constexpr,
-        PADDED: tl.constexpr,
-        ROWS: tl.constexpr,
-        REPEATS: tl.constexpr,
-    ):
-        channel = tl.arange(0, PADDED)[None, :]
-        known = channel < CHANNELS
-        b = tl.load(bias + channel, mask=known, other=0.0)
-        a = tl.load(slope) if LEARNT else fixed
-        of_bias = tl.zeros((1, PADDED), tl.float32)
-        of_slope = 0.0
-        for repeat in range(REPEATS):
-            pixel = ((tl.program_id(0) * REPEATS + repeat) * ROWS + tl.arange(0, ROWS))[:, None]
-            where = (pixel < pixels) & known
-            at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
-            g = tl.load(gradient + at, mask=where, other=0.0).to(tl.float32)
-            if WRITE:
-                y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32) + b
-                if LEARNT:
-                    of_slope += tl.sum(tl.where(y > 0, 0.0, g * y))
-                g = tl.where(y > 0, g, a * g)
-                tl.store(into_raw + pixel * CHANNELS + channel, g.to(into_raw.dtype.element_ty), mask=where)
-            of_bias += tl.sum(g, 0, keep_dims=True)
-        if SUMS:
-            tl.store(into_bias + tl.program_id(0) * CHANNELS + channel, of_bias, mask=known)
-            if LEARNT:
-                tl.store(into_slope + tl.program_id(0), of_slope)
 
 
 def _flat(image: Tensor) -> Tensor:
@@ -159,7 +69,7 @@ class _Finish(torch.autograd.Function):
         size = (batch, channels // 4, 2 * height, 2 * width) if shuffle else raw.shape
         result = torch.empty(size, dtype=raw.dtype, device=raw.device, memory_format=torch.channels_last)
         pixels = batch * height * width
-        _forward[(triton.cdiv(pixels, ROWS),)](
+        kernels.finish_forward[(-(-pixels // ROWS),)](
             raw,
             bias,
             bias if slope is None else slope,
@@ -173,7 +83,7 @@ class _Finish(torch.autograd.Function):
             SKIP=skip is not None,
             SHUFFLE=shuffle,
             CHANNELS=channels,
-            PADDED=triton.next_power_of_2(channels),
+            PADDED=1 << (channels - 1).bit_length(),
             ROWS=ROWS,
         )
         ctx.save_for_backward(raw, bias, slope)
@@ -181,7 +91,7 @@ class _Finish(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         raw, bias, slope = ctx.saved_tensors
         gradient = _flat(gradient)
         batch, channels, height, width = raw.shape
@@ -191,12 +101,12 @@ class _Finish(torch.autograd.Function):
         into_raw = torch.empty_like(raw) if write else gradient
         into_bias = into_slope = None
         if write or sums:
-            tiles = triton.cdiv(pixels, ROWS)
+            tiles = -(-pixels // ROWS)
             repeats = max(1, tiles // 528)  # four programs a multiprocessor; each sums over its pixels
-            programs = triton.cdiv(tiles, repeats)
+            programs = -(-tiles // repeats)
             into_bias = torch.empty((programs, channels), device=raw.device)
             into_slope = torch.empty((programs,), device=raw.device)
-            _backward[(programs,)](
+            kernels.finish_backward[(programs,)](
                 gradient,
                 raw,
                 bias,
@@ -213,7 +123,7 @@ class _Finish(torch.autograd.Function):
                 WRITE=write,
                 SHUFFLE=ctx.shuffle,
                 CHANNELS=channels,
-                PADDED=triton.next_power_of_2(channels),
+                PADDED=1 << (channels - 1).bit_length(),
                 ROWS=ROWS,
                 REPEATS=repeats,
             )
@@ -238,7 +148,7 @@ class _Halves(torch.autograd.Function):
         return tuple(halves)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if not any(ctx.needs_input_grad):
             return (None,) * len(gradients)
         wholes = [torch.empty_like(gradient, dtype=torch.float32) for gradient in gradients]
@@ -260,7 +170,7 @@ def call(network: nn.Module, images: Tensor, half: bool) -> Tensor:
         for name, weight in network.named_parameters()
         if weight.dim() > 1 and "parametrizations" not in name
     }
-    halves = dict(zip(named, _Halves.apply(*named.values()), strict=True))
+    halves = dict(zip(named, _Halves.apply(*named.values()), strict=True))  # type: ignore[no-untyped-call]
     token = _in_half.set(True)
     try:
         answer: Tensor = functional_call(network, halves, (images,))
@@ -279,6 +189,9 @@ class SpectralNorm(nn.Module):
 
     A parametrisation of a convolution's or linear layer's weight, (out, …).
     """
+
+    u: Tensor
+    v: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -300,7 +213,7 @@ class SpectralNorm(nn.Module):
             self._iterate(matrix, 1)
         u, v = self.u.clone(), self.v.clone()  # an earlier step's graph keeps what it saw
         if _in_half.get():
-            found: Tensor = _Normalise.apply(weight, u, v)
+            found: Tensor = _Normalise.apply(weight, u, v)  # type: ignore[no-untyped-call]
             return found
         return weight / torch.vdot(u, torch.mv(matrix, v))
 
@@ -317,7 +230,7 @@ class _Normalise(torch.autograd.Function):
         return half
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         half, u, v, sigma = ctx.saved_tensors
         along = (gradient * half).sum(dtype=torch.float32)
         whole = gradient.flatten(1).float()

@@ -8,7 +8,8 @@ nodata. Training and validation areas are apart by one crop.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,15 @@ class Pairs:
 
 
 class Imagery:
-    """All imagery of a training, held in memory on one device."""
+    """All imagery of a training: scenes, (pixels, bands), one after another in two pools, and the held-out pairs.
+
+    The pools are on the training's device where they take less than a quarter of the memory free there (`resident`),
+    else in the host's.
+    """
 
     def __init__(self, configuration: Configuration, device: torch.device) -> None:
         data = configuration.Data
+        self.device = device
         self.factor = configuration.Generator.scaling_factor
         self.cells = data.crop_size // self.factor  # a crop's side, low-resolution pixels
         source = data.root_dir if data.dataset_type == "lrhrfolderdataset" else data.path
@@ -70,23 +76,45 @@ class Imagery:
         else:
             areas = self._split(shapes, data.val_fraction)
         self.low, self.high = self._normalisation(configuration, raws, areas)
-        self.scenes = [self._scene(raw, device) for raw in raws]
+        self.scenes = [self._scene(raw) for raw in raws]
+        self._begins, pools = self._pooled()
+        self.resident = _fits(sum(pool.nbytes for pool in pools), device) if data.resident is None else data.resident
+        self._pools = [pool.to(device) for pool in pools] if self.resident else pools
+        where = self._pools[0].device
+        self._grids = [_dihedral(side).to(where) for side in (self.cells, self.cells * self.factor)]
         self.train_positions = self._positions("train", areas)
         self.pairs = self._pairs(areas, configuration.Nash.validation_pairs)
 
+    def crops(self, seed: int, stream: str, steps: Sequence[int], size: int) -> Tensor:
+        """What `gather` cuts at each step, (steps, size, 5): it depends on (seed, stream, step) alone.
+
+        A crop is where it begins in the low-resolution pool, how wide its scene is there, the same of the
+        high-resolution pool, and which of the eight flips and turns it gets.
+        """
+        found = np.empty((len(steps), size, 5), np.int32)
+        for at, step in enumerate(steps):
+            draw = np.random.default_rng([seed, *stream.encode(), step])
+            chosen = self.train_positions[draw.integers(len(self.train_positions), size=size)]
+            turns, mirrored = draw.integers(4, size=size), draw.integers(2, size=size)
+            begins = self._begins[chosen[:, 0]]
+            widths = begins[:, 2]
+            found[at, :, 0] = begins[:, 0] + chosen[:, 1] * widths + chosen[:, 2]
+            found[at, :, 1] = widths
+            found[at, :, 2] = begins[:, 1] + (chosen[:, 1] * widths * self.factor + chosen[:, 2]) * self.factor
+            found[at, :, 3] = widths * self.factor
+            found[at, :, 4] = 4 * mirrored + turns
+        return torch.from_numpy(found)
+
+    def gather(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """(lr, hr) images of (size, 5) crops, on the pools' device, without a word from the host."""
+        which = crops[:, 4]
+        low, high = crops[:, :2], crops[:, 2:4]
+        return _cut(self._pools[0], low, self._grids[0], which), _cut(self._pools[1], high, self._grids[1], which)
+
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """(lr, hr) crops of a step: positions, flips and turns depend on (seed, stream, step) alone."""
-        draw = np.random.default_rng([seed, *stream.encode(), step])
-        chosen = self.train_positions[draw.integers(len(self.train_positions), size=size)]
-        turns, mirrored = draw.integers(4, size=size), draw.integers(2, size=size)
-        lr, hr = [], []
-        for position, turn, mirror in zip(chosen, turns.tolist(), mirrored.tolist(), strict=True):
-            pair = self._crop(position)
-            if mirror:
-                pair = (pair[0].flip(-1), pair[1].flip(-1))
-            lr.append(pair[0].rot90(turn, (-2, -1)))
-            hr.append(pair[1].rot90(turn, (-2, -1)))
-        return torch.stack(lr), torch.stack(hr)
+        """(lr, hr) images of a step."""
+        lr, hr = self.gather(self.crops(seed, stream, [step], size)[0].to(self._pools[0].device))
+        return lr.to(self.device), hr.to(self.device)
 
     def describe(self) -> str:
         """One line for a person: scenes, sizes, what is held out."""
@@ -123,7 +151,26 @@ class Imagery:
             return data.scale[0], data.scale[1]
         return fixed.get(data.normalization, (0.0, 1.0))
 
-    def _scene(self, raw: _Raw, device: torch.device) -> Scene:
+    def _pooled(self) -> tuple[NDArray[np.int64], list[Tensor]]:
+        """Where scenes begin in both pools and their width in the first, (scenes, 3); the pools, (pixels, bands)."""
+        begins, pools = np.zeros((len(self.scenes), 3), np.int64), []
+        for which, kind in enumerate(("lr", "hr")):
+            images: list[Tensor] = [getattr(scene, kind) for scene in self.scenes]
+            sizes = [image.shape[1] * image.shape[2] for image in images]
+            begins[:, which] = np.cumsum([0, *sizes[:-1]])
+            pools.append(torch.cat([image.permute(1, 2, 0).flatten(0, 1) for image in images]))
+            if len(pools[-1]) >= 2**31:
+                raise self._too_small(f"{len(pools[-1])} pixels in all, more than 32-bit indices reach")
+        begins[:, 2] = [scene.lr.shape[2] for scene in self.scenes]
+        for at, scene in enumerate(self.scenes):  # a scene is from now on a view of the pools
+            views = [
+                pool[begin : begin + image.shape[1] * image.shape[2]].view(*image.shape[1:], -1).permute(2, 0, 1)
+                for pool, begin, image in zip(pools, begins[at], (scene.lr, scene.hr), strict=False)
+            ]
+            self.scenes[at] = replace(scene, lr=views[0], hr=views[1])
+        return begins, pools
+
+    def _scene(self, raw: _Raw) -> Scene:
         span = self.high - self.low
         height, width = (side // self.factor * self.factor for side in raw.image.shape[1:])
         valid = raw.valid[:height, :width]
@@ -136,7 +183,7 @@ class Imagery:
         else:
             lr = torch.from_numpy(((raw.lr - self.low) / span).astype(np.float32))
             usable = _all_of(valid, self.factor)
-        return Scene(raw.name, hr.to(device), lr.to(device), usable)
+        return Scene(raw.name, hr, lr, usable)
 
     def _split(self, shapes: list[tuple[int, ...]], fraction: float) -> list[Areas]:
         """Both areas in every scene where all are long enough, a crop's width apart; else scenes go whole to one."""
@@ -181,7 +228,8 @@ class Imagery:
             raise self._too_small(f"{len(apart)} held-out crops where Nash.validation_pairs asks for {wanted}")
         chosen = apart[np.linspace(0, len(apart) - 1, wanted).round().astype(int)]
         crops = [self._crop(position) for position in chosen]
-        lr, hr = torch.stack([crop[0] for crop in crops]), torch.stack([crop[1] for crop in crops])
+        lr = torch.stack([crop[0] for crop in crops]).to(self.device)
+        hr = torch.stack([crop[1] for crop in crops]).to(self.device)
         bicubic = upsample(lr, self.factor)
         error = (bicubic - hr).square().mean((1, 2, 3))
         detailed = torch.zeros(wanted, dtype=torch.bool, device=lr.device)
@@ -319,6 +367,24 @@ def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
     if image.shape[-1] < image.shape[0] and image.shape[-1] <= 16:  # (H, W, bands), as pictures are often kept
         image = image.transpose(2, 0, 1)
     return image, np.ones(image.shape[1:], bool)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 4
+
+
+def _dihedral(side: int) -> Tensor:
+    """(8, side, side, 2): row and column of every pixel of a crop, mirrored or not and turned as often as it says."""
+    plain = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).int()
+    every = [image.rot90(turn, (-2, -1)) for image in (plain, plain.flip(-1)) for turn in range(4)]
+    return torch.stack(every).permute(0, 2, 3, 1).contiguous()
+
+
+def _cut(pool: Tensor, places: Tensor, grids: Tensor, which: Tensor) -> Tensor:
+    """Images (size, bands, side, side), channels last, from where they begin in the pool and how wide it is there."""
+    grid = grids.index_select(0, which)
+    index = grid[..., 0] * places[:, 1, None, None] + grid[..., 1] + places[:, 0, None, None]
+    return pool.index_select(0, index.flatten()).view(*index.shape, pool.shape[1]).permute(0, 3, 1, 2)
 
 
 _OPPOSITE = {"right": "left", "left": "right", "top": "bottom", "bottom": "top"}

@@ -91,7 +91,7 @@ class _DenseTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if dense.usable(x, self.channels, self.growth):
-            found: Tensor = dense.Trunk.apply(x, self.weight, self.bias, self.growth, self.scale)
+            found: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale)
             return found
         for block, (weight, bias) in enumerate(zip(self.weight.to(x.dtype), self.bias.to(x.dtype), strict=True)):
             if block % 3 == 0:

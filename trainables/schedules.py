@@ -25,6 +25,11 @@ def warmup(step: int, warmup_steps: int, curve: Curve) -> float:
     return rise(step / warmup_steps, curve) if warmup_steps else 1.0
 
 
+def g_warmup(step: int, configuration: Configuration) -> float:
+    """Factor of G's rate at an update, as configured."""
+    return warmup(step, configuration.Schedulers.g_warmup_steps, configuration.Schedulers.g_warmup_type)
+
+
 def adversarial_weight(step: int, configuration: Configuration) -> float:
     """Weight of the adversarial loss at the update that makes `step`: 0 in pretraining, then ramped."""
     training, losses = configuration.Training, configuration.Training.Losses

@@ -54,22 +54,30 @@ class State:
         self.pretrained = _frozen(self.judged) if conf.Training.pretrain_steps else None
 
     @property
+    def half(self) -> bool:
+        """Whether the layers work in bfloat16."""
+        return self.configuration.Training.precision == "bf16" and self.device.type == "cuda"
+
+    @property
     def judged(self) -> nn.Module:
         """The generator that is handed out: the averaged one where there is one."""
         return self.averaged if self.averaged is not None else self.generator
 
-    def average(self) -> None:
-        """Move the averaged generator one step (Polyak); early on faster, by the number of updates."""
+    def averaging(self, step: int) -> float:
+        """How far the averaged generator moves at the update that makes `step` (Polyak); early on farther."""
         ema = self.configuration.Training.EMA
-        if self.averaged is None:
-            return
-        updates = self.step - ema.update_after_step
+        updates = step - ema.update_after_step
         decay = 0.0 if updates <= 0 else ema.decay
         if updates > 0 and ema.use_num_updates:
             decay = min(decay, (1 + updates) / (10 + updates))
-        with torch.no_grad():
+        return 1 - decay
+
+    @torch.no_grad()
+    def average(self, weight: torch.Tensor) -> None:
+        """Move the averaged generator towards the generator by `weight`, ()."""
+        if self.averaged is not None:
             for mean, now in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
+                mean.lerp_(now, weight)
 
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
@@ -95,6 +103,8 @@ class State:
             state.begin_game()
         for name, part in state._parts().items():
             part.load_state_dict(saved[name])
+            if isinstance(part, torch.optim.Optimizer):
+                _rate_on(part, device)
         return state
 
     def _parts(self) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def _frozen(network: nn.Module) -> nn.Module:
 
 def _adam(network: nn.Module, configuration: Configuration, which: str) -> torch.optim.Optimizer:
     settings = configuration.Optimizers
-    return torch.optim.Adam(
+    optimizer = torch.optim.Adam(
         network.parameters(),
         lr=settings.optim_g_lr if which == "g" else settings.optim_d_lr,
         betas=(settings.betas[0], settings.betas[1]),
@@ -128,3 +138,13 @@ def _adam(network: nn.Module, configuration: Configuration, which: str) -> torch
         weight_decay=settings.weight_decay_g if which == "g" else settings.weight_decay_d,
         fused=True,
     )
+    _rate_on(optimizer, next(network.parameters()).device)
+    return optimizer
+
+
+def _rate_on(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """The learning rate as a number on the device, where a recorded step can read it and a schedule write it."""
+    kind = torch.float32 if device.type == "cuda" else torch.float64
+    for group in optimizer.param_groups:
+        group["lr"] = torch.as_tensor(group["lr"], dtype=kind, device=device).clone()
+        group["capturable"] = device.type == "cuda"

@@ -15,32 +15,17 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from trainables.balance import Ruler, excesses, judge, reading_gap
 from trainables.configuration import Configuration
 from trainables.imagery import Imagery
-from trainables.losses import (
-    content_loss,
-    discriminator_loss,
-    generator_adversarial_loss,
-    image_metrics,
-)
-from trainables.schedules import adversarial_weight, phase, warmup
+from trainables.losses import image_metrics
+from trainables.schedules import adversarial_weight, g_warmup, phase
 from trainables.state import State
+from trainables.step import IN_PRETRAINING, LOSSES, Losses, Stepper
 from trainables.validation import best_response, measure
 
 End = Literal["balanced", "exhausted", "capped", "collapsed", "diverged", "failed"]
-LOSSES = (
-    "generator/content_loss",
-    "generator/adversarial_loss",
-    "generator/total_loss",
-    "discriminator/adversarial_loss",
-    "discriminator/D(y)_prob",
-    "discriminator/D(G(x))_prob",
-)
-IN_PRETRAINING = {"generator/content_loss", "generator/total_loss"}
-CHECK_EVERY = {"cpu": 1, "cuda": 25}  # steps; asking a GPU for a number waits for it
 SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining
 
 
@@ -85,64 +70,28 @@ def pick_device(configuration: Configuration) -> torch.device:
 def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
     """Train from `state.step` to the balance or to `max_steps`; yields one reading every `validate_every` steps.
 
-    Raises Diverged at the first loss that is not finite.
+    Raises Diverged where a loss is not finite: at once on a CPU, within two plans of steps on a GPU.
     """
     configuration = state.configuration
     settings, ruler = configuration.Training, Ruler.of(configuration)
     state.scale = [imagery.low, imagery.high]
+    stepper = Stepper(state, imagery)
     while state.step < settings.max_steps and not judge(state.readings, ruler).reached:
-        began, losses, checked = time.perf_counter(), [], 0
-        upto = min(state.step + settings.validate_every, settings.max_steps)
-        while state.step < upto:
-            lr, hr = imagery.batch(settings.seed, "train", state.step, configuration.Data.train_batch_size)
-            losses.append(update(state, lr, hr))
-            if len(losses) - checked == CHECK_EVERY[state.device.type] or state.step == upto:
-                _stop_if_not_finite(losses[checked:], state.step - len(losses) + checked + 1, configuration)
-                checked = len(losses)
+        began = time.perf_counter()
+        found: list[Losses] = []
+        for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
+            found.append(losses)
+            # a GPU works on this plan while the one before is looked at
+            _stop_if_not_finite(found[-2 if losses.arrived and len(found) > 1 else -1], configuration)
+        _stop_if_not_finite(found[-1], configuration)
         trained = time.perf_counter()
-        reading = {"step": float(state.step)} | _means(losses) | _train_metrics(state, lr, hr)
+        reading = {"step": float(state.step)} | _means(found) | _train_metrics(state, *stepper.last)
         reading |= measure(state, imagery) | _state_of_schedules(state)
         _watch_plateaus(state, reading)
         reading |= _content_slope(state, reading) | _judgement(state, reading, ruler, imagery)
         reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
         state.readings.append(reading)
         yield reading
-
-
-def update(state: State, lr: Tensor, hr: Tensor) -> Tensor:
-    """One step: G alone in pretraining; in the game D, then G. Returns the LOSSES, (6,), nan where there is none."""
-    configuration = state.configuration
-    if state.step == configuration.Training.pretrain_steps:
-        state.begin_game()
-    step = state.step + 1
-    weight = adversarial_weight(step, configuration)
-    _set_rate(state.optimizer_g, state.plateau_g.rate * g_warmup(step, configuration))
-    losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
-    with torch.autocast(hr.device.type, torch.bfloat16, enabled=_bf16(state)):
-        sr = state.generator(lr)
-        content = content_loss(sr, hr, configuration.Training.Losses)
-        total = content
-        if state.discriminator is not None:
-            losses[3:] = _discriminator_step(state, hr, sr.detach())
-            # evaluation mode: D's spectral norms move once a step, with D
-            state.discriminator.eval().requires_grad_(False)
-            adversarial = generator_adversarial_loss(state.discriminator(sr))
-            state.discriminator.train().requires_grad_(True)
-            total = content + weight * adversarial
-            losses[1] = adversarial.detach()
-    losses[0], losses[2] = content.detach(), total.detach()
-    state.optimizer_g.zero_grad()
-    total.backward()
-    _clip(state.generator, configuration)
-    state.optimizer_g.step()
-    state.step = step
-    state.average()
-    return losses
-
-
-def g_warmup(step: int, configuration: Configuration) -> float:
-    """The warm-up's factor at an update."""
-    return warmup(step, configuration.Schedulers.g_warmup_steps, configuration.Schedulers.g_warmup_type)
 
 
 def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
@@ -159,47 +108,18 @@ def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
     )
 
 
-def _discriminator_step(state: State, hr: Tensor, sr: Tensor) -> Tensor:
-    """One update of D on real and generated images in one batch; returns its loss, mean D(y), mean D(G(x))."""
-    d, optimizer = state.discriminator, state.optimizer_d
-    assert d is not None and optimizer is not None
-    _set_rate(optimizer, state.plateau_d.rate)
-    real, fake = d(torch.cat([hr, sr])).float().chunk(2)
-    loss = discriminator_loss(real, fake, state.configuration.Training.real_label)
-    optimizer.zero_grad()
-    loss.backward()
-    _clip(d, state.configuration)
-    optimizer.step()
-    return torch.stack([loss.detach(), real.detach().sigmoid().mean(), fake.detach().sigmoid().mean()])
-
-
-def _bf16(state: State) -> bool:
-    return state.configuration.Training.precision == "bf16" and state.device.type == "cuda"
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _clip(network: torch.nn.Module, configuration: Configuration) -> None:
-    limit = configuration.Optimizers.gradient_clip_val
-    if limit:
-        clip_grad_norm_(network.parameters(), limit)
-
-
-def _stop_if_not_finite(losses: list[Tensor], first_step: int, configuration: Configuration) -> None:
-    """Name the first loss that is not finite; `losses` are those of the updates from `first_step` on."""
-    for step, row in enumerate(torch.stack(losses).tolist(), start=first_step):
+def _stop_if_not_finite(losses: Losses, configuration: Configuration) -> None:
+    """Name the first loss that is not finite."""
+    for step, row in enumerate(losses.rows().tolist(), start=losses.first_step):
         playing = step > configuration.Training.pretrain_steps
         for name, value in zip(LOSSES, row, strict=True):
             if (playing or name in IN_PRETRAINING) and not math.isfinite(value):
                 raise Diverged(step, name)
 
 
-def _means(losses: list[Tensor]) -> dict[str, float]:
+def _means(found: list[Losses]) -> dict[str, float]:
     """Means of the training losses since the last reading. What does not exist in pretraining is left out, not 0."""
-    rows = torch.stack(losses).double().cpu().numpy()
+    rows = torch.cat([losses.rows() for losses in found]).double().numpy()
     return {
         name: float(np.nanmean(rows[:, index]))
         for index, name in enumerate(LOSSES)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trainables.fused import call
 from trainables.imagery import Imagery
 from trainables.losses import (
     content_loss,
@@ -83,7 +84,7 @@ def best_response(state: State, imagery: Imagery) -> float:
         lr, hr = imagery.batch(seed, "best response", state.step * BEST_RESPONSE_STEPS + step, size)
         with torch.no_grad():
             fake = state.judged(lr)
-        real_logits, fake_logits = responder(torch.cat([hr, fake])).chunk(2)
+        real_logits, fake_logits = call(responder, torch.cat([hr, fake]), state.half).float().chunk(2)
         loss = discriminator_loss(real_logits, fake_logits, configuration.Training.real_label)
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,174 @@
+"""What only a GPU can show: kernels against plain torch, recorded steps against steps by hand. Skipped without one."""
+
+import logging
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.tiny import saved, textured, tiny
+from trainables import dense, fused
+from trainables.imagery import Imagery
+from trainables.networks import Discriminator, Generator
+from trainables.state import State
+from trainables.step import Stepper
+from trainables.trainer import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+GPU = {"Training.device": "cuda", "Data.normalization": "identity"}
+CUDA = torch.device("cuda")
+
+
+def relative(found, expected):
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def close(found, expected, reference, slack=1.5):
+    """`found` is as near to the float32 `reference` as plain bfloat16 (`expected`) is, give or take."""
+    return relative(found, reference) <= slack * relative(expected, reference) + 1e-3
+
+
+def gradients(network, images, half, direction):
+    network.zero_grad()
+    images = images.clone().requires_grad_()
+    fused.call(network, images, half).float().mul(direction).sum().backward()
+    return [images.grad, *(part.grad.clone() for part in network.parameters())]
+
+
+NETWORKS = {
+    "srresnet": lambda: Generator(3, tiny(**{"Generator.n_channels": 64, "Generator.n_blocks": 2}).Generator),
+    "rrdb": lambda: Generator(
+        4,
+        tiny(**{"Generator.model_type": "esrgan", "Generator.n_channels": 64, "Generator.n_blocks": 2}).Generator,
+    ),
+    "standard": lambda: Discriminator(3, tiny(**{"Discriminator.model_type": "standard"}).Discriminator),
+    "patchgan": lambda: Discriminator(
+        4, tiny(**{"Discriminator.base_channels": 24, "Discriminator.use_spectral_norm": False}).Discriminator
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_in_half_precision_is_as_near_to_the_truth_as_plain_half_precision(name, monkeypatch):
+    torch.manual_seed(0)
+    network = NETWORKS[name]().to(CUDA).to(memory_format=torch.channels_last)
+    bands = 3 if name in ("srresnet", "standard") else 4
+    images = torch.rand(3, bands, 20, 28, device=CUDA)
+    torch.backends.cudnn.allow_tf32 = False
+    network.eval()
+    reference = network(images)
+    direction = torch.rand_like(reference)
+    exact = gradients(network, images, False, direction)
+    ours, ours_grad = fused.call(network, images, True), gradients(network, images, True, direction)
+    monkeypatch.setattr(fused, "usable", lambda x: False)
+    monkeypatch.setattr(dense, "usable", lambda *x: False)
+    plain, plain_grad = fused.call(network, images, True), gradients(network, images, True, direction)
+    assert not torch.equal(ours, reference)
+    assert close(ours, plain, reference)
+    for found, expected, truth in zip(ours_grad, plain_grad, exact, strict=True):
+        assert close(found, expected, truth)
+
+
+def played(tmp_path, steps=30, **dotted):
+    path = saved(tmp_path / "scene.npy", textured())
+    state = State(tiny(**GPU, **{"Data.path": path, "Training.g_pretrain_steps": 12}, **dotted), CUDA)
+    stepper = Stepper(state, Imagery(state.configuration, CUDA))
+    rows = torch.cat([losses.rows().clone() for losses in stepper.run(steps)])
+    torch.cuda.synchronize()
+    return state, stepper, rows
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_recorded_steps_equal_steps_by_hand_to_the_bit(tmp_path, clip):
+    values = {"Training.deterministic": True, "Optimizers.gradient_clip_val": clip, "Training.EMA.enabled": True}
+    recorded, stepper, rows = played(tmp_path, **values)
+    assert stepper._graph is not None
+    by_hand, stepper, same_rows = played(tmp_path, **values, **{"Training.cuda_graphs": False})
+    assert stepper._graph is None
+    assert torch.equal(rows.nan_to_num(-1), same_rows.nan_to_num(-1))
+    for one, other in (
+        (recorded.generator, by_hand.generator),
+        (recorded.discriminator, by_hand.discriminator),
+        (recorded.averaged, by_hand.averaged),
+    ):
+        for first, second in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(first, second)
+
+
+def test_recorded_steps_in_half_precision_agree_with_steps_by_hand(tmp_path):
+    values = {"Training.precision": "bf16", "Generator.n_channels": 16}
+    _, _, rows = played(tmp_path, **values)
+    _, _, same_rows = played(tmp_path, **values, **{"Training.cuda_graphs": False})
+    assert torch.allclose(rows.nan_to_num(-1), same_rows.nan_to_num(-1), rtol=2e-2, atol=2e-3)
+    *_, whole = played(tmp_path, **values | {"Training.precision": "fp32"})
+    assert torch.allclose(rows.nan_to_num(-1), whole.nan_to_num(-1), rtol=5e-2, atol=5e-3)
+
+
+def test_scenes_in_the_hosts_memory_give_the_same_training(tmp_path):
+    values = {"Training.deterministic": True}
+    _, _, rows = played(tmp_path, **values)
+    _, _, fed = played(tmp_path, **values, **{"Data.resident": False})
+    assert torch.equal(rows.nan_to_num(-1), fed.nan_to_num(-1))
+
+
+def test_a_step_that_cannot_be_recorded_is_made_by_hand(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    with caplog.at_level(logging.WARNING):
+        _, stepper, rows = played(tmp_path)
+    assert stepper._graph is None
+    assert rows[:, 0].isfinite().all()
+    assert "no CUDA graph" in caplog.text
+
+
+def test_a_training_goes_through_both_phases_and_goes_on_from_its_checkpoint(tmp_path):
+    path = saved(tmp_path / "scene.npy", textured())
+    values = GPU | {"Data.path": path, "Training.max_steps": 60, "Training.validate_every": 4}
+    configuration = tiny(**values, **{"Training.deterministic": True, "Training.g_pretrain_steps": 20})
+    imagery = Imagery(configuration, CUDA)
+    whole = State(configuration, CUDA)
+    list(train(whole, imagery))
+    half = State(configuration, CUDA)
+    for _ in zip(range(8), train(half, imagery), strict=False):
+        pass
+    half.save(tmp_path / "checkpoint.pt")
+    resumed = State.load(tmp_path / "checkpoint.pt", configuration, CUDA)
+    list(train(resumed, imagery))
+    assert resumed.step == whole.step
+    for first, second in zip(whole.generator.parameters(), resumed.generator.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
+    torch.manual_seed(0)
+    features, growth, blocks = 64, 32, 6
+    x = torch.randn(2, features, 17, 23, device=CUDA).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(blocks, dense.offsets(features, growth)[-1], device=CUDA) * 0.03
+    bias = torch.randn(blocks, features + 4 * growth, device=CUDA) * 0.1
+
+    def reference(x, weight, bias):
+        offsets = dense.offsets(features, growth)
+        for block in range(blocks):
+            around = x if block % 3 == 0 else around  # noqa: F821
+            seen = [x]
+            for layer in range(5):
+                part = weight[block][offsets[layer] : offsets[layer + 1]]
+                kernel = part.view(-1, 3, 3, features + layer * growth).permute(0, 3, 1, 2)
+                begin = layer * growth
+                y = functional.conv2d(torch.cat(seen, 1), kernel, bias[block][begin : begin + len(kernel)], padding=1)
+                seen.append(functional.leaky_relu(y, 0.2))
+            x = x + 0.2 * y
+            x = around + 0.2 * x if block % 3 == 2 else x
+        return x
+
+    given = [tensor.double().requires_grad_() for tensor in (x.bfloat16(), weight.bfloat16(), bias)]
+    expected = reference(*given)
+    direction = torch.randn_like(expected)
+    truth = torch.autograd.grad(expected, given, direction)
+    halves = [x.bfloat16().requires_grad_(), weight.bfloat16().requires_grad_(), bias.clone().requires_grad_()]
+    found = dense.trunk(*halves, growth, 0.2)
+    assert relative(found, expected) < 1e-2
+    for one, other in zip(torch.autograd.grad(found, halves, direction.bfloat16()), truth, strict=True):
+        assert relative(one, other) < 2e-2

@@ -1,0 +1,185 @@
+"""Triton kernels of the training step: a dense block's layer, and what follows a convolution, forth and back.
+
+Images are flat, channels last: (pixels, channels). Capital arguments are constants that a kernel is built for.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def dense_layer(
+    source,  # (pixels, TOTAL): what is convolved, from channel FIRST on
+    weight,  # a block's flat vector
+    bias,  # of this layer; forward only
+    mask,  # (pixels, TOTAL), from channel MASK on: backward, the activations whose sign decides
+    skip,  # (pixels, SKIP): added, times `skip_scale`
+    outer,  # (pixels, OUTER): the skip around three blocks; forward v → outer + scale·v, backward v → v + outer
+    target,  # (pixels, TARGET): the result
+    second,  # (pixels, TOTAL): the result once more, times `second_scale`
+    pixels,
+    height,
+    width,
+    scale,
+    skip_scale,
+    second_scale,
+    FEATURES: tl.constexpr,
+    GROWTH: tl.constexpr,
+    PART: tl.constexpr,  # forward: the layer; backward: which part of the input, 0 the block's own
+    BACKWARD: tl.constexpr,
+    SKIP: tl.constexpr,
+    OUTER: tl.constexpr,
+    TARGET: tl.constexpr,
+    SECOND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    total: tl.constexpr = FEATURES + 4 * GROWTH
+    chunk: tl.constexpr = min(FEATURES, GROWTH, 64)
+    if BACKWARD:
+        first: tl.constexpr = PART * GROWTH
+        depth: tl.constexpr = total - PART * GROWTH
+        out: tl.constexpr = FEATURES if PART == 0 else GROWTH
+    else:
+        first: tl.constexpr = 0
+        depth: tl.constexpr = FEATURES + PART * GROWTH
+        out: tl.constexpr = FEATURES if PART == 4 else GROWTH
+    chunks: tl.constexpr = depth // chunk
+
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < pixels
+    row = pixel // width % height
+    column = pixel % width
+    k = tl.arange(0, chunk)
+    n = tl.arange(0, out)
+    sums = tl.zeros((BLOCK, out), tl.float32)
+    for i in range(9 * chunks):
+        tap = i // chunks
+        c = i % chunks * chunk
+        dy = tap // 3 - 1
+        dx = tap % 3 - 1
+        there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
+        at = (pixel + dy * width + dx) * total + first + c
+        a = tl.load(source + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
+        if BACKWARD:
+            layer = tl.minimum((first + c) // GROWTH, 4)
+            fan_in = FEATURES + layer * GROWTH
+            begin = 9 * GROWTH * (FEATURES * layer + GROWTH * (layer * (layer - 1) // 2))
+            part: tl.constexpr = 0 if PART == 0 else FEATURES + (PART - 1) * GROWTH
+            row_k = begin + ((first + c - layer * GROWTH + k) * 9 + 8 - tap) * fan_in + part
+            b = tl.load(weight + row_k[:, None] + n[None, :])
+        else:
+            begin: tl.constexpr = 9 * GROWTH * (FEATURES * PART + GROWTH * (PART * (PART - 1) // 2))
+            b = tl.load(weight + begin + (n[None, :] * 9 + tap) * depth + c + k[:, None])
+        sums = tl.dot(a, b, sums)
+    where = inside[:, None]
+    if BACKWARD:
+        if PART > 0:
+            at = pixel[:, None] * total + FEATURES + (PART - 1) * GROWTH + n[None, :]
+            sign = tl.load(mask + at, mask=where, other=0.0)
+            sums = tl.where(sign > 0, sums, 0.2 * sums)
+    else:
+        sums += tl.load(bias + n)[None, :]
+        if PART < 4:
+            sums = tl.where(sums > 0, sums, 0.2 * sums)
+        else:
+            sums *= scale
+    if SKIP:
+        at = pixel[:, None] * SKIP + n[None, :]
+        sums += skip_scale * tl.load(skip + at, mask=where, other=0.0).to(tl.float32)
+    if OUTER:
+        at = pixel[:, None] * OUTER + n[None, :]
+        around = tl.load(outer + at, mask=where, other=0.0).to(tl.float32)
+        sums = sums + around if BACKWARD else around + scale * sums
+    kind = target.dtype.element_ty
+    tl.store(target + pixel[:, None] * TARGET + n[None, :], sums.to(kind), mask=where)
+    if SECOND:
+        tl.store(second + pixel[:, None] * total + n[None, :], (second_scale * sums).to(kind), mask=where)
+
+
+@triton.jit
+def _place(pixel, channel, height, width, CHANNELS: tl.constexpr, SHUFFLE: tl.constexpr):
+    """Where element (pixel, channel) of the convolution's output lies in the result."""
+    if SHUFFLE:
+        row = pixel // width
+        down = channel // 2 % 2
+        across = channel % 2
+        high = (row * 2 + down) * (2 * width) + pixel % width * 2 + across
+        return high * (CHANNELS // 4) + channel // 4
+    return pixel * CHANNELS + channel
+
+
+@triton.jit
+def finish_forward(
+    raw,
+    bias,
+    slope,
+    skip,
+    result,
+    pixels,
+    height,
+    width,
+    fixed,
+    LEARNT: tl.constexpr,
+    SKIP: tl.constexpr,
+    SHUFFLE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    pixel = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    channel = tl.arange(0, PADDED)[None, :]
+    where = (pixel < pixels) & (channel < CHANNELS)
+    y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32)
+    y += tl.load(bias + channel, mask=channel < CHANNELS, other=0.0)
+    a = tl.load(slope) if LEARNT else fixed
+    y = tl.where(y > 0, y, a * y)
+    at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
+    if SKIP:
+        y += tl.load(skip + at, mask=where, other=0.0).to(tl.float32)
+    tl.store(result + at, y.to(result.dtype.element_ty), mask=where)
+
+
+@triton.jit
+def finish_backward(
+    gradient,
+    raw,
+    bias,
+    slope,
+    into_raw,
+    into_bias,  # (programs, CHANNELS)
+    into_slope,  # (programs,)
+    pixels,
+    height,
+    width,
+    fixed,
+    LEARNT: tl.constexpr,
+    SUMS: tl.constexpr,
+    WRITE: tl.constexpr,
+    SHUFFLE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    REPEATS: tl.constexpr,
+):
+    channel = tl.arange(0, PADDED)[None, :]
+    known = channel < CHANNELS
+    b = tl.load(bias + channel, mask=known, other=0.0)
+    a = tl.load(slope) if LEARNT else fixed
+    of_bias = tl.zeros((1, PADDED), tl.float32)
+    of_slope = 0.0
+    for repeat in range(REPEATS):
+        pixel = ((tl.program_id(0) * REPEATS + repeat) * ROWS + tl.arange(0, ROWS))[:, None]
+        where = (pixel < pixels) & known
+        at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
+        g = tl.load(gradient + at, mask=where, other=0.0).to(tl.float32)
+        if WRITE:
+            y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32) + b
+            if LEARNT:
+                of_slope += tl.sum(tl.where(y > 0, 0.0, g * y))
+            g = tl.where(y > 0, g, a * g)
+            tl.store(into_raw + pixel * CHANNELS + channel, g.to(into_raw.dtype.element_ty), mask=where)
+        of_bias += tl.sum(g, 0, keep_dims=True)
+    if SUMS:
+        tl.store(into_bias + tl.program_id(0) * CHANNELS + channel, of_bias, mask=known)
+        if LEARNT:
+            tl.store(into_slope + tl.program_id(0), of_slope)
