@@ -9,10 +9,14 @@ LightningModule, its data module, its Trainer arguments.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import platform
 import statistics
 import tempfile
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +118,15 @@ def our_rate(case: str, phase: str, scene: Path, steps: int, skip: int, **change
     device = torch.device("cuda")
     state = State(configuration, device)
     stepper = Stepper(state, load_imagery(configuration, device))
-    torch.cuda.reset_peak_memory_stats()
     for losses in stepper.run(skip):
         losses.rows()
+    torch.cuda.reset_peak_memory_stats()
     torch.cuda.synchronize()
     began = time.perf_counter()
-    for losses in stepper.run(skip + steps):
-        pass
-    rows = losses.rows()
+    plans = list(stepper.run(skip + steps))
     torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    assert rows[:, 0].isfinite().all(), "the losses are not finite"
+    assert plans[-1].rows()[:, 0].isfinite().all(), "the losses are not finite"
     return {"steps_per_s": steps / seconds, "peak_bytes": torch.cuda.max_memory_reserved()}
 
 
@@ -206,6 +208,89 @@ def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], s
         )
         kwargs["callbacks"].append(clock)
         data = datamodule_from_datasets(config, Crops((skip + steps) * batch), Crops(8))
-        pl.Trainer(**kwargs, enable_progress_bar=True).fit(SRGAN_model(config=config), datamodule=data)
+        with (
+            open(os.devnull, "w") as nothing,
+            contextlib.redirect_stdout(nothing),
+        ):  # its progress bar draws all the same
+            pl.Trainer(**kwargs).fit(SRGAN_model(config=config), datamodule=data)
     torch.set_float32_matmul_precision("highest")
-    return {"steps_per_s": steps / (clock.ended - clock.began), "peak_bytes": torch.cuda.max_memory_allocated()}
+    return {"steps_per_s": steps / (clock.ended - clock.began), "peak_bytes": torch.cuda.max_memory_reserved()}
+
+
+def describe_machine() -> dict[str, str]:
+    """What the figures belong to."""
+    found = {
+        "device": torch.cuda.get_device_name(),
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu_cores": str(os.cpu_count()),
+    }
+    for package in ("triton", "opensr-srgan", "pytorch-lightning"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def main() -> None:
+    """Measure in turns, print a table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=2, help="of ours and the peer's, in turns")
+    parser.add_argument("--out", type=Path)
+    chosen = parser.parse_args()
+    machine = describe_machine()
+    has_peer = "opensr-srgan" in machine
+    peak = measured_peak()
+    results: dict[str, Any] = {"machine": machine, "bf16_flops_per_s": peak, "cases": {}}
+    print(f"{machine}\nmeasured bf16 peak {peak / 1e12:.0f} TFLOP/s")
+    if not has_peer:
+        print("opensr-srgan is not installed: ours alone")
+    print("case  phase        ours it/s  peer it/s  ratio  ours TFLOP/s  of peak  ours GB  peer GB", flush=True)
+    for case in chosen.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            scene = write_scene(case, Path(folder))
+            for phase in PHASES:
+                result = compare(case, phase, scene, chosen.rounds if has_peer else 1, has_peer)
+                results["cases"].setdefault(case, {})[phase] = result
+                mine, theirs = result["ours"], result.get("peer")
+                rate = mine["steps_per_s"] * result["flops"]
+                columns = [f"{case:5s} {phase:12s} {mine['steps_per_s']:9.1f}"]
+                columns.append(f"{theirs['steps_per_s']:10.2f} {result['ratio']:6.1f}" if theirs else " " * 17)
+                columns.append(f"{rate / 1e12:13.0f} {rate / peak:8.1%} {mine['peak_bytes'] / 1e9:8.1f}")
+                columns.append(f"{theirs['peak_bytes'] / 1e9:8.1f}" if theirs else "")
+                print(" ".join(columns), flush=True)
+                if chosen.out:
+                    chosen.out.write_text(json.dumps(results, indent=1))
+
+
+def compare(case: str, phase: str, scene: Path, rounds: int, has_peer: bool) -> dict[str, Any]:
+    """Ours and the peer's in turns; the median of each side, and their ratio."""
+    few, many = {"S": (100, 1000), "M": (60, 300), "L": (30, 100)}[case]
+    measured: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+    crops = crops_of(case, scene) if has_peer else None
+    for _ in range(rounds):
+        measured["ours"].append(our_rate(case, phase, scene, many, 50))
+        torch.cuda.empty_cache()
+        if crops is not None:
+            measured["peer"].append(peer_rate(case, phase, crops, few, 20))
+            torch.cuda.empty_cache()
+    found: dict[str, Any] = {"flops": flops_of(case, phase), "rounds": measured}
+    for side, rates in measured.items():
+        if rates:
+            middle = statistics.median(rate["steps_per_s"] for rate in rates)
+            found[side] = {"steps_per_s": middle, "peak_bytes": max(rate["peak_bytes"] for rate in rates)}
+    if has_peer:
+        found["ratio"] = found["ours"]["steps_per_s"] / found["peer"]["steps_per_s"]
+    return found
+
+
+def crops_of(case: str, scene: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight batches of the same scene's crops, in the host's memory, for the peer's loader."""
+    imagery = load_imagery(configuration_of(case, "game", scene), torch.device("cpu"))
+    lr, hr = imagery.batch(0, "train", 0, 8 * CASES[case]["Data"]["train_batch_size"])
+    return lr.contiguous(), hr.contiguous()
+
+
+if __name__ == "__main__":
+    main()

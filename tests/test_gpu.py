@@ -20,7 +20,7 @@ CUDA = torch.device("cuda")
 
 
 def relative(found, expected):
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
+    return float((found.double() - expected.double()).norm().detach() / expected.double().norm().detach())
 
 
 def close(found, expected, reference, slack=1.5):
@@ -99,6 +99,7 @@ def test_recorded_steps_in_half_precision_agree_with_steps_by_hand(tmp_path):
     values = {"Training.precision": "bf16", "Generator.n_channels": 16}
     _, _, rows = played(tmp_path, **values)
     _, _, same_rows = played(tmp_path, **values, **{"Training.cuda_graphs": False})
+    assert torch.isfinite(rows[:, 0]).all()
     assert torch.allclose(rows.nan_to_num(-1), same_rows.nan_to_num(-1), rtol=2e-2, atol=2e-3)
     *_, whole = played(tmp_path, **values | {"Training.precision": "fp32"})
     assert torch.allclose(rows.nan_to_num(-1), whole.nan_to_num(-1), rtol=5e-2, atol=5e-3)
@@ -125,13 +126,13 @@ def test_a_step_that_cannot_be_recorded_is_made_by_hand(tmp_path, monkeypatch, c
 
 def test_a_training_goes_through_both_phases_and_goes_on_from_its_checkpoint(tmp_path):
     path = saved(tmp_path / "scene.npy", textured())
-    values = GPU | {"Data.path": path, "Training.max_steps": 60, "Training.validate_every": 4}
+    values = GPU | {"Data.path": path, "Training.max_steps": 100, "Training.validate_every": 2}
     configuration = tiny(**values, **{"Training.deterministic": True, "Training.g_pretrain_steps": 20})
     imagery = Imagery(configuration, CUDA)
     whole = State(configuration, CUDA)
     list(train(whole, imagery))
     half = State(configuration, CUDA)
-    for _ in zip(range(8), train(half, imagery), strict=False):
+    for _ in zip(range(15), train(half, imagery), strict=False):
         pass
     half.save(tmp_path / "checkpoint.pt")
     resumed = State.load(tmp_path / "checkpoint.pt", configuration, CUDA)

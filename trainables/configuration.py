@@ -127,7 +127,7 @@ class TrainingSettings(Section):
     threads: Positive | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     cuda_graphs: bool = True  # on a GPU: the whole step recorded once and replayed
-    deterministic: bool = False  # on a GPU: the same bits again, a little slower
+    deterministic: bool = True  # on a GPU: the same bits again
     EMA: EmaSettings = EmaSettings()
     Losses: LossSettings = LossSettings()
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.fused import available, column_sums
+
 try:
     from trainables import kernels
 except ImportError:  # no Triton, no GPU: the trunk is then plain convolutions
@@ -36,7 +38,7 @@ def usable(x: Tensor, features: int, growth: int) -> bool:
     """Whether the kernels below can take this: half precision on a GPU, widths of a power of two."""
     sizes_fit = all(width >= 16 and width & (width - 1) == 0 for width in (features, growth))
     small = x.shape[0] * x.shape[2] * x.shape[3] * (features + 4 * growth) < 2**31
-    return kernels is not None and x.is_cuda and x.dtype == torch.bfloat16 and sizes_fit and small
+    return available(x) and x.dtype == torch.bfloat16 and sizes_fit and small
 
 
 def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int, **given: Any) -> None:
@@ -147,7 +149,7 @@ class _Trunk(torch.autograd.Function):
                 [False, True, False],
             )
             into_weight[block] = found.permute(0, 2, 3, 1).reshape(-1)[index]
-            torch.sum(buffer, 0, dtype=torch.float32, out=into_bias[block])
+            into_bias[block] = column_sums(buffer)
             buffer, into = following, onward
             if first:
                 around = onward

@@ -19,12 +19,18 @@ try:
 except ImportError:  # no Triton, no GPU
     kernels = None  # type: ignore[assignment]
 
-ROWS = 64  # pixels a program works on
+ROWS = 64  # pixels a program works on at a time
+PROGRAMS = 528  # at most, of those that add up over pixels: four a multiprocessor
+
+
+def available(x: Tensor) -> bool:
+    """Whether kernels of our own can run where this is."""
+    return kernels is not None and x.is_cuda
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels below can take this: half precision on a GPU."""
-    return kernels is not None and x.is_cuda and x.dtype == torch.bfloat16 and x.numel() < 2**31
+    """Whether those after a convolution can take this: half precision on a GPU."""
+    return available(x) and x.dtype == torch.bfloat16 and x.numel() < 2**31
 
 
 def finish(
@@ -59,6 +65,28 @@ def _flat(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
+def column_sums(rows: Tensor) -> Tensor:
+    """(n, channels) → (channels,) in float32, always in the same order."""
+    n, channels = rows.shape
+    tiles = -(-n // ROWS)
+    repeats = max(1, tiles // PROGRAMS)
+    programs = -(-tiles // repeats)
+    shares = torch.empty((programs, channels), device=rows.device)
+    padded = 1 << (channels - 1).bit_length()
+    kernels.column_sums[(programs,)](rows, shares, n, CHANNELS=channels, PADDED=padded, ROWS=ROWS, REPEATS=repeats)
+    return shares.sum(0)
+
+
+def cut_crops(pool: Tensor, crops: Tensor, column: int, side: int) -> Tensor:
+    """Images (size, bands, side, side), channels last, of `Imagery.crops`; `column` is where they are named there."""
+    bands, pixels = pool.shape[1], 256
+    images = torch.empty((len(crops), side, side, bands), device=pool.device)
+    grid = (-(-side * side // pixels), len(crops))
+    padded = 1 << (bands - 1).bit_length()
+    kernels.cut_crops[grid](pool, crops, images, side, COLUMN=column, BANDS=bands, PADDED=padded, PIXELS=pixels)
+    return images.permute(0, 3, 1, 2)
+
+
 class _Finish(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -86,7 +114,9 @@ class _Finish(torch.autograd.Function):
             PADDED=1 << (channels - 1).bit_length(),
             ROWS=ROWS,
         )
-        ctx.save_for_backward(raw, bias, slope)
+        # of a leaky ReLU the result's sign is enough, and the next layer keeps the result anyway
+        ctx.signed = slope is None and 0 < fixed < 1 and skip is None and not shuffle
+        ctx.save_for_backward(result if ctx.signed else raw, bias, slope)
         ctx.fixed, ctx.shuffle, ctx.skipped = fixed, shuffle, skip is not None
         return result
 
@@ -102,7 +132,7 @@ class _Finish(torch.autograd.Function):
         into_bias = into_slope = None
         if write or sums:
             tiles = -(-pixels // ROWS)
-            repeats = max(1, tiles // 528)  # four programs a multiprocessor; each sums over its pixels
+            repeats = max(1, tiles // PROGRAMS)
             programs = -(-tiles // repeats)
             into_bias = torch.empty((programs, channels), device=raw.device)
             into_slope = torch.empty((programs,), device=raw.device)
@@ -121,6 +151,7 @@ class _Finish(torch.autograd.Function):
                 LEARNT=slope is not None,
                 SUMS=sums,
                 WRITE=write,
+                SIGNED=ctx.signed,
                 SHUFFLE=ctx.shuffle,
                 CHANNELS=channels,
                 PADDED=1 << (channels - 1).bit_length(),
@@ -144,7 +175,8 @@ class _Halves(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *weights: Tensor) -> tuple[Tensor, ...]:
         halves = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
-        torch._foreach_copy_(halves, list(weights))
+        if halves:
+            torch._foreach_copy_(halves, list(weights))
         return tuple(halves)
 
     @staticmethod

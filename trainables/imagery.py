@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables import fused
 from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
 from trainables.networks import downsample, upsample
@@ -107,6 +108,9 @@ class Imagery:
 
     def gather(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """(lr, hr) images of (size, 5) crops, on the pools' device, without a word from the host."""
+        if fused.available(crops):
+            (low_pool, high_pool), side = self._pools, self.cells
+            return fused.cut_crops(low_pool, crops, 0, side), fused.cut_crops(high_pool, crops, 2, side * self.factor)
         which = crops[:, 4]
         low, high = crops[:, :2], crops[:, 2:4]
         return _cut(self._pools[0], low, self._grids[0], which), _cut(self._pools[1], high, self._grids[1], which)
@@ -381,10 +385,11 @@ def _dihedral(side: int) -> Tensor:
 
 
 def _cut(pool: Tensor, places: Tensor, grids: Tensor, which: Tensor) -> Tensor:
-    """Images (size, bands, side, side), channels last, from where they begin in the pool and how wide it is there."""
+    """Images (size, bands, side, side) from where they begin in the pool and how wide it is there."""
     grid = grids.index_select(0, which)
     index = grid[..., 0] * places[:, 1, None, None] + grid[..., 1] + places[:, 0, None, None]
-    return pool.index_select(0, index.flatten()).view(*index.shape, pool.shape[1]).permute(0, 3, 1, 2)
+    images = pool.index_select(0, index.flatten()).view(*index.shape, pool.shape[1]).permute(0, 3, 1, 2)
+    return images if images.is_cuda else images.contiguous()  # a CPU convolves few bands faster one after another
 
 
 _OPPOSITE = {"right": "left", "left": "right", "top": "bottom", "bottom": "top"}

@@ -155,6 +155,7 @@ def finish_backward(
     LEARNT: tl.constexpr,
     SUMS: tl.constexpr,
     WRITE: tl.constexpr,
+    SIGNED: tl.constexpr,  # `raw` is the activation's result: only its sign is needed
     SHUFFLE: tl.constexpr,
     CHANNELS: tl.constexpr,
     PADDED: tl.constexpr,
@@ -173,7 +174,9 @@ def finish_backward(
         at = _place(pixel, channel, height, width, CHANNELS, SHUFFLE)
         g = tl.load(gradient + at, mask=where, other=0.0).to(tl.float32)
         if WRITE:
-            y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32) + b
+            y = tl.load(raw + pixel * CHANNELS + channel, mask=where, other=0.0).to(tl.float32)
+            if not SIGNED:
+                y += b
             if LEARNT:
                 of_slope += tl.sum(tl.where(y > 0, 0.0, g * y))
             g = tl.where(y > 0, g, a * g)
@@ -183,3 +186,52 @@ def finish_backward(
         tl.store(into_bias + tl.program_id(0) * CHANNELS + channel, of_bias, mask=known)
         if LEARNT:
             tl.store(into_slope + tl.program_id(0), of_slope)
+
+
+@triton.jit
+def column_sums(
+    source,  # (rows, CHANNELS)
+    target,  # (programs, CHANNELS): each program's share of the rows
+    rows,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    REPEATS: tl.constexpr,
+):
+    channel = tl.arange(0, PADDED)[None, :]
+    sums = tl.zeros((1, PADDED), tl.float32)
+    for repeat in range(REPEATS):
+        row = ((tl.program_id(0) * REPEATS + repeat) * ROWS + tl.arange(0, ROWS))[:, None]
+        where = (row < rows) & (channel < CHANNELS)
+        values = tl.load(source + row * CHANNELS + channel, mask=where, other=0.0)
+        sums += tl.sum(values.to(tl.float32), 0, keep_dims=True)
+    tl.store(target + tl.program_id(0) * CHANNELS + channel, sums, mask=channel < CHANNELS)
+
+
+@triton.jit
+def cut_crops(
+    pool,  # (pixels, BANDS): scenes one after another
+    crops,  # (size, 5): of each crop, at COLUMN where it begins and how wide its scene is; at 4 its flip and turn
+    result,  # (size, side, side, BANDS)
+    side,
+    COLUMN: tl.constexpr,
+    BANDS: tl.constexpr,
+    PADDED: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    crop = crops + tl.program_id(1) * 5
+    begin, width, which = tl.load(crop + COLUMN), tl.load(crop + COLUMN + 1), tl.load(crop + 4)
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    row, column = pixel // side, pixel % side
+    last = side - 1
+    # turned by a quarter `which % 4` times, after it was mirrored where `which` is 4 or more
+    turn = which % 4
+    r = tl.where(turn == 0, row, tl.where(turn == 1, column, tl.where(turn == 2, last - row, last - column)))
+    c = tl.where(turn == 0, column, tl.where(turn == 1, last - row, tl.where(turn == 2, last - column, row)))
+    c = tl.where(which >= 4, last - c, c)
+    band = tl.arange(0, PADDED)[None, :]
+    where = (pixel < side * side)[:, None] & (band < BANDS)
+    at = (begin.to(tl.int64) + r * width + c)[:, None] * BANDS + band
+    values = tl.load(pool + at, mask=where, other=0.0)
+    place = (tl.program_id(1) * side * side + pixel)[:, None] * BANDS + band
+    tl.store(result + place, values, mask=where)
