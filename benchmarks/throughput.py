@@ -209,7 +209,7 @@ def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], s
         kwargs["callbacks"].append(clock)
         data = datamodule_from_datasets(config, Crops((skip + steps) * batch), Crops(8))
         with (
-            open(os.devnull, "w") as nothing,
+            Path(os.devnull).open("w") as nothing,
             contextlib.redirect_stdout(nothing),
         ):  # its progress bar draws all the same
             pl.Trainer(**kwargs).fit(SRGAN_model(config=config), datamodule=data)

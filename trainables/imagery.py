@@ -374,7 +374,10 @@ def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] / 4
+    if device.type != "cuda":
+        return True
+    free, total = torch.cuda.mem_get_info(device)
+    return size < min(free, total * torch.cuda.get_per_process_memory_fraction(device)) / 4
 
 
 def _dihedral(side: int) -> Tensor:

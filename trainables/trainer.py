@@ -76,6 +76,8 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
     settings, ruler = configuration.Training, Ruler.of(configuration)
     state.scale = [imagery.low, imagery.high]
     stepper = Stepper(state, imagery)
+    if state.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(state.device)
     while state.step < settings.max_steps and not judge(state.readings, ruler).reached:
         began = time.perf_counter()
         found: list[Losses] = []
@@ -90,6 +92,9 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
         _watch_plateaus(state, reading)
         reading |= _content_slope(state, reading) | _judgement(state, reading, ruler, imagery)
         reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
+        if state.device.type == "cuda":
+            # what the allocator holds, the recorded step's own pool included
+            reading["memory/peak_gb"] = torch.cuda.max_memory_reserved(state.device) / 1e9
         state.readings.append(reading)
         yield reading
 

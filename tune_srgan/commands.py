@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 INTERRUPTED = 130
+CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors, about
 
 app = typer.Typer(
     add_completion=False,
@@ -91,10 +92,17 @@ def run(
 
 @app.command()
 @_answers_problems
-def check(study: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
-    """Validate a study and its imagery, and say what it may take. Starts nothing."""
+def check(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Train a few real steps on this machine's GPU: what a trial takes of it.")
+    ] = False,
+) -> None:
+    """Validate a study and its imagery, and say what it may take. Starts no trial."""
     loaded, warnings = load_study(study)
     imagery = _check_parts(loaded, str(study))
+    if gpu:
+        _check_gpu()
     _warn(warnings)
     search = loaded.search
     out.print(Text(f"{study} is valid.", style="green"))
@@ -111,6 +119,8 @@ def check(study: Annotated[Path, typer.Argument(help="A study file.")]) -> None:
     out.print(
         f"The earliest step at which a balance can be certified: {earliest_certificate(loaded)}.", highlight=False
     )
+    if gpu:
+        _rehearse(loaded, str(study))
 
 
 @app.command()
@@ -287,6 +297,46 @@ def _check_parts(study: Study, file: str) -> Imagery:
 
     check_sampler(study, file)
     return load_imagery(study.lowest(), torch.device("cpu"))
+
+
+def _check_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        fix = "Leave --gpu out, or run it where the trials will run."
+        raise InvalidInput([Problem("--gpu", "", "no GPU that torch can use", "one on this machine", fix)])
+
+
+def _rehearse(study: Study, file: str) -> None:
+    """What a trial takes of this machine's GPU, at the high end of every range."""
+    import torch
+
+    from trainables.imagery import load_imagery
+    from trainables.rehearsal import rehearse
+    from tune_srgan.trial import out_of_memory
+
+    configuration, device = study.highest(), torch.device("cuda")
+    try:
+        found = rehearse(configuration, load_imagery(configuration, device), device)
+    except torch.OutOfMemoryError as error:
+        raise InvalidInput(
+            [Problem(file, "Data.train_batch_size", out_of_memory(configuration, error), "a trial that fits")]
+        ) from None
+    total = torch.cuda.get_device_properties(device).total_memory
+    assert found.peak_bytes is not None
+    share = (found.peak_bytes + CONTEXT_BYTES) / total
+    training = configuration.Training
+    seconds = training.pretrain_steps * found.pretraining_step_s
+    seconds += (study.max_steps - training.pretrain_steps) * found.game_step_s
+    seconds += study.max_steps / training.validate_every * found.validation_s
+    out.print(
+        f"On one {torch.cuda.get_device_name(device)} ({total / 1e9:.0f} GB), at the high end of every range: a trial "
+        f"holds {found.peak_bytes / 1e9:.1f} GB at its peak, so resources.gpus of at least {share:.2f}.\n"
+        f"A step of pretraining takes {found.pretraining_step_s * 1e3:.1f} ms, one of the game "
+        f"{found.game_step_s * 1e3:.1f} ms, a validation {found.validation_s:.2f} s; "
+        f"{study.max_steps} steps about {live.duration(seconds)}, alone on the GPU.",
+        highlight=False,
+    )
 
 
 def _open_training(trial: TrialFolder, configuration: Any) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from trainables.errors import InvalidInput, Problem
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"
+FAULT_S = 60.0  # a device fault reaches all who share the device within this
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -74,9 +77,9 @@ class TrialFolder:
         return self.path / "samples.png"
 
     @property
-    def failures_file(self) -> Path:
-        """One line a failed attempt."""
-        return self.path / "failures.log"
+    def attempts_file(self) -> Path:
+        """One JSON object a line: an attempt began, or why one failed; a worker that is killed says nothing."""
+        return self.path / "attempts.jsonl"
 
     def create(self, values: Mapping[str, Value], proposed_by: str, configuration: Configuration) -> None:
         """Write down what is to be trained; `trial.json` last, for with it the trial exists."""
@@ -106,22 +109,41 @@ class TrialFolder:
         if self.outcome() is None:
             write_atomically(self.path / "outcome.json", json.dumps(dict(outcome)))
 
-    def note_failure(self, error: Exception) -> None:
-        """Keep the cause of a failed attempt, newest last."""
-        with self.failures_file.open("a", encoding="utf-8") as file:
-            file.write(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}\n")
+    def begin_attempt(self, run: str) -> None:
+        """Note that a worker of a driver's run takes this trial on."""
+        self._note({"run": run, "time": time.time()})
+
+    def note_failure(self, error: Exception, gpu: str = "") -> None:
+        """Keep the cause of a failed attempt; `gpu` names the device where it is the device's fault."""
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        self._note({"cause": cause, "gpu": gpu, "time": time.time()})
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What was noted of attempts, in order."""
+        return [json.loads(line) for line in _whole_lines(self.attempts_file)]
 
     def failures(self) -> list[str]:
         """The causes of all failed attempts that could still say one."""
-        return self.failures_file.read_text(encoding="utf-8").splitlines() if self.failures_file.exists() else []
+        return [attempt["cause"] for attempt in self.attempts() if "cause" in attempt]
+
+    def failed(self) -> dict[str, Any]:
+        """The outcome of a trial whose attempts are used up."""
+        causes = self.failures()
+        cause = causes[-1] if causes else "its worker died without a word (killed, out of memory, or its node was lost)"
+        step = self.last_step()
+        return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}
+
+    def _note(self, attempt: Mapping[str, Any]) -> None:
+        with self.attempts_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(attempt)) + "\n")
 
     def readings(self) -> list[dict[str, float]]:
         """All whole lines, in order of their steps."""
-        return [json.loads(line) for line in self._lines()]
+        return [json.loads(line) for line in _whole_lines(self.readings_file)]
 
     def last_step(self) -> int:
         """Step of the last reading; 0 where there is none."""
-        lines = list(self._lines())
+        lines = _whole_lines(self.readings_file)
         return int(json.loads(lines[-1])["step"]) if lines else 0
 
     def append(self, reading: Mapping[str, float]) -> None:
@@ -136,11 +158,11 @@ class TrialFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def _lines(self) -> Iterator[str]:
-        if self.readings_file.exists():
-            for line in self.readings_file.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    yield line
+
+def _whole_lines(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 @dataclass(frozen=True)
@@ -160,6 +182,8 @@ class TrialRecord:
     cause: str
     created: float
     seconds: float
+    step_seconds: tuple[float, float]  # what a step of pretraining and one of the game took, nan where there was none
+    peak_gb: float | None  # GPU memory
 
 
 @dataclass(frozen=True)
@@ -230,6 +254,24 @@ class StudyFolder:
             )
         write_atomically(self.study_file, study.dump())
 
+    def spent_attempts(self, number: int, run: str) -> int:
+        """Attempts of a trial within a driver's run that ended badly and by its own fault.
+
+        A device fault counts for the trial that saw it first: whoever shares the device sees it too, soon after.
+        """
+        attempts = self.trial(number).attempts()
+        begun = [attempt["time"] for attempt in attempts if attempt.get("run") == run]
+        failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
+        others = [fault for trial in self.trials() if trial.number != number for fault in trial.attempts()]
+        excused = 0
+        for failure in failed:
+            lost_imagery = failure["cause"].startswith(InvalidInput.__name__)  # no trial's fault: the driver stops
+            excused += lost_imagery or any(
+                failure["gpu"] and fault.get("gpu") == failure["gpu"] and 0 <= failure["time"] - fault["time"] < FAULT_S
+                for fault in others
+            )
+        return len(begun) - excused
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study for this process; one clear error where another drives it."""
@@ -250,9 +292,14 @@ class StudyFolder:
 def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
     """One trial's record; the cost is derived here, so it may be changed later without retraining."""
     header, outcome, readings = trial.header(), trial.outcome(), trial.readings()
-    cost = None
+    cost, step_seconds = None, (math.nan, math.nan)
     if outcome is not None and outcome["end"] not in {"failed", "diverged"}:
-        cost = nash_cost(judge(readings, Ruler.of(trial.configuration())), study.max_steps)
+        configuration = trial.configuration()
+        pretraining = configuration.Training.pretrain_steps
+        step_seconds = step_seconds_of(readings, pretraining)
+        cost = nash_cost(judge(readings, Ruler.of(configuration)), study.max_steps)
+        if study.objective.metric == "seconds_to_nash":
+            cost = in_seconds(cost, pretraining, step_seconds, study.max_steps)
     ended = outcome or {}
     last = readings[-1] if readings else {}
     return TrialRecord(
@@ -269,11 +316,46 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         cause=ended.get("cause", ""),
         created=header["created"],
         seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in readings),
+        step_seconds=step_seconds,
+        peak_gb=max((reading["memory/peak_gb"] for reading in readings if "memory/peak_gb" in reading), default=None),
     )
 
 
+def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -> tuple[float, float]:
+    """What a step of pretraining and one of the game took: medians over the readings that lie wholly in one of them.
+
+    A median passes over the readings in which kernels were built or the step was recorded. Where no reading lies
+    wholly in a phase, the one that saw both stands in.
+    """
+    before = [0.0, *(reading["step"] for reading in readings)]
+    taken = [
+        (begin, reading["step"], reading["time/train_s"] / (reading["step"] - begin))
+        for begin, reading in zip(before, readings, strict=False)
+    ]
+    pretrained = [seconds for begin, end, seconds in taken if end <= pretraining]
+    played = [seconds for begin, end, seconds in taken if begin >= pretraining]
+    across = [seconds for begin, end, seconds in taken if begin < pretraining < end]
+    first = pretrained or (across if pretraining else [])
+    second = played or across
+    return (statistics.median(first) if first else math.nan, statistics.median(second) if second else math.nan)
+
+
+def in_seconds(cost: float, pretraining: int, step_seconds: tuple[float, float], max_steps: int) -> float | None:
+    """`nash_cost` in seconds of training: every step at what a step of its phase took in this trial.
+
+    A censored cost, between one and two times `max_steps`, becomes as many times the seconds of `max_steps`.
+    """
+    times, steps = (cost / max_steps, float(max_steps)) if cost > max_steps else (1.0, cost)
+    alone = min(steps, float(pretraining))
+    known = [seconds for seconds in step_seconds if not math.isnan(seconds)]
+    if not known:
+        return None  # it never trained
+    pretrained, played = (known[0] if math.isnan(seconds) else seconds for seconds in step_seconds)
+    return times * (alone * pretrained + (steps - alone) * played)
+
+
 def best_of(records: list[TrialRecord]) -> TrialRecord | None:
-    """The balanced trial with the fewest steps; the earlier one of two alike."""
+    """The balanced trial of the lowest cost; the earlier one of two alike."""
     balanced = [record for record in records if record.end == "balanced" and record.cost is not None]
     return min(balanced, key=lambda record: (record.cost or 0.0, record.number), default=None)
 

@@ -25,7 +25,7 @@ from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 
 from trainables.errors import InvalidInput, Problem
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, read_json, record_of, write_atomically
+from tune_srgan.records import UNFINISHED, StudyFolder, read_json, record_of, write_atomically
 from tune_srgan.searcher import Searcher
 from tune_srgan.study import Study
 from tune_srgan.trial import run_trial
@@ -94,6 +94,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self.left = study.search.trials - len(records) + len(self._unfinished)
         self._numbers: dict[str, int] = {}
         self.stopped_because = ""
+        self.run = f"run-{int(time.time())}"
 
     # Ray's Searcher: its documentation says what each is for.
     # ruff: noqa: D102
@@ -112,7 +113,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self.budget.running.add(number)
         seconds = self.budget.seconds_for_a_trial()
         deadline = None if seconds is None else time.time() + seconds
-        return {"number": number, "folder": str(self._folder.path), "deadline": deadline}
+        return {"number": number, "folder": str(self._folder.path), "deadline": deadline, "run": self.run}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         number = self._numbers.pop(trial_id)
@@ -124,7 +125,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 # imagery that is gone for every trial is nothing a trial failed by: it stays to be resumed
                 self.stopped_because = causes[-1].partition(": ")[2]
                 return
-            trial.end(_failed(trial))
+            trial.end(trial.failed())
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
             self._searcher.tell(record_of(trial, self._study))
 
@@ -232,9 +233,10 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
             trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name=f"run-{int(time.time())}",
+            name=feed.run,
             storage_path=str(folder.ray_folder),
-            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+            # trials count their attempts themselves (`spent_attempts`): some are not their fault
+            failure_config=tune.FailureConfig(max_failures=2 * (resources.max_failures + 1)),
             callbacks=[_ObserverCallback(observer, budget)],
             verbose=0,
         ),
@@ -252,11 +254,3 @@ def _slots(study: Study) -> int:
     if wanted.gpus:
         fits.append(int(total.get("GPU", 0) / wanted.gpus))
     return max(1, min(fits))
-
-
-def _failed(trial: TrialFolder) -> dict[str, Any]:
-    """The outcome of a trial whose attempts are used up."""
-    causes = trial.failures()
-    cause = causes[-1] if causes else "its worker died without a word (killed, out of memory, or its node was lost)"
-    step = trial.last_step()
-    return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}

@@ -51,6 +51,8 @@ RULER = (
     "Training.threads",
     "Training.device",
     "Training.precision",
+    "Training.cuda_graphs",
+    "Training.deterministic",
     "Training.gpus",
     "Training.max_epochs",
     "Training.val_check_interval",
@@ -110,6 +112,12 @@ class Parameter(Section):
         ends = self.ends()
         return ends[0] if any(isinstance(end, str) for end in ends) else min(ends)
 
+    @property
+    def high(self) -> Any:
+        """The largest value; of a choice that has none, the last."""
+        ends = self.ends()
+        return ends[-1] if any(isinstance(end, str) for end in ends) else max(ends)
+
     def admits(self, value: object) -> bool:
         """Whether a value can be proposed."""
         if self.choice is not None:
@@ -127,7 +135,9 @@ class Parameter(Section):
 class Objective(Section):
     """What is minimised, and the ruler it is measured with."""
 
-    metric: Literal["steps_to_nash"] = "steps_to_nash"
+    metric: Literal["steps_to_nash", "seconds_to_nash"] = (
+        "steps_to_nash"  # seconds: of training, as each trial measures
+    )
     max_steps: Annotated[int, Field(ge=1)] | None = None  # of a trial; else the training file's
     validate_every: Annotated[int, Field(ge=1)] | None = None
     nash: NashSettings = NashSettings()
@@ -194,6 +204,10 @@ class Study(Section):
     def lowest(self) -> Configuration:
         """The configuration at the low end of every range."""
         return self.configuration({key: parameter.low for key, parameter in self.space.items()})
+
+    def highest(self) -> Configuration:
+        """The configuration at the high end of every range."""
+        return self.configuration({key: parameter.high for key, parameter in self.space.items()})
 
     @property
     def max_steps(self) -> int:
