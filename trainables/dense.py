@@ -22,7 +22,8 @@ except ImportError:  # no Triton, no GPU: the trunk is then plain convolutions
 
 SLOPE = 0.2
 LAYERS = 5
-TILE = (128, 4, 4)  # pixels a program works on, its warps, and loads under way
+# pixels a program works on, its warps, and loads under way: for images that fill a GPU several times over, and others
+LARGE, SMALL = (256, 4, 3), (128, 4, 6)
 
 
 def offsets(features: int, growth: int) -> list[int]:
@@ -52,7 +53,7 @@ def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int,
     for name in ("bias", "mask", "skip", "outer", "second"):
         if defaults[name] is None:
             defaults[name] = source
-    block, warps, stages = TILE
+    block, warps, stages = LARGE if len(source) >= 65536 else SMALL
     kernels.dense_layer[(-(-len(source) // block),)](
         source,
         weight,

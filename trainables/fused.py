@@ -19,8 +19,8 @@ try:
 except ImportError:  # no Triton, no GPU
     kernels = None  # type: ignore[assignment]
 
-ROWS = 64  # pixels a program works on at a time
-PROGRAMS = 528  # at most, of those that add up over pixels: four a multiprocessor
+ELEMENTS = 4096  # a program works on at a time
+PROGRAMS = 264  # or up to twice as many add up over pixels: two to four a multiprocessor
 
 
 def available(x: Tensor) -> bool:
@@ -65,15 +65,26 @@ def _flat(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
+def _tiles(pixels: int, channels: int) -> tuple[int, dict[str, int]]:
+    """How a (pixels, channels) image is parted: the number of parts, and the constants of a kernel that takes one."""
+    padded = 1 << (channels - 1).bit_length()
+    rows = max(4, ELEMENTS // padded)
+    return -(-pixels // rows), {"CHANNELS": channels, "PADDED": padded, "ROWS": rows}
+
+
+def _programs(tiles: int) -> tuple[int, int]:
+    """How many programs add up over tiles, and how many tiles each takes."""
+    repeats = max(1, tiles // PROGRAMS)
+    return -(-tiles // repeats), repeats
+
+
 def column_sums(rows: Tensor) -> Tensor:
     """(n, channels) → (channels,) in float32, always in the same order."""
     n, channels = rows.shape
-    tiles = -(-n // ROWS)
-    repeats = max(1, tiles // PROGRAMS)
-    programs = -(-tiles // repeats)
+    tiles, constants = _tiles(n, channels)
+    programs, repeats = _programs(tiles)
     shares = torch.empty((programs, channels), device=rows.device)
-    padded = 1 << (channels - 1).bit_length()
-    kernels.column_sums[(programs,)](rows, shares, n, CHANNELS=channels, PADDED=padded, ROWS=ROWS, REPEATS=repeats)
+    kernels.column_sums[(programs,)](rows, shares, n, REPEATS=repeats, **constants)
     return shares.sum(0)
 
 
@@ -97,7 +108,8 @@ class _Finish(torch.autograd.Function):
         size = (batch, channels // 4, 2 * height, 2 * width) if shuffle else raw.shape
         result = torch.empty(size, dtype=raw.dtype, device=raw.device, memory_format=torch.channels_last)
         pixels = batch * height * width
-        kernels.finish_forward[(-(-pixels // ROWS),)](
+        tiles, constants = _tiles(pixels, channels)
+        kernels.finish_forward[(tiles,)](
             raw,
             bias,
             bias if slope is None else slope,
@@ -110,9 +122,7 @@ class _Finish(torch.autograd.Function):
             LEARNT=slope is not None,
             SKIP=skip is not None,
             SHUFFLE=shuffle,
-            CHANNELS=channels,
-            PADDED=1 << (channels - 1).bit_length(),
-            ROWS=ROWS,
+            **constants,
         )
         # of a leaky ReLU the result's sign is enough, and the next layer keeps the result anyway
         ctx.signed = slope is None and 0 < fixed < 1 and skip is None and not shuffle
@@ -131,19 +141,16 @@ class _Finish(torch.autograd.Function):
         into_raw = torch.empty_like(raw) if write else gradient
         into_bias = into_slope = None
         if write or sums:
-            tiles = -(-pixels // ROWS)
-            repeats = max(1, tiles // PROGRAMS)
-            programs = -(-tiles // repeats)
-            into_bias = torch.empty((programs, channels), device=raw.device)
-            into_slope = torch.empty((programs,), device=raw.device)
+            tiles, constants = _tiles(pixels, channels)
+            programs, repeats = _programs(tiles)
+            shares = torch.empty((programs, channels + 1), device=raw.device)  # of the bias' and the slope's gradient
             kernels.finish_backward[(programs,)](
                 gradient,
                 raw,
                 bias,
                 bias if slope is None else slope,
                 into_raw,
-                into_bias,
-                into_slope,
+                shares,
                 pixels,
                 height,
                 width,
@@ -153,20 +160,13 @@ class _Finish(torch.autograd.Function):
                 WRITE=write,
                 SIGNED=ctx.signed,
                 SHUFFLE=ctx.shuffle,
-                CHANNELS=channels,
-                PADDED=1 << (channels - 1).bit_length(),
-                ROWS=ROWS,
                 REPEATS=repeats,
+                **constants,
             )
-            into_bias, into_slope = (into_bias.sum(0), into_slope.sum(0, keepdim=True)) if sums else (None, None)
-        return (
-            into_raw,
-            into_bias,
-            into_slope if slope is not None else None,
-            None,
-            gradient if ctx.skipped else None,
-            None,
-        )
+            if sums:
+                total = shares.sum(0)
+                into_bias, into_slope = total[:channels], total[channels:] if slope is not None else None
+        return into_raw, into_bias, into_slope, None, gradient if ctx.skipped else None, None
 
 
 class _Halves(torch.autograd.Function):
@@ -240,31 +240,45 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """weight / σ, σ = uᵀ·W·v."""
+        if _in_half.get():
+            found: Tensor = _Normalise.apply(weight, self.u, self.v, self.training)  # type: ignore[no-untyped-call]
+            return found
         matrix = weight.flatten(1)
         if self.training:
             self._iterate(matrix, 1)
         u, v = self.u.clone(), self.v.clone()  # an earlier step's graph keeps what it saw
-        if _in_half.get():
-            found: Tensor = _Normalise.apply(weight, u, v)  # type: ignore[no-untyped-call]
-            return found
         return weight / torch.vdot(u, torch.mv(matrix, v))
 
 
 class _Normalise(torch.autograd.Function):
-    """W/σ in half precision, and its gradient (G − ⟨G, W/σ⟩·u·vᵀ)/σ, without copies of W in between."""
+    """W/σ in half precision and, with G its gradient, (G − ⟨G, W⟩/σ·u·vᵀ)/σ, in as few passes as they take.
+
+    After a power iteration σ is the length of Wᵀu. u and v are written in place: the gradient must be asked for before
+    the next iteration, as a training step does.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        sigma = torch.vdot(u, torch.mv(weight.flatten(1), v))
-        half = torch.empty_like(weight, dtype=torch.bfloat16)
-        torch.mul(weight, sigma.reciprocal(), out=half)
-        ctx.save_for_backward(half, u, v, sigma)
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, iterate: bool) -> Tensor:
+        matrix = weight.flatten(1)
+        if iterate:
+            along = torch.mv(matrix, v)
+            torch.div(along, torch.linalg.vector_norm(along), out=u)
+            along = torch.mv(matrix.t(), u)
+            sigma = torch.linalg.vector_norm(along)
+            torch.div(along, sigma, out=v)
+        else:
+            sigma = torch.dot(u, torch.mv(matrix, v))
+        layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+        half = torch.empty_like(weight, dtype=torch.bfloat16, memory_format=layout)
+        torch.div(weight, sigma, out=half)
+        ctx.save_for_backward(weight, u, v, sigma)
         return half
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        half, u, v, sigma = ctx.saved_tensors
-        along = (gradient * half).sum(dtype=torch.float32)
-        whole = gradient.flatten(1).float()
-        whole = torch.addr(whole, along * u, v, alpha=-1).div_(sigma)
-        return whole.view(half.shape), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        weight, u, v, sigma = ctx.saved_tensors
+        whole = torch.empty_like(weight, memory_format=torch.contiguous_format).copy_(gradient)
+        matrix = whole.flatten(1)
+        share = torch.dot(whole.flatten(), weight.flatten()) / sigma
+        matrix.addr_(u * share, v, alpha=-1).div_(sigma)
+        return whole, None, None, None

@@ -146,8 +146,7 @@ def finish_backward(
     bias,
     slope,
     into_raw,
-    into_bias,  # (programs, CHANNELS)
-    into_slope,  # (programs,)
+    shares,  # (programs, CHANNELS + 1): what each adds to the gradients of the bias and of the slope
     pixels,
     height,
     width,
@@ -183,9 +182,9 @@ def finish_backward(
             tl.store(into_raw + pixel * CHANNELS + channel, g.to(into_raw.dtype.element_ty), mask=where)
         of_bias += tl.sum(g, 0, keep_dims=True)
     if SUMS:
-        tl.store(into_bias + tl.program_id(0) * CHANNELS + channel, of_bias, mask=known)
-        if LEARNT:
-            tl.store(into_slope + tl.program_id(0), of_slope)
+        share = shares + tl.program_id(0) * (CHANNELS + 1)
+        tl.store(share + channel, of_bias, mask=known)
+        tl.store(share + CHANNELS, of_slope)
 
 
 @triton.jit

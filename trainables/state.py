@@ -121,6 +121,10 @@ def _drawn(build: Any, configuration: Configuration, part: str, device: torch.de
         torch.manual_seed(seed_of(configuration.Training.seed, part))
         network: nn.Module = build()
     placed: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+    if device.type == "cuda":
+        for name, weight in placed.named_parameters():
+            if "parametrizations" in name:  # its norm is that of a matrix, its rows one after another
+                weight.data = weight.data.contiguous()
     return placed
 
 

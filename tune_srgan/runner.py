@@ -6,6 +6,7 @@ goes on from its own checkpoint. Ray's experiment state is never read back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,8 +24,10 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trial re
 import ray
 from ray import tune
 from ray.tune.search import Searcher as RaySearcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.errors import InvalidInput, Problem
+from tune_srgan import mps
 from tune_srgan.records import UNFINISHED, StudyFolder, read_json, record_of, write_atomically
 from tune_srgan.searcher import Searcher
 from tune_srgan.study import Study
@@ -242,9 +245,25 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
-    tuner.fit()
-    budget.keep_time()
+    try:
+        tuner.fit()
+    finally:
+        budget.keep_time()
+        if 0 < resources.gpus < 1 and resources.mps:
+            _end_mps()
     return feed.stopped_because
+
+
+def _end_mps() -> None:
+    """On every node with a GPU, end the MPS daemon that this study's trials started."""
+    ending = ray.remote(num_cpus=0)(mps.end)
+    places = [
+        NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("GPU")
+    ]
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get([ending.options(scheduling_strategy=place).remote() for place in places], timeout=60)
 
 
 def _slots(study: Study) -> int:

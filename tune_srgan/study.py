@@ -169,6 +169,7 @@ class Resources(Section):
     gpus: Annotated[float, Field(ge=0)] = 0
     concurrent: Annotated[int, Field(ge=1)] | None = None  # else as many as fit
     max_failures: Annotated[int, Field(ge=0)] = 3
+    mps: bool = True  # trials that share a GPU do so through CUDA MPS, where its daemon can be started
 
 
 class WandbTracking(Section):

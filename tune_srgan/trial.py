@@ -23,6 +23,7 @@ from trainables.schedules import phase
 from trainables.state import State
 from trainables.trainer import Diverged, Outcome, outcome, pick_device, train
 from trainables.validation import pictures
+from tune_srgan import mps
 from tune_srgan.records import StudyFolder, TrialFolder, write_atomically
 from tune_srgan.tracking import Tracker, open_tracker
 
@@ -107,8 +108,11 @@ def run_trial(config: dict[str, Any]) -> None:
         return
     trial.begin_attempt(config["run"])
     share = study.resources.gpus
-    if 0 < share < 1 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share)
+    if 0 < share < 1:
+        if study.resources.mps:
+            mps.join()
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(share)
     try:
         for reading in train_recorded(trial, open_tracker(trial, study), config["deadline"]):
             tune.report(reading)

@@ -1,0 +1,96 @@
+"""The GPU's kernels, interpreted in float32 where there is no GPU, against plain torch; the norms in half precision."""
+
+import pytest
+import torch
+from torch.nn.utils.parametrize import register_parametrization
+
+from tests.tiny import tiny
+from trainables import dense, fused
+from trainables.imagery import Imagery
+from trainables.networks import _DenseTrunk
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py runs them for real")
+
+
+def relative(found, expected):
+    return float((found - expected).norm().detach() / expected.norm().detach())
+
+
+@pytest.mark.parametrize(("channels", "shuffle"), [(8, True), (8, False), (3, False), (1, False)])
+@pytest.mark.parametrize("slope", ["prelu", 0.2, None])
+@pytest.mark.parametrize("skipped", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_follows_a_convolution(channels, shuffle, slope, skipped, frozen, monkeypatch):
+    torch.manual_seed(0)
+    raw = torch.randn(2, channels, 9, 11).contiguous(memory_format=torch.channels_last).requires_grad_()
+    given = [raw, torch.randn(channels, requires_grad=not frozen)]
+    learnt = torch.tensor([0.25], requires_grad=not frozen) if slope == "prelu" else slope
+    given += [learnt] if slope == "prelu" else []
+    size = (2, channels // 4, 18, 22) if shuffle else raw.shape
+    skip = torch.randn(size, requires_grad=True) if skipped else None
+    given += [skip] if skipped else []
+    direction = torch.randn(size)
+
+    def both():
+        result = fused.finish(raw, given[1], learnt, skip, shuffle)
+        return [result, *torch.autograd.grad(result, [part for part in given if part.requires_grad], direction)]
+
+    expected = both()
+    monkeypatch.setattr(fused, "usable", lambda x: True)
+    monkeypatch.setattr(fused, "ELEMENTS", 64)  # many programs, and one that is not full
+    monkeypatch.setattr(fused, "PROGRAMS", 5)
+    for found, wanted in zip(both(), expected, strict=True):
+        assert relative(found, wanted) < 1e-6
+
+
+def test_the_dense_trunk_on_one_buffer(monkeypatch):
+    torch.manual_seed(0)
+    trunk = _DenseTrunk(2, 32, 16, 0.2)
+    x = torch.randn(2, 32, 3, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    direction = torch.randn(2, 32, 3, 7)
+
+    def both():
+        result = trunk(x)
+        return [result, *torch.autograd.grad(result, [x, trunk.weight, trunk.bias], direction)]
+
+    expected = both()
+    monkeypatch.setattr(dense, "usable", lambda *x: True)
+    monkeypatch.setattr(dense, "SMALL", (32, 4, 1))  # two programs, the second not full
+    for found, wanted in zip(both(), expected, strict=True):
+        assert not torch.equal(found, wanted)  # another way
+        assert relative(found, wanted) < 1e-5
+
+
+def test_crops_cut_by_a_kernel_are_the_crops():
+    imagery = Imagery(tiny(), torch.device("cpu"))
+    crops = imagery.crops(0, "train", [3], 40)[0]
+    assert len(crops[:, 4].unique()) == 8  # every flip and turn
+    sides = imagery.cells, imagery.cells * imagery.factor
+    for at, (pool, side, expected) in enumerate(zip(imagery._pools, sides, imagery.gather(crops), strict=True)):
+        assert torch.equal(fused.cut_crops(pool, crops, 2 * at, side), expected)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_a_spectral_norm_in_half_precision(kind):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(40, 24) if kind == "linear" else torch.nn.Conv2d(8, 12, 3)
+    register_parametrization(layer, "weight", fused.SpectralNorm(layer.weight))
+    norm, original = layer.parametrizations.weight[0], layer.parametrizations.weight.original
+    start = {name: value.clone() for name, value in norm.state_dict().items()}
+    direction = torch.randn_like(original)
+    for training in (True, False):
+        norm.train(training)
+        norm.load_state_dict(start)
+        expected = layer.weight
+        (wanted,) = torch.autograd.grad(expected, original, direction)
+        after = norm.u.clone(), norm.v.clone()
+        norm.load_state_dict(start)
+        token = fused._in_half.set(True)
+        found = layer.weight
+        fused._in_half.reset(token)
+        (gradient,) = torch.autograd.grad(found, original, direction.bfloat16())
+        assert found.dtype == torch.bfloat16
+        assert relative(found.float(), expected) < 4e-3
+        assert relative(gradient, wanted) < 4e-3
+        assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(after, (norm.u, norm.v), strict=True))
