@@ -1,5 +1,6 @@
 """The records are the truth: whole after a kill, written once, judged where they are read."""
 
+import math
 import resource
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,8 +8,17 @@ from dataclasses import replace
 import pytest
 
 from tests.studies import PATIENCE, VALUES, WEIGHT, finish, loaded, reading, small, start, write
-from trainables.errors import InvalidInput
-from tune_srgan.records import StudyFolder, TrialFolder, best_of, find_study, record_of, write_atomically
+from trainables.errors import InvalidInput, Problem
+from tune_srgan.records import (
+    StudyFolder,
+    TrialFolder,
+    best_of,
+    find_study,
+    in_seconds,
+    record_of,
+    step_seconds_of,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -188,3 +198,75 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path, study, below):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InvalidInput, match="storage: found a folder that cannot be written .*--storage"):
         StudyFolder(tmp_path / "file" / below).open(study)
+
+
+def timed(*steps_and_seconds):
+    return [
+        {"step": float(step), "time/train_s": seconds, "time/validate_s": 1.0} for step, seconds in steps_and_seconds
+    ]
+
+
+def test_what_a_step_of_each_phase_takes_is_a_median_of_whole_readings():
+    readings = timed((10, 9.0), (20, 1.0), (30, 1.0), (40, 7.0), (50, 2.0), (60, 2.0), (70, 2.0))
+    assert step_seconds_of(readings, pretraining=35) == (0.1, 0.2)  # neither the slow first one nor the mixed one
+    assert math.isnan(step_seconds_of(readings[:2], pretraining=35)[1])  # no game yet
+    assert math.isnan(step_seconds_of(readings, pretraining=0)[0])
+    assert step_seconds_of(timed((10, 3.0)), pretraining=4) == (0.3, 0.3)  # one reading saw both
+
+
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (100, 40 * 0.1 + 60 * 0.2),
+        (30, 30 * 0.1),
+        (200, 40 * 0.1 + 160 * 0.2),
+        (300, 1.5 * (40 * 0.1 + 160 * 0.2)),  # censored: as many times its whole training's seconds
+    ],
+)
+def test_a_cost_in_seconds_counts_each_phases_steps_at_what_they_took(cost, expected):
+    assert in_seconds(cost, 40, (0.1, 0.2), max_steps=200) == pytest.approx(expected)
+
+
+def test_a_study_may_ask_for_the_fewest_seconds(tmp_path):
+    document = small()
+    document["objective"]["metric"] = "seconds_to_nash"
+    study = loaded(tmp_path, document)
+    folder = StudyFolder(tmp_path / "runs" / study.study)
+    folder.open(study)
+    start(folder, study, 0, VALUES)
+    record = finish(folder, study, 0, since=100)  # its readings say 0.2 s for every 4 steps
+    assert record.steps == 100
+    assert record.cost == pytest.approx(100 * 0.05)
+    assert record.step_seconds == pytest.approx((0.05, 0.05))
+
+
+def test_attempts_that_are_a_neighbours_fault_are_not_spent(folder, study, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tune_srgan.records.time.time", lambda: now[0])
+    trials = []
+    for number in range(3):
+        start(folder, study, number, VALUES)
+        trials.append(folder.trial(number))
+
+    def attempt(trial, error=None, gpu="", run="run-2"):
+        now[0] += 1
+        trial.begin_attempt(run)
+        if error is not None:
+            trial.note_failure(error, gpu)
+
+    fault = RuntimeError("CUDA error: an illegal memory access was encountered")
+    attempt(trials[0], ValueError("before this driver"), run="run-1")
+    assert folder.spent_attempts(0, "run-2") == 0
+    attempt(trials[0], fault, "node/0")  # the first to see it
+    attempt(trials[1], fault, "node/0")
+    attempt(trials[2], fault, "node/1")  # another device
+    assert [folder.spent_attempts(number, "run-2") for number in range(3)] == [1, 0, 1]
+    attempt(trials[1])  # killed without a word
+    attempt(trials[1], ValueError("its own"))
+    assert folder.spent_attempts(1, "run-2") == 2
+    now[0] += 3600
+    attempt(trials[1], fault, "node/0")  # alone
+    assert folder.spent_attempts(1, "run-2") == 3
+    attempt(trials[1], InvalidInput([Problem("a.tif", "Data.path", "nothing", "imagery")]))
+    assert folder.spent_attempts(1, "run-2") == 3
+    assert trials[1].failures()[-1].startswith("InvalidInput")

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import begun, everything, same
+from tests.tiny import begun, everything, same, tiny
 from trainables.balance import CONDITIONS, Ruler, excesses
 from trainables.configuration import METRICS
+from trainables.imagery import load_imagery
+from trainables.rehearsal import rehearse
 from trainables.state import State
 from trainables.trainer import Diverged, outcome, train
 from trainables.validation import auc, best_response
@@ -268,3 +270,28 @@ def test_the_slope_of_pretraining_is_in_the_reading_at_the_switch():
 def test_a_short_pretraining_has_a_slope_too(pretrain):
     *_, readings = played(7, **{PRETRAIN: pretrain})
     assert {"training/pretrain_slope", "training/pretrain_settled"} <= readings[-(-pretrain // 2) - 1].keys()
+
+
+def test_scenes_that_are_not_resident_give_the_same_training():
+    values = {"Training.max_steps": 100}
+    resident, _, _ = played(4, **values)
+    fed, imagery, _ = played(4, **values, **{"Data.resident": False})
+    assert not imagery.resident
+    assert same(everything(resident), everything(fed))
+
+
+def test_gradients_are_clipped_to_the_configured_norm():
+    state, _, _ = played(3, **{"Optimizers.gradient_clip_val": 1e-3})
+    for network in (state.generator, state.discriminator):
+        norm = torch.stack([part.grad.norm() for part in network.parameters()]).norm()
+        assert norm <= 1.001e-3
+    free, _, _ = played(3)
+    assert torch.stack([part.grad.norm() for part in free.generator.parameters()]).norm() > 2e-3
+
+
+def test_a_rehearsal_makes_both_kinds_of_steps():
+    configuration = tiny()
+    found = rehearse(configuration, load_imagery(configuration, torch.device("cpu")), torch.device("cpu"))
+    assert 0 < found.pretraining_step_s < found.game_step_s
+    assert found.validation_s > 0
+    assert found.peak_bytes is None
