@@ -28,7 +28,7 @@ from trainables.imagery import load_imagery
 from trainables.state import State
 from trainables.step import Stepper
 
-AT_MOST = {"S": 8, "M": 8, "L": 4}
+AT_MOST = 8
 SECONDS = 4.0
 
 
@@ -68,7 +68,7 @@ def measure(case: str, phase: str, scene: Path, environment: dict[str, str]) -> 
     """Total steps a second by how many trainings run at once, and the memory of one."""
     command = [sys.executable, __file__, "--worker", case, phase, str(scene)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    workers = [subprocess.Popen(command, env=os.environ | environment, **pipes) for _ in range(AT_MOST[case])]
+    workers = [subprocess.Popen(command, env=os.environ | environment, **pipes) for _ in range(AT_MOST)]
     try:
         memory = [int(worker.stdout.readline().split()[1]) for worker in workers]
         found: dict[str, Any] = {"bytes_of_one": memory[0], "steps_per_s": {}}

@@ -198,6 +198,7 @@ def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], s
                 self.ended = time.perf_counter()
 
     torch.set_float32_matmul_precision("medium")  # as its command line does
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False  # torch's defaults, not our step's
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         kwargs, _ = build_lightning_kwargs(

@@ -281,3 +281,37 @@ def workers_of(folder: Path) -> list[psutil.Process]:
 
 def owns(process: psutil.Process, folder: Path) -> bool:
     return process.environ().get("PWD") == str(folder) or process.cwd() == str(folder)
+
+
+def test_trials_that_end_before_their_first_reading_do_not_end_the_study(tmp_path: Path) -> None:
+    file = write_study(tmp_path, trials=3)
+    study = yaml.safe_load(file.read_text())
+    study["training"]["Training"]["Losses"] = {"l1_weight": 1e39}  # more than float32 holds: not finite at once
+    file.write_text(yaml.safe_dump(study))
+    printed = finish(command("run", "tiny.yaml", cwd=tmp_path))
+    assert "3 trials: 3 diverged" in printed
+    assert all(not readings(trial) for trial in trials(tmp_path))
+
+
+def test_a_trial_whose_attempts_are_used_up_has_failed_and_the_study_goes_on(tmp_path: Path) -> None:
+    file = write_study(tmp_path, trials=2)
+    study = yaml.safe_load(file.read_text())
+    study["resources"] |= {"max_failures": 1, "concurrent": 1}
+    file.write_text(yaml.safe_dump(study))
+    driver = command("run", "tiny.yaml", cwd=tmp_path)
+    seen: set[int] = set()
+    first = tmp_path / "runs/tiny/trials/00000"
+
+    def kill_each_worker_once() -> bool:
+        for process in workers_of(tmp_path) if (first / "attempts.jsonl").exists() else []:
+            if process.pid not in seen and not (first / "outcome.json").exists():
+                seen.add(process.pid)
+                process.kill()
+        return (first / "outcome.json").exists()
+
+    wait_for(kill_each_worker_once)
+    finish(driver)
+    ends = [json.loads((trial / "outcome.json").read_text()) for trial in trials(tmp_path)]
+    assert [end["end"] for end in ends] == ["failed", "exhausted"]
+    assert "died without a word" in ends[0]["cause"]
+    assert len((first / "attempts.jsonl").read_text().splitlines()) == 2  # the first and one more

@@ -377,7 +377,7 @@ def _fits(size: int, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free, total = torch.cuda.mem_get_info(device)
-    return size < min(free, total * torch.cuda.get_per_process_memory_fraction(device)) / 4
+    return size < min(free, total * torch.cuda.get_per_process_memory_fraction()) / 4
 
 
 def _dihedral(side: int) -> Tensor:
