@@ -24,6 +24,7 @@ from trainables.errors import InvalidInput, Problem
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"
+WAITS = ("validate", "record", "checkpoint", "report")
 FAULT_S = 60.0  # a device fault reaches all who share the device within this
 
 
@@ -183,6 +184,7 @@ class TrialRecord:
     created: float
     seconds: float
     step_seconds: tuple[float, float]  # what a step of pretraining and one of the game took, nan where there was none
+    waits: dict[str, float]  # seconds the training stood still, to validate, record, checkpoint and report
     peak_gb: float | None  # GPU memory
 
 
@@ -317,6 +319,7 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         created=header["created"],
         seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in readings),
         step_seconds=step_seconds,
+        waits={kind: sum(reading.get(f"time/{kind}_s", 0.0) for reading in readings) for kind in WAITS},
         peak_gb=max((reading["memory/peak_gb"] for reading in readings if "memory/peak_gb" in reading), default=None),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,7 +14,16 @@ from rich.text import Text
 
 from trainables.balance import CONDITIONS, Ruler, excesses
 from tune_srgan.live import COLOURS, duration, figure
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, read_json, write_atomically
+from tune_srgan.records import (
+    UNFINISHED,
+    WAITS,
+    StudyFolder,
+    TrialFolder,
+    TrialRecord,
+    best_of,
+    read_json,
+    write_atomically,
+)
 from tune_srgan.study import Study
 
 SHORT = {
@@ -76,10 +87,11 @@ def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
         header = Text.assemble(("Winner: trial ", "bold"), (str(best.number), "bold green"))
         header.append(f", balanced from step {best.steps} of {study.max_steps}", "bold")
         console.print(header)
+        seconds = f", seconds_to_nash {best.cost:.1f}" if study.objective.metric == "seconds_to_nash" else ""
         for key, value in best.values.items():
             console.print(f"  {key}: {_short(value)}", highlight=False)
         console.print(
-            f"  steps_to_nash {best.steps}, exploitability {figure(best.exploitability)} "
+            f"  steps_to_nash {best.steps}{seconds}, exploitability {figure(best.exploitability)} "
             "(held-out rank of a best response; 0.5 none, 1 full)",
             highlight=False,
         )
@@ -95,7 +107,8 @@ def _table(study: Study, records: Sequence[TrialRecord]) -> Table:
     table.add_column("trial", justify="right")
     for key in study.space:
         table.add_column(SHORT.get(key, key.rpartition(".")[2]), justify="right", no_wrap=True)
-    for name in ("by", "ended", "cost", "gap", "exploit."):
+    in_seconds = study.objective.metric == "seconds_to_nash"
+    for name in ("by", "ended", "cost, s" if in_seconds else "cost", "gap", "exploit."):
         table.add_column(name, justify="left" if name in {"by", "ended"} else "right", no_wrap=True)
     for record in sorted(records, key=lambda r: (r.cost if r.cost is not None else float("inf"), r.number)):
         values = [_short(record.values.get(key)) for key in study.space]
@@ -104,7 +117,7 @@ def _table(study: Study, records: Sequence[TrialRecord]) -> Table:
             *values,
             record.proposed_by,
             Text(record.end, style=COLOURS.get(record.end, "red")),
-            figure(record.cost, 0),
+            figure(record.cost, 1 if in_seconds else 0),
             figure(record.gap),
             figure(record.exploitability),
         )
@@ -138,7 +151,7 @@ def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRec
     console.print(
         f"{len(records)} trials: {ends}; {fitted} proposed by the fitted {study.search.sampler}.", highlight=False
     )
-    console.print(f"{steps} steps in {duration(seconds)}.", highlight=False)
+    console.print(f"{steps} steps in {duration(seconds)}.{_pace(records)}", highlight=False)
     for key, value in study.non_default_ruler().items():
         console.print(f"Ruler other than the default: nash.{key} = {value}", style="yellow")
     complaints = sorted(folder.path.glob("trials/*/tracker.log"))
@@ -150,6 +163,22 @@ def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRec
         command = f"wandb sync {folder.path}/trials/*/tracker/wandb/offline-run-*"
         console.print(Text(f"Runs were kept offline; send them with: {command}"), soft_wrap=True)
     console.print(LIMITS, style="dim", highlight=False)
+
+
+def _pace(records: Sequence[TrialRecord]) -> str:
+    """What a step of each phase took, in the middle of all trials, and what share of the time was no training."""
+    found = ""
+    for phase, name in enumerate(("pretraining", "the game")):
+        known = [record.step_seconds[phase] for record in records if math.isfinite(record.step_seconds[phase])]
+        if known:
+            found += f" A step of {name} took {statistics.median(known) * 1e3:.3g} ms."
+    waits = {kind: sum(record.waits[kind] for record in records) for kind in WAITS}
+    # validations are in a trial's seconds, the other waits are not
+    whole = sum(record.seconds for record in records) + sum(waits.values()) - waits["validate"]
+    if whole:
+        shares = ", ".join(f"{kind} {seconds / whole:.1%}" for kind, seconds in waits.items())
+        found += f" Of the trials' time: {shares}."
+    return found
 
 
 def clean(study: Study, folder: StudyFolder) -> int:
