@@ -93,7 +93,10 @@ def test_what_follows_a_convolution_in_one_pass(channels, slope, shuffle, skippe
         learnt = inputs[2] if slope == "prelu" else slope
         extra = skip if skip is None or not kind else skip.to(kind)
         if kind:
-            result = fused.follow(inputs[0] + inputs[1][:, None, None], learnt, extra, shuffle)
+            y = inputs[0] + inputs[1][:, None, None]
+            if shuffle:  # channels came in the order of `quarters`
+                y = y.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
+            result = fused.follow(y, learnt, extra, shuffle)
         else:
             result = fused.finish(inputs[0], inputs[1], learnt, extra, shuffle)
         return [result, *torch.autograd.grad(result, inputs, direction.to(result.dtype))]

@@ -1,5 +1,10 @@
 """The GPU's kernels, interpreted in float32 where there is no GPU, against plain torch; the norms in half precision."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.utils.parametrize import register_parametrization
@@ -42,6 +47,30 @@ def test_what_follows_a_convolution(channels, shuffle, slope, skipped, frozen, m
     monkeypatch.setattr(fused, "PROGRAMS", 5)
     for found, wanted in zip(both(), expected, strict=True):
         assert relative(found, wanted) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fan_in", "fan_out", "kernel", "shuffle"),
+    [(16, 32, 3, False), (32, 16, 3, True), (8, 3, 9, False), (8, 4, 3, False), (8, 1, 3, False)],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer(fan_in, fan_out, kernel, shuffle, frozen, monkeypatch):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2).requires_grad_(not frozen)
+    x = torch.randn(2, fan_in, 10, 12).contiguous(memory_format=torch.channels_last).requires_grad_()
+    inputs = [x] if frozen else [x, conv.weight, conv.bias]
+
+    def both():
+        result = fused.layer(x, conv, 0.2, None, shuffle)
+        direction = torch.linspace(-1, 1, result.numel()).view(result.shape)
+        return [result, *torch.autograd.grad(result, inputs, direction)]
+
+    plain = fused.follow(conv(x), 0.2, None, shuffle)
+    expected = both()
+    assert relative(expected[0], plain) < 1e-6
+    monkeypatch.setattr(fused, "usable", lambda x: True)
+    for found, wanted in zip(both(), expected, strict=True):
+        assert relative(found, wanted) < 1e-5
 
 
 def test_the_dense_trunk_on_one_buffer(monkeypatch):
@@ -94,3 +123,12 @@ def test_a_spectral_norm_in_half_precision(kind):
         assert relative(found.float(), expected) < 4e-3
         assert relative(gradient, wanted) < 4e-3
         assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(after, (norm.u, norm.v), strict=True))
+
+
+def test_the_kernels_compile_for_a_gpu(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-m", "tests.compile_kernels"]
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

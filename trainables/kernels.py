@@ -100,11 +100,10 @@ def dense_layer(
 def _place(pixel, channel, height, width, CHANNELS: tl.constexpr, SHUFFLE: tl.constexpr):
     """Where element (pixel, channel) of the convolution's output lies in the result."""
     if SHUFFLE:
-        row = pixel // width
-        down = channel // 2 % 2
-        across = channel % 2
-        high = (row * 2 + down) * (2 * width) + pixel % width * 2 + across
-        return high * (CHANNELS // 4) + channel // 4
+        narrow: tl.constexpr = CHANNELS // 4
+        quarter = channel // narrow
+        high = (pixel // width * 2 + quarter // 2) * (2 * width) + pixel % width * 2 + quarter % 2
+        return high * narrow + channel % narrow
     return pixel * CHANNELS + channel
 
 
@@ -234,3 +233,98 @@ def cut_crops(
     values = tl.load(pool + at, mask=where, other=0.0)
     place = (tl.program_id(1) * side * side + pixel)[:, None] * BANDS + band
     tl.store(result + place, values, mask=where)
+
+
+@triton.jit
+def sum_shares(
+    shares,  # (rows, COLUMNS)
+    target,  # (COLUMNS,)
+    rows,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    REPEATS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    column = (tl.program_id(0) * WIDTH + tl.arange(0, WIDTH))[None, :]
+    sums = tl.zeros((1, WIDTH), tl.float32)
+    for repeat in range(REPEATS):
+        row = (repeat * ROWS + tl.arange(0, ROWS))[:, None]
+        where = (row < rows) & (column < COLUMNS)
+        sums += tl.sum(tl.load(shares + row * COLUMNS + column, mask=where, other=0.0), 0, keep_dims=True)
+    tl.store(target + column, sums.to(target.dtype.element_ty), mask=column < COLUMNS)
+
+
+@triton.jit
+def weight_gradient(
+    x,  # (pixels, FAN_IN)
+    gradient,  # (pixels, FAN_OUT)
+    shares,  # (parts, FAN_OUT, 9, FAN_IN): what each part of the pixels adds
+    pixels,
+    height,
+    width,
+    FAN_IN: tl.constexpr,
+    FAN_OUT: tl.constexpr,
+    ROWS: tl.constexpr,
+    REPEATS: tl.constexpr,  # of ROWS pixels, a part
+):
+    tap = tl.program_id(0)
+    dy, dx = tap // 3 - 1, tap % 3 - 1
+    i = tl.arange(0, FAN_IN)
+    o = tl.arange(0, FAN_OUT)
+    sums = tl.zeros((FAN_OUT, FAN_IN), tl.float32)
+    for repeat in range(REPEATS):
+        pixel = (tl.program_id(1) * REPEATS + repeat) * ROWS + tl.arange(0, ROWS)
+        inside = pixel < pixels
+        row, column = pixel // width % height, pixel % width
+        there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
+        seen = tl.load(x + (pixel + dy * width + dx)[:, None] * FAN_IN + i[None, :], mask=there[:, None], other=0.0)
+        g = tl.load(gradient + pixel[:, None] * FAN_OUT + o[None, :], mask=inside[:, None], other=0.0)
+        sums = tl.dot(tl.trans(g), seen, sums)
+    place = ((tl.program_id(1) * FAN_OUT + o[:, None]) * 9 + tap) * FAN_IN + i[None, :]
+    tl.store(shares + place, sums)
+
+
+@triton.jit
+def gather_taps(
+    planes,  # (≥ KERNEL² · BANDS, pixels): what each tap of each band finds at every pixel
+    result,  # (pixels, BANDS): their sums, each from its place around the pixel
+    pixels,
+    height,
+    width,
+    KERNEL: tl.constexpr,
+    BANDS: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    band = tl.program_id(1)
+    inside = pixel < pixels
+    row, column = pixel // width % height, pixel % width
+    sums = tl.zeros((PIXELS,), tl.float32)
+    for tap in range(KERNEL * KERNEL):
+        dy, dx = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
+        there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
+        at = (tap * BANDS + band).to(tl.int64) * pixels + pixel + dy * width + dx
+        sums += tl.load(planes + at, mask=there, other=0.0).to(tl.float32)
+    tl.store(result + pixel * BANDS + band, sums.to(result.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def scatter_taps(
+    image,  # (pixels, BANDS)
+    planes,  # (rows, pixels): the image, moved away by each tap; rows past the last tap are 0
+    pixels,
+    height,
+    width,
+    KERNEL: tl.constexpr,
+    BANDS: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    which = tl.program_id(1)
+    tap, band = which // BANDS, which % BANDS
+    dy, dx = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
+    row, column = pixel // width % height - dy, pixel % width - dx
+    there = (pixel < pixels) & (tap < KERNEL * KERNEL)
+    there = there & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    values = tl.load(image + (pixel - dy * width - dx) * BANDS + band, mask=there, other=0.0)
+    tl.store(planes + which.to(tl.int64) * pixels + pixel, values, mask=pixel < pixels)

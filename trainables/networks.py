@@ -45,14 +45,10 @@ class _Layer(nn.Module):
         self.shuffle = shuffle
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        bias = self.conv.bias
-        assert bias is not None
         slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
         if not x.is_cuda:  # with its bias a convolution is faster there
-            y = self.conv(x)
-            return fused.follow(y, slope, skip, self.shuffle)
-        raw = functional.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
-        return fused.finish(raw, bias, slope, skip, self.shuffle)
+            return fused.follow(self.conv(x), slope, skip, self.shuffle)
+        return fused.layer(x, self.conv, slope, skip, self.shuffle)
 
 
 class _Residual(nn.Module):

@@ -224,8 +224,9 @@ class _Feed:
         self._size, self._ahead = data.train_batch_size, max(1, data.prefetch_factor)
         self._thread = ThreadPoolExecutor(1)
         self._coming: dict[int, Future[tuple[Tensor, Tensor]]] = {}
-        lr, hr = self._cut(state.step)
-        self.batch = lr.to(state.device), hr.to(state.device)
+        layout = torch.channels_last if state.device.type == "cuda" else torch.contiguous_format
+        lr, hr = (part.to(state.device).contiguous(memory_format=layout) for part in self._cut(state.step))
+        self.batch = lr, hr
 
     def next(self) -> None:
         """Put the batch of the coming step in its place."""
