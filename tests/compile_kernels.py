@@ -1,4 +1,4 @@
-"""Compile the kernels for a GPU (compute capability 9.0) that need not be there; run by test_kernels.py, uninterpreted."""
+"""Compile the kernels for a GPU (compute capability 9.0) that need not be there; test_kernels.py runs it."""
 
 import triton
 from triton.backends.compiler import GPUTarget

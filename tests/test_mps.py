@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tune_srgan import mps
 
 DAEMON = f"""#!{sys.executable}
-import os, sys
+import os, sys, time
 from pathlib import Path
 pipes = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
 alive, starts = pipes / "alive", pipes / "starts"
@@ -18,6 +19,10 @@ if sys.argv[1:] == ["-d"]:
     if (pipes / "refuse").exists():
         sys.exit(1)
     alive.touch()
+    if os.fork() == 0:  # the daemon itself, which keeps open what it inherited
+        while alive.exists():
+            time.sleep(0.05)
+        sys.exit()
     starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
 else:
     line = sys.stdin.readline()
@@ -26,6 +31,13 @@ else:
     if line.startswith("quit"):
         alive.unlink()
 """
+
+
+@pytest.fixture(autouse=True)
+def no_daemon_is_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    for alive in tmp_path.rglob("alive"):
+        alive.unlink()
 
 
 @pytest.fixture
@@ -52,7 +64,7 @@ def test_the_first_trial_starts_one_daemon_and_the_study_ends_it(tmp_path, pipes
     assert mps.join()
     assert os.environ[mps.PIPES] == str(pipes)
     monkeypatch.delenv(mps.PIPES)
-    assert mps.join()  # another worker
+    assert mps.join()  # another worker: the daemon answers
     assert (pipes / "starts").read_text() == "x"
     mps.end()
     assert not (pipes / "alive").exists()

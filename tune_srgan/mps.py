@@ -34,7 +34,7 @@ def join() -> bool:
     try:
         with _lock():
             if not _answers(environment):
-                subprocess.run([CONTROL, "-d"], env=environment, check=True, capture_output=True, timeout=WAIT_S)
+                _start(environment)
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning("MPS could not be started, trials share GPUs by turns: %s", error)
         return False
@@ -69,6 +69,21 @@ def _lock() -> Iterator[None]:
     with (_folder() / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _start(environment: dict[str, str]) -> None:
+    # the daemon keeps what it inherits open: a pipe of ours would never end
+    nothing = subprocess.DEVNULL
+    subprocess.run(
+        [CONTROL, "-d"],
+        env=environment,
+        check=True,
+        stdin=nothing,
+        stdout=nothing,
+        stderr=nothing,
+        timeout=WAIT_S,
+        start_new_session=True,
+    )
 
 
 def _answers(environment: dict[str, str]) -> bool:
