@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     results: dict[str, Any] = {"machine": describe_machine(), "phase": chosen.phase, "cases": {}}
-    print(f"{results['machine']}\ntotal steps a second, {chosen.phase}; in brackets against one training")
+    print(
+        f"{results['machine']}\ntotal steps a second, {chosen.phase}; in brackets against one training alone, without MPS"
+    )
     has_mps = shutil.which("nvidia-cuda-mps-control") is not None
     for case in chosen.cases:
         with tempfile.TemporaryDirectory() as folder:
@@ -104,8 +106,8 @@ def main() -> None:
             if has_mps:
                 with mps() as environment:
                     results["cases"][case]["MPS"] = measure(case, chosen.phase, scene, environment)
+        one = results["cases"][case]["plain"]["steps_per_s"][1]
         for mode, found in results["cases"][case].items():
-            one = found["steps_per_s"][1]
             rates = "  ".join(f"{n}: {rate:.1f} ({rate / one:.2f}×)" for n, rate in found["steps_per_s"].items())
             print(f"{case} {mode:5s}  {rates}  {found['bytes_of_one'] / 1e9:.1f} GB each", flush=True)
         if chosen.out:

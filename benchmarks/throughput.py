@@ -130,6 +130,48 @@ def our_rate(case: str, phase: str, scene: Path, steps: int, skip: int, **change
     return {"steps_per_s": steps / seconds, "peak_bytes": torch.cuda.max_memory_reserved()}
 
 
+FAMILIES = {
+    "dense layers": ("dense_layer",),
+    "after a convolution": ("finish_", "pixel_shuffle"),
+    "sums over pixels": ("column_sums", "sum_shares", "sum_functor"),
+    "weight gradients": ("wgrad", "weight_gradient"),
+    "input gradients": ("dgrad",),
+    "convolutions forward": ("fprop", "convolve"),
+    "few bands": ("_taps",),
+    "matrix products": ("gemm", "gemv", "dot_kernel", "cublas"),
+    "optimiser": ("FusedOptimizer",),
+    "copies and conversions": ("copy", "TensorListMetadata", "Memcpy", "AddPadding", "memset", "Memset", "index"),
+}
+
+
+def profile_of(case: str, phase: str, scene: Path) -> dict[str, Any]:
+    """Where a step's time on the GPU goes: its kernels, its busy milliseconds, and their shares by family."""
+    configuration = configuration_of(case, phase, scene)
+    device = torch.device("cuda")
+    state = State(configuration, device)
+    stepper = Stepper(state, load_imagery(configuration, device))
+    steps = 25
+    for losses in stepper.run(steps):
+        losses.rows()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for losses in stepper.run(2 * steps):
+            losses.rows()
+        torch.cuda.synchronize()
+    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return {"kernels": len(events) / steps} | families([(e.name, e.time_range.elapsed_us() / steps) for e in events])
+
+
+def families(kernels: list[tuple[str, float]]) -> dict[str, Any]:
+    """Busy milliseconds and the share of each family, of kernels' names and microseconds."""
+    spent = dict.fromkeys([*FAMILIES, "others"], 0.0)
+    for name, microseconds in kernels:
+        family = next((family for family, marks in FAMILIES.items() if any(m in name for m in marks)), "others")
+        spent[family] += microseconds
+    busy = sum(spent.values())
+    shares = {name: value / busy for name, value in sorted(spent.items(), key=lambda item: -item[1]) if value}
+    return {"busy_ms": busy / 1e3, "shares": shares}
+
+
 def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], steps: int, skip: int) -> dict[str, Any]:
     """Steps a second of opensr-srgan over `steps` batches after `skip`, and its peak memory in bytes."""
     import pytorch_lightning as pl
@@ -260,7 +302,9 @@ def main() -> None:
                 columns.append(f"{theirs['steps_per_s']:10.2f} {result['ratio']:6.1f}" if theirs else " " * 17)
                 columns.append(f"{rate / 1e12:13.0f} {rate / peak:8.1%} {mine['peak_bytes'] / 1e9:8.1f}")
                 columns.append(f"{theirs['peak_bytes'] / 1e9:8.1f}" if theirs else "")
-                print(" ".join(columns), flush=True)
+                print(" ".join(columns))
+                top = list(result["profile"]["shares"].items())[:5]
+                print("      " + ", ".join(f"{name} {share:.0%}" for name, share in top), flush=True)
                 if chosen.out:
                     chosen.out.write_text(json.dumps(results, indent=1))
 
@@ -276,7 +320,9 @@ def compare(case: str, phase: str, scene: Path, rounds: int, has_peer: bool) -> 
         if crops is not None:
             measured["peer"].append(peer_rate(case, phase, crops, few, 20))
             torch.cuda.empty_cache()
-    found: dict[str, Any] = {"flops": flops_of(case, phase), "rounds": measured}
+    profile = profile_of(case, phase, scene)
+    torch.cuda.empty_cache()
+    found: dict[str, Any] = {"flops": flops_of(case, phase), "rounds": measured, "profile": profile}
     for side, rates in measured.items():
         if rates:
             middle = statistics.median(rate["steps_per_s"] for rate in rates)
