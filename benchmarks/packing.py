@@ -95,9 +95,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     results: dict[str, Any] = {"machine": describe_machine(), "phase": chosen.phase, "cases": {}}
-    print(
-        f"{results['machine']}\ntotal steps a second, {chosen.phase}; in brackets against one training alone, without MPS"
-    )
+    print(results["machine"])
+    print(f"total steps a second, {chosen.phase}; in brackets against one training alone, without MPS")
     has_mps = shutil.which("nvidia-cuda-mps-control") is not None
     for case in chosen.cases:
         with tempfile.TemporaryDirectory() as folder:
