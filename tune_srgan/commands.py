@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 INTERRUPTED = 130
-CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors, about
 
 app = typer.Typer(
     add_completion=False,
@@ -201,7 +200,7 @@ def train(
             balance = f"D(y) {told['p_y']}  D(G(x)) {told['p_g']}  rank {told['rank']}" if "nash/p_y" in reading else ""
             progress.update(task, completed=reading["step"], phase=reading["phase"], balance=balance)
     end = report.print_training(trial, out)
-    if end == "diverged":
+    if end in {"diverged", "failed"}:
         raise typer.Exit(1)
     save_generator(trial, trial.path / "best.pt")
 
@@ -313,7 +312,7 @@ def _rehearse(study: Study, file: str) -> None:
 
     from trainables.imagery import load_imagery
     from trainables.rehearsal import rehearse
-    from tune_srgan.trial import out_of_memory
+    from tune_srgan.trial import CONTEXT_BYTES, out_of_memory
 
     configuration, device = study.highest(), torch.device("cuda")
     try:

@@ -264,7 +264,8 @@ class StudyFolder:
         attempts = self.trial(number).attempts()
         begun = [attempt["time"] for attempt in attempts if attempt.get("run") == run]
         failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
-        others = [fault for trial in self.trials() if trial.number != number for fault in trial.attempts()]
+        shared = any(failure["gpu"] for failure in failed)
+        others = [fault for trial in self.trials() if shared and trial.number != number for fault in trial.attempts()]
         excused = 0
         for failure in failed:
             lost_imagery = failure["cause"].startswith(InvalidInput.__name__)  # no trial's fault: the driver stops

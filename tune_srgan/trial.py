@@ -27,6 +27,8 @@ from tune_srgan import mps
 from tune_srgan.records import StudyFolder, TrialFolder, write_atomically
 from tune_srgan.tracking import Tracker, open_tracker
 
+CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors, about
+
 
 def train_recorded(trial: TrialFolder, tracker: Tracker, deadline: float | None = None) -> Iterator[dict[str, Any]]:
     """Train to the end, or on from the checkpoint; yields each reading after it was recorded, then writes the outcome.
@@ -112,7 +114,8 @@ def run_trial(config: dict[str, Any]) -> None:
         if study.resources.mps:
             mps.join()
         if torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(share)
+            context = CONTEXT_BYTES / torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))
     try:
         for reading in train_recorded(trial, open_tracker(trial, study), config["deadline"]):
             tune.report(reading)
