@@ -276,7 +276,8 @@ class _FewBands(torch.autograd.Function):
         flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
         pixels, rows = len(flat), bands * kernel**2
         planes = torch.empty((len(matrix), pixels), dtype=x.dtype, device=x.device)
-        grid = (-(-pixels // 1024), len(matrix))
+        planes[rows:] = 0
+        grid = (-(-pixels // 1024), rows)
         kernels.scatter_taps[grid](
             _flat(gradient), planes, pixels, height, width, KERNEL=kernel, BANDS=bands, PIXELS=1024
         )

@@ -311,7 +311,7 @@ def gather_taps(
 @triton.jit
 def scatter_taps(
     image,  # (pixels, BANDS)
-    planes,  # (rows, pixels): the image, moved away by each tap; rows past the last tap are 0
+    planes,  # (≥ KERNEL² · BANDS, pixels): the image, moved away by each tap
     pixels,
     height,
     width,
@@ -324,7 +324,6 @@ def scatter_taps(
     tap, band = which // BANDS, which % BANDS
     dy, dx = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
     row, column = pixel // width % height - dy, pixel % width - dx
-    there = (pixel < pixels) & (tap < KERNEL * KERNEL)
-    there = there & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    there = (pixel < pixels) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     values = tl.load(image + (pixel - dy * width - dx) * BANDS + band, mask=there, other=0.0)
     tl.store(planes + which.to(tl.int64) * pixels + pixel, values, mask=pixel < pixels)
