@@ -132,3 +132,17 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("features", "growth", "limit", "expected"),
+    [
+        (64, 32, 227 * 1024, dense.SMALL),
+        (64, 64, 99 * 1024, (128, 4, 4)),  # what a smaller GPU holds
+        (256, 64, 99 * 1024, (128, 4, 2)),
+        (512, 64, 99 * 1024, None),
+    ],
+)
+def test_a_tile_fits_the_shared_memory_there_is(features, growth, limit, expected):
+    assert dense._tile(features, growth, 4096, limit) == expected
+    assert dense._tile(64, 32, 10**6, 227 * 1024) == dense.LARGE

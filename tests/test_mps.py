@@ -36,6 +36,7 @@ else:
 @pytest.fixture(autouse=True)
 def no_daemon_is_left(tmp_path: Path) -> Iterator[None]:
     yield
+    leave()
     for alive in tmp_path.rglob("alive"):
         alive.unlink()
 
@@ -53,6 +54,12 @@ def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"tune-srgan-mps-{os.getuid()}" / "pipe"
 
 
+def leave() -> None:
+    """As if the workers were gone."""
+    while mps._clients:
+        mps._clients.pop().close()
+
+
 def install(tmp_path: Path) -> None:
     program = tmp_path / "bin" / mps.CONTROL
     program.write_text(DAEMON)
@@ -66,9 +73,12 @@ def test_the_first_trial_starts_one_daemon_and_the_study_ends_it(tmp_path, pipes
     monkeypatch.delenv(mps.PIPES)
     assert mps.join()  # another worker: the daemon answers
     assert (pipes / "starts").read_text() == "x"
-    mps.end()
+    assert not mps.end(wait_s=0.3)  # its workers are still there, or another study's
+    assert (pipes / "alive").exists()
+    leave()
+    assert mps.end()
     assert not (pipes / "alive").exists()
-    mps.end()  # nothing to end
+    assert mps.end()  # nothing to end
 
 
 def test_without_mps_trials_share_by_turns_and_the_log_says_so(tmp_path, pipes, caplog):

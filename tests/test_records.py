@@ -270,3 +270,18 @@ def test_attempts_that_are_a_neighbours_fault_are_not_spent(folder, study, monke
     attempt(trials[1], InvalidInput([Problem("a.tif", "Data.path", "nothing", "imagery")]))
     assert folder.spent_attempts(1, "run-2") == 3
     assert trials[1].failures()[-1].startswith("InvalidInput")
+
+
+def test_half_a_note_of_an_attempt_is_dropped(folder, study):
+    start(folder, study, 0, VALUES)
+    trial = folder.trial(0)
+    trial.begin_attempt("run-1")
+    with trial.attempts_file.open("a") as file:
+        file.write('{"cause": "no spa')  # the disk was full
+    assert folder.spent_attempts(0, "run-1") == 1
+    trial.note_failure(ValueError("again"))
+    assert trial.failures() == ["ValueError: again"]
+
+
+def test_a_phase_of_few_readings_costs_what_its_quickest_says():
+    assert step_seconds_of(timed((10, 9.0), (20, 1.0), (30, 7.0)), pretraining=20) == (0.1, 0.7)

@@ -295,3 +295,28 @@ def test_a_rehearsal_makes_both_kinds_of_steps():
     assert 0 < found.pretraining_step_s < found.game_step_s
     assert found.validation_s > 0
     assert found.peak_bytes is None
+
+
+def test_moments_of_another_memory_layout_are_laid_out_anew(tmp_path):
+    state, imagery, _ = played(4)
+    path = tmp_path / "checkpoint.pt"
+    state.save(path)
+    saved = torch.load(path, weights_only=True)
+    moments = [m for m in saved["optimizer_d"]["state"].values() if m["exp_avg"].dim() == 4]
+    assert moments
+    for moment in moments:  # as a GPU keeps those of normalised weights
+        for name in ("exp_avg", "exp_avg_sq"):
+            moment[name] = moment[name].contiguous()
+    torch.save(saved, path)
+    resumed = State.load(path, state.configuration, state.device)
+    for one in (state, resumed):
+        next(train(one, imagery))
+    assert same(everything(state), everything(resumed))
+
+
+def test_a_recording_that_failed_midway_leaves_no_discriminator_frozen():
+    state, imagery, _ = played(4)
+    state.discriminator.eval().requires_grad_(False)
+    before = everything(state)
+    next(train(state, imagery))
+    assert not same(before, everything(state), "discriminator.")

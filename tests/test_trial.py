@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tests.studies import VALUES, loaded, small, start
 from tests.tiny import tiny
 from tune_srgan import trial as module
-from tune_srgan.records import TrialFolder
+from tune_srgan.records import StudyFolder, TrialFolder
 from tune_srgan.tracking import Tracker
 from tune_srgan.trial import train_recorded
 
@@ -49,3 +50,18 @@ def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(tri
     assert "Data.train_batch_size 4 and Data.crop_size 16" in outcome["cause"]
     assert "Tried to allocate 2.00 GiB" in outcome["cause"]
     assert trial.failures() == []  # not an attempt that a second one would mend
+
+
+def test_a_worker_that_was_given_a_gpu_does_not_train_without(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    document = small()
+    document["resources"] = {"gpus": 0.25, "mps": False}
+    study = loaded(tmp_path, document)
+    folder = StudyFolder(tmp_path / "runs" / study.study)
+    folder.open(study)
+    start(folder, study, 0, VALUES)
+    with pytest.raises(RuntimeError, match="given a GPU, but torch finds none"):
+        module.run_trial({"folder": str(folder.path), "number": 0, "deadline": None, "run": "run-1"})
+    assert folder.trial(0).readings() == []
+    assert "torch finds none" in folder.trial(0).failures()[0]

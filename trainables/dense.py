@@ -39,7 +39,27 @@ def usable(x: Tensor, features: int, growth: int) -> bool:
     """Whether the kernels below can take this: half precision on a GPU, widths of a power of two."""
     sizes_fit = all(width >= 16 and width & (width - 1) == 0 for width in (features, growth))
     small = x.shape[0] * x.shape[2] * x.shape[3] * (features + 4 * growth) < 2**31
-    return available(x) and x.dtype == torch.bfloat16 and sizes_fit and small
+    if not (available(x) and x.dtype == torch.bfloat16 and sizes_fit and small):
+        return False
+    return _tile(features, growth, x.shape[0] * x.shape[2] * x.shape[3], _shared_limit(x)) is not None
+
+
+def _tile(features: int, growth: int, pixels: int, limit: int) -> tuple[int, int, int] | None:
+    """The tile for an image, with as many loads under way as `limit` bytes of shared memory hold; None: too few."""
+    chunk, out = min(features, growth, 64), max(features, growth)
+    wanted, warps, stages = LARGE if pixels >= 65536 else SMALL
+    for block in (wanted, 64):
+        fit = min(stages, limit // (2 * chunk * (block + out)))
+        if fit >= min(stages, 2):
+            return block, warps, fit
+    return None
+
+
+def _shared_limit(x: Tensor) -> int:
+    """Bytes of shared memory one program may use."""
+    if not x.is_cuda:
+        return 227 * 1024  # interpreted: any
+    return int(getattr(torch.cuda.get_device_properties(x.device), "shared_memory_per_block_optin", 99 * 1024))
 
 
 def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int, **given: Any) -> None:
@@ -53,7 +73,9 @@ def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int,
     for name in ("bias", "mask", "skip", "outer", "second"):
         if defaults[name] is None:
             defaults[name] = source
-    block, warps, stages = LARGE if len(source) >= 65536 else SMALL
+    tile = _tile(features, growth, len(source), _shared_limit(source))
+    assert tile is not None  # else `usable` says no
+    block, warps, stages = tile
     kernels.dense_layer[(-(-len(source) // block),)](
         source,
         weight,
@@ -111,7 +133,9 @@ class _Trunk(torch.autograd.Function):
         into_weight = torch.empty_like(half)
         into_bias = torch.empty((blocks, total), device=half.device)
         kernel = half.new_empty((total, 3, 3, total)).permute(0, 3, 1, 2)
-        around = gradient.permute(0, 2, 3, 1).reshape(pixels, features)  # arrives at the end of three blocks
+        around = (
+            gradient.permute(0, 2, 3, 1).reshape(pixels, features).contiguous()
+        )  # arrives at the end of three blocks
         into = around  # arrives at the end of a block, over `scale` where three of them end
         buffer = buffers.new_empty((pixels, total))
         torch.mul(around, scale**2, out=buffer[:, 4 * growth :])

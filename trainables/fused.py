@@ -325,7 +325,7 @@ def call(network: nn.Module, images: Tensor, half: bool) -> Tensor:
     named = {
         name: weight
         for name, weight in network.named_parameters()
-        if weight.dim() > 1 and "parametrizations" not in name
+        if weight.dim() > 1 and "parametrizations" not in name and not name.endswith("bias")
     }
     halves = dict(zip(named, _Halves.apply(*named.values()), strict=True))  # type: ignore[no-untyped-call]
     token = _in_half.set(True)

@@ -162,9 +162,10 @@ class Imagery:
             images: list[Tensor] = [getattr(scene, kind) for scene in self.scenes]
             sizes = [image.shape[1] * image.shape[2] for image in images]
             begins[:, which] = np.cumsum([0, *sizes[:-1]])
+            if sum(sizes) >= 2**31:
+                fix = "Leave some scenes out: places in them are 32-bit numbers."
+                raise InvalidInput([Problem(self.source, "Data.path", f"{sum(sizes)} pixels", "fewer than 2³¹", fix)])
             pools.append(torch.cat([image.permute(1, 2, 0).flatten(0, 1) for image in images]))
-            if len(pools[-1]) >= 2**31:
-                raise self._too_small(f"{len(pools[-1])} pixels in all, more than 32-bit indices reach")
         begins[:, 2] = [scene.lr.shape[2] for scene in self.scenes]
         for at, scene in enumerate(self.scenes):  # a scene is from now on a view of the pools
             views = [

@@ -105,6 +105,7 @@ class State:
             part.load_state_dict(saved[name])
             if isinstance(part, torch.optim.Optimizer):
                 _rate_on(part, device)
+                _moments_laid_out(part)
         return state
 
     def _parts(self) -> dict[str, Any]:
@@ -144,6 +145,14 @@ def _adam(network: nn.Module, configuration: Configuration, which: str) -> torch
     )
     _rate_on(optimizer, next(network.parameters()).device)
     return optimizer
+
+
+def _moments_laid_out(optimizer: torch.optim.Optimizer) -> None:
+    """Moments in their weights' memory layout, which another device may have had otherwise: fused Adam walks memory."""
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(value)
 
 
 def _rate_on(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

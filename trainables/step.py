@@ -79,6 +79,7 @@ def _discriminator_step(state: State, hr: Tensor, sr: Tensor, rate: Tensor, clip
     """One update of D on real and generated images in one batch; returns its loss, mean D(y), mean D(G(x))."""
     d, optimizer = state.discriminator, state.optimizer_d
     assert d is not None and optimizer is not None
+    d.train().requires_grad_(True)  # whatever a recording that failed left behind
     real, fake = call(d, torch.cat([hr, sr]), state.half).float().chunk(2)
     loss = discriminator_loss(real, fake, state.configuration.Training.real_label)
     optimizer.zero_grad()

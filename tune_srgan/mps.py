@@ -1,7 +1,7 @@
 """NVIDIA's Multi-Process Service: several trials compute on one GPU at the same time, not by turns.
 
-One daemon a node and user, started by the first trial that shares a GPU and ended with the study. It changes no
-setting of the device. A daemon that somebody else runs (CUDA_MPS_PIPE_DIRECTORY is set) is used as it is.
+One daemon a node and user, started by the first trial that shares a GPU and ended with the last study whose trials use
+it. It changes no setting of the device. A daemon of somebody else (CUDA_MPS_PIPE_DIRECTORY is set) is used as it is.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 WAIT_S = 20.0
 
 _log = logging.getLogger(__name__)
+_clients: list[IO[str]] = []
 
 
 def join() -> bool:
@@ -35,6 +38,8 @@ def join() -> bool:
         with _lock():
             if not _answers(environment):
                 _start(environment)
+            _clients.append(_clients_file().open("w"))  # held as long as this process lives
+            fcntl.flock(_clients[-1], fcntl.LOCK_SH)
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning("MPS could not be started, trials share GPUs by turns: %s", error)
         return False
@@ -42,12 +47,25 @@ def join() -> bool:
     return True
 
 
-def end() -> None:
-    """End this node's daemon, if trials of this user started one; clients that are left have a few seconds."""
-    environment = _environment()
-    with _lock():
-        if shutil.which(CONTROL) is not None and _answers(environment):
-            _tell("quit -t 5", environment)
+def end(wait_s: float = 10.0) -> bool:
+    """End this node's daemon, if trials of this user started one and none uses it any more; whether none is left.
+
+    Workers of a study that has ended take a moment to go: `wait_s` is how long they are waited for.
+    """
+    environment, until = _environment(), time.monotonic() + wait_s
+    while True:
+        with _lock(), _clients_file().open("w") as clients, contextlib.suppress(BlockingIOError):
+            fcntl.flock(clients, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if shutil.which(CONTROL) is not None and _answers(environment):
+                _tell("quit -t 5", environment)
+            return True
+        if time.monotonic() > until:
+            return False  # another study's trials
+        time.sleep(0.2)
+
+
+def _clients_file() -> Path:
+    return _folder() / "clients"
 
 
 def _folder() -> Path:

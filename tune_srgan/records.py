@@ -135,8 +135,7 @@ class TrialFolder:
         return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}
 
     def _note(self, attempt: Mapping[str, Any]) -> None:
-        with self.attempts_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(attempt)) + "\n")
+        _append(self.attempts_file, attempt)
 
     def readings(self) -> list[dict[str, float]]:
         """All whole lines, in order of their steps."""
@@ -148,16 +147,21 @@ class TrialFolder:
         return int(json.loads(lines[-1])["step"]) if lines else 0
 
     def append(self, reading: Mapping[str, float]) -> None:
-        """Write one reading, on the disk before this returns; first drops half a line a kill may have left."""
-        with self.readings_file.open("ab+") as file:
-            file.seek(0)
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole != len(content):
-                file.truncate(whole)
-            file.write(json.dumps(dict(reading)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Write one reading, on the disk before this returns."""
+        _append(self.readings_file, reading)
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """One JSON object more, on the disk before this returns; first drops half a line a kill may have left."""
+    with path.open("ab+") as file:
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            file.truncate(whole)
+        file.write(json.dumps(dict(record)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _whole_lines(file: Path) -> list[str]:
@@ -341,7 +345,12 @@ def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -
     across = [seconds for begin, end, seconds in taken if begin < pretraining < end]
     first = pretrained or (across if pretraining else [])
     second = played or across
-    return (statistics.median(first) if first else math.nan, statistics.median(second) if second else math.nan)
+
+    def usual(seconds: list[float]) -> float:
+        # of one or two readings a median passes over nothing
+        return math.nan if not seconds else statistics.median(seconds) if len(seconds) > 2 else min(seconds)
+
+    return usual(first), usual(second)
 
 
 def in_seconds(cost: float, pretraining: int, step_seconds: tuple[float, float], max_steps: int) -> float | None:

@@ -257,13 +257,13 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
 
 def _end_mps() -> None:
     """On every node with a GPU, end the MPS daemon that this study's trials started."""
-    ending = ray.remote(num_cpus=0)(mps.end)
-    places = [
-        NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("GPU")
-    ]
-    with contextlib.suppress(ray.exceptions.RayError):
+    with contextlib.suppress(Exception):  # a cluster that is gone has no daemon left; the study's end counts
+        ending = ray.remote(num_cpus=0)(mps.end)
+        places = [
+            NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("GPU")
+        ]
         ray.get([ending.options(scheduling_strategy=place).remote() for place in places], timeout=60)
 
 

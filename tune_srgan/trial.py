@@ -117,6 +117,9 @@ def run_trial(config: dict[str, Any]) -> None:
             context = CONTEXT_BYTES / torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))
     try:
+        if share and trial.configuration().Training.device != "cpu" and not torch.cuda.is_available():
+            shared = f", through the MPS daemon of {os.environ[mps.PIPES]}" if mps.PIPES in os.environ else ""
+            raise RuntimeError(f"this worker was given a GPU, but torch finds none{shared}")
         for reading in train_recorded(trial, open_tracker(trial, study), config["deadline"]):
             tune.report(reading)
     except Exception as error:
