@@ -46,6 +46,7 @@ def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(mps, "PROBE", "pass")  # there is a GPU, as far as these tests go
     # set and taken away, so that what a test joins is forgotten with it
     for name in (mps.PIPES, mps.LOGS):
         monkeypatch.setenv(name, "x")
@@ -90,6 +91,19 @@ def test_without_mps_trials_share_by_turns_and_the_log_says_so(tmp_path, pipes, 
     assert not mps.join()
     assert "could not be started" in caplog.text
     assert mps.PIPES not in os.environ
+
+
+def test_where_the_daemon_serves_no_gpu_it_is_ended_and_not_tried_again_at_once(tmp_path, pipes, monkeypatch, caplog):
+    install(tmp_path)
+    monkeypatch.setattr(mps, "PROBE", "raise SystemExit(1)")
+    assert not mps.join()
+    assert "serves no GPU" in caplog.text
+    assert not (pipes / "alive").exists()
+    monkeypatch.setattr(mps, "PROBE", "pass")
+    assert not mps.join()  # the next trial does not try again
+    assert (pipes / "starts").read_text() == "x"
+    monkeypatch.setattr(mps, "AGAIN_S", 0.0)
+    assert mps.join()
 
 
 def test_somebody_elses_daemon_is_used_as_it_is(tmp_path, pipes, monkeypatch):

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,14 @@ from typing import IO
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 WAIT_S = 20.0
+AGAIN_S = 600.0  # a node on which MPS serves no GPU is tried again after this
+PROBE = """
+import ctypes
+cuda, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
+assert cuda.cuInit(0) == 0
+assert cuda.cuDeviceGet(ctypes.byref(device), 0) == 0
+assert cuda.cuCtxCreate_v2(ctypes.byref(context), 0, device) == 0
+"""
 
 _log = logging.getLogger(__name__)
 _clients: list[IO[str]] = []
@@ -36,8 +45,16 @@ def join() -> bool:
     environment = _environment()
     try:
         with _lock():
+            refused = _folder() / "refused"
+            if refused.exists() and time.time() - refused.stat().st_mtime < AGAIN_S:
+                return False  # whoever tried said why
             if not _answers(environment):
                 _start(environment)
+                if not _computes(environment):
+                    _tell("quit -t 5", environment)
+                    refused.touch()
+                    _log.warning("MPS starts here but serves no GPU: trials share GPUs by turns")
+                    return False
             _clients.append(_clients_file().open("w"))  # held as long as this process lives
             fcntl.flock(_clients[-1], fcntl.LOCK_SH)
     except (OSError, subprocess.SubprocessError) as error:
@@ -102,6 +119,15 @@ def _start(environment: dict[str, str]) -> None:
         timeout=WAIT_S,
         start_new_session=True,
     )
+
+
+def _computes(environment: dict[str, str]) -> bool:
+    """Whether a client gets a GPU: in some containers the daemon starts and its server cannot."""
+    try:
+        tried = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, timeout=WAIT_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return tried.returncode == 0
 
 
 def _answers(environment: dict[str, str]) -> bool:
