@@ -22,11 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from throughput import CASES, configuration_of, describe_machine, write_scene
-
-from trainables.imagery import load_imagery
-from trainables.state import State
-from trainables.step import Stepper
+from throughput import CASES, begin, describe_machine, write_scene
 
 AT_MOST = 8
 SECONDS = 4.0
@@ -34,10 +30,7 @@ SECONDS = 4.0
 
 def work(case: str, phase: str, scene: Path) -> None:
     """A training that steps for as long as each line of the standard input says, and answers its steps a second."""
-    configuration = configuration_of(case, phase, scene)
-    device = torch.device("cuda")
-    state = State(configuration, device)
-    stepper = Stepper(state, load_imagery(configuration, device))
+    state, stepper = begin(case, phase, scene)
     for losses in stepper.run(25):
         losses.rows()
     print("ready", torch.cuda.max_memory_reserved(), flush=True)

@@ -110,14 +110,19 @@ def measured_peak() -> float:
     return 20 * 2 * 8192**3 / (time.perf_counter() - began)
 
 
-def our_rate(case: str, phase: str, scene: Path, steps: int, skip: int, **changed: Any) -> dict[str, Any]:
-    """Steps a second of this project's step over `steps` steps after `skip`, and its peak memory in bytes."""
+def begin(case: str, phase: str, scene: Path, **changed: Any) -> tuple[State, Stepper]:
+    """A training at its first step; `changed` are other values of its Training section."""
     configuration = configuration_of(case, phase, scene)
     training = configuration.Training.model_copy(update=changed)
     configuration = configuration.model_copy(update={"Training": training})
     device = torch.device("cuda")
     state = State(configuration, device)
-    stepper = Stepper(state, load_imagery(configuration, device))
+    return state, Stepper(state, load_imagery(configuration, device))
+
+
+def our_rate(case: str, phase: str, scene: Path, steps: int, skip: int, **changed: Any) -> dict[str, Any]:
+    """Steps a second of this project's step over `steps` steps after `skip`, and its peak memory in bytes."""
+    _, stepper = begin(case, phase, scene, **changed)
     for losses in stepper.run(skip):
         losses.rows()
     torch.cuda.reset_peak_memory_stats()
@@ -146,10 +151,7 @@ FAMILIES = {
 
 def profile_of(case: str, phase: str, scene: Path) -> dict[str, Any]:
     """Where a step's time on the GPU goes: its kernels, its busy milliseconds, and their shares by family."""
-    configuration = configuration_of(case, phase, scene)
-    device = torch.device("cuda")
-    state = State(configuration, device)
-    stepper = Stepper(state, load_imagery(configuration, device))
+    _, stepper = begin(case, phase, scene)
     steps = 25
     for losses in stepper.run(steps):
         losses.rows()

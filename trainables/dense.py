@@ -13,12 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainables.fused import available, column_sums
-
-try:
-    from trainables import kernels
-except ImportError:  # no Triton, no GPU: the trunk is then plain convolutions
-    kernels = None  # type: ignore[assignment]
+from trainables.fused import available, column_sums, convolution_gradient
 
 SLOPE = 0.2
 LAYERS = 5
@@ -64,6 +59,8 @@ def _shared_limit(x: Tensor) -> int:
 
 def _launch(source: Tensor, weight: Tensor, shape: tuple[int, int], growth: int, **given: Any) -> None:
     """Run the kernel over all pixels; what is not given does not take part."""
+    from trainables import kernels  # only where `usable` said that they can be had
+
     features = source.shape[1] - 4 * growth
     defaults: dict[str, Any] = dict.fromkeys(("bias", "mask", "skip", "outer", "second"))
     defaults |= {"scale": 0.0, "skip_scale": 1.0, "second_scale": 0.0, "BACKWARD": False} | given
@@ -133,10 +130,9 @@ class _Trunk(torch.autograd.Function):
         into_weight = torch.empty_like(half)
         into_bias = torch.empty((blocks, total), device=half.device)
         kernel = half.new_empty((total, 3, 3, total)).permute(0, 3, 1, 2)
-        around = (
-            gradient.permute(0, 2, 3, 1).reshape(pixels, features).contiguous()
-        )  # arrives at the end of three blocks
-        into = around  # arrives at the end of a block, over `scale` where three of them end
+        # `around` arrives at the end of three blocks; `into` at the end of one, over `scale` where three of them end
+        around = gradient.permute(0, 2, 3, 1).reshape(pixels, features).contiguous()
+        into = around
         buffer = buffers.new_empty((pixels, total))
         torch.mul(around, scale**2, out=buffer[:, 4 * growth :])
         for block in range(blocks - 1, -1, -1):
@@ -160,18 +156,8 @@ class _Trunk(torch.autograd.Function):
                 PART=0,
                 BACKWARD=True,
             )
-            _, found, _ = torch.ops.aten.convolution_backward(
-                buffer.view(image).permute(0, 3, 1, 2),
-                x.view(image).permute(0, 3, 1, 2),
-                kernel,
-                None,
-                [1, 1],
-                [1, 1],
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                [False, True, False],
+            found = convolution_gradient(
+                buffer.view(image).permute(0, 3, 1, 2), x.view(image).permute(0, 3, 1, 2), kernel, "weight"
             )
             into_weight[block] = found.permute(0, 2, 3, 1).reshape(-1)[index]
             into_bias[block] = column_sums(buffer)

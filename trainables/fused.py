@@ -7,7 +7,7 @@ function is a plain composition of torch's on anything but bfloat16 on a GPU; bo
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -212,11 +212,12 @@ class _Finish(torch.autograd.Function):
         return into_raw, into_bias, into_slope, None, gradient if ctx.skipped else None, None
 
 
-def _input_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    padding = weight.shape[-1] // 2
+def convolution_gradient(gradient: Tensor, x: Tensor, weight: Tensor, of: Literal["x", "weight"]) -> Tensor:
+    """The library's own gradient of a 3 × 3 convolution, of its input or of its weight alone."""
+    wanted = [of == "x", of == "weight", False]
     found: Tensor = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, [True, False, False]
-    )[0]
+        gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted
+    )[wanted.index(True)]
     return found
 
 
@@ -232,7 +233,7 @@ class _Small(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         gradient, x = _flat(gradient), _flat(x)
-        into_x = _input_gradient(gradient, x, weight) if ctx.needs_input_grad[0] else None
+        into_x = convolution_gradient(gradient, x, weight, "x") if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return into_x, None
         (fan_out, fan_in), (batch, _, height, width) = weight.shape[:2], x.shape

@@ -8,6 +8,12 @@ import triton.language as tl
 
 
 @triton.jit
+def _in_image(row, column, height, width):
+    """Which of these places lie in the image."""
+    return (row >= 0) & (row < height) & (column >= 0) & (column < width)
+
+
+@triton.jit
 def dense_layer(
     source,  # (pixels, TOTAL): what is convolved, from channel FIRST on
     weight,  # a block's flat vector
@@ -57,7 +63,7 @@ def dense_layer(
         c = i % chunks * chunk
         dy = tap // 3 - 1
         dx = tap % 3 - 1
-        there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
+        there = inside & _in_image(row + dy, column + dx, height, width)
         at = (pixel + dy * width + dx) * total + first + c
         a = tl.load(source + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         if BACKWARD:
@@ -276,7 +282,7 @@ def weight_gradient(
         pixel = (tl.program_id(1) * REPEATS + repeat) * ROWS + tl.arange(0, ROWS)
         inside = pixel < pixels
         row, column = pixel // width % height, pixel % width
-        there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
+        there = inside & _in_image(row + dy, column + dx, height, width)
         seen = tl.load(x + (pixel + dy * width + dx)[:, None] * FAN_IN + i[None, :], mask=there[:, None], other=0.0)
         g = tl.load(gradient + pixel[:, None] * FAN_OUT + o[None, :], mask=inside[:, None], other=0.0)
         sums = tl.dot(tl.trans(g), seen, sums)
@@ -302,7 +308,7 @@ def gather_taps(
     sums = tl.zeros((PIXELS,), tl.float32)
     for tap in range(KERNEL * KERNEL):
         dy, dx = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
-        there = inside & (row + dy >= 0) & (row + dy < height) & (column + dx >= 0) & (column + dx < width)
+        there = inside & _in_image(row + dy, column + dx, height, width)
         at = (tap * BANDS + band).to(tl.int64) * pixels + pixel + dy * width + dx
         sums += tl.load(planes + at, mask=there, other=0.0).to(tl.float32)
     tl.store(result + pixel * BANDS + band, sums.to(result.dtype.element_ty), mask=inside)
@@ -324,6 +330,6 @@ def scatter_taps(
     tap, band = which // BANDS, which % BANDS
     dy, dx = tap // KERNEL - KERNEL // 2, tap % KERNEL - KERNEL // 2
     row, column = pixel // width % height - dy, pixel % width - dx
-    there = (pixel < pixels) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    there = (pixel < pixels) & _in_image(row, column, height, width)
     values = tl.load(image + (pixel - dy * width - dx) * BANDS + band, mask=there, other=0.0)
     tl.store(planes + which.to(tl.int64) * pixels + pixel, values, mask=pixel < pixels)

@@ -112,12 +112,12 @@ class TrialFolder:
 
     def begin_attempt(self, run: str) -> None:
         """Note that a worker of a driver's run takes this trial on."""
-        self._note({"run": run, "time": time.time()})
+        _append(self.attempts_file, {"run": run, "time": time.time()})
 
     def note_failure(self, error: Exception, gpu: str = "") -> None:
         """Keep the cause of a failed attempt; `gpu` names the device where it is the device's fault."""
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        self._note({"cause": cause, "gpu": gpu, "time": time.time()})
+        _append(self.attempts_file, {"cause": cause, "gpu": gpu, "time": time.time()})
 
     def attempts(self) -> list[dict[str, Any]]:
         """What was noted of attempts, in order."""
@@ -133,9 +133,6 @@ class TrialFolder:
         cause = causes[-1] if causes else "its worker died without a word (killed, out of memory, or its node was lost)"
         step = self.last_step()
         return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}
-
-    def _note(self, attempt: Mapping[str, Any]) -> None:
-        _append(self.attempts_file, attempt)
 
     def readings(self) -> list[dict[str, float]]:
         """All whole lines, in order of their steps."""
@@ -189,7 +186,6 @@ class TrialRecord:
     seconds: float
     step_seconds: tuple[float, float]  # what a step of pretraining and one of the game took, nan where there was none
     waits: dict[str, float]  # seconds the training stood still, to validate, record, checkpoint and report
-    peak_gb: float | None  # GPU memory
 
 
 @dataclass(frozen=True)
@@ -325,7 +321,6 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in readings),
         step_seconds=step_seconds,
         waits={kind: sum(reading.get(f"time/{kind}_s", 0.0) for reading in readings) for kind in WAITS},
-        peak_gb=max((reading["memory/peak_gb"] for reading in readings if "memory/peak_gb" in reading), default=None),
     )
 
 
