@@ -15,7 +15,7 @@ from trainables.imagery import load_imagery
 from trainables.rehearsal import rehearse
 from trainables.state import State
 from trainables.trainer import Diverged, outcome, train
-from trainables.validation import auc, best_response
+from trainables.validation import auc, best_response, probes
 
 PRETRAIN, RAMP = "Training.g_pretrain_steps", "Training.adv_loss_ramp_steps"
 EAGER = {f"Schedulers.{key}": value for key, value in {"patience_g": 0, "patience_d": 0, "threshold": 2.0}.items()}
@@ -255,10 +255,10 @@ def test_a_training_without_balance_is_exhausted(whole):
     assert ended.exploitability is None
 
 
-def test_the_slope_of_pretraining_is_in_the_reading_at_the_switch():
+def test_the_slope_of_pretraining_is_in_the_first_reading_of_the_game():
     _, _, readings = played(22, **{PRETRAIN: 40})
-    switch = readings[19]
-    assert [reading["step"] for reading in readings if "training/pretrain_slope" in reading] == [40]
+    switch = readings[20]
+    assert [reading["step"] for reading in readings if "training/pretrain_slope" in reading] == [42]
     steps, losses = np.array([(r["step"], r["validation/content_loss"]) for r in readings if 30 <= r["step"] <= 40]).T
     steps -= steps.mean()
     slope = (steps * losses).sum() / (steps**2).sum()
@@ -269,7 +269,7 @@ def test_the_slope_of_pretraining_is_in_the_reading_at_the_switch():
 @pytest.mark.parametrize("pretrain", [12, 13])
 def test_a_short_pretraining_has_a_slope_too(pretrain):
     *_, readings = played(7, **{PRETRAIN: pretrain})
-    assert {"training/pretrain_slope", "training/pretrain_settled"} <= readings[-(-pretrain // 2) - 1].keys()
+    assert {"training/pretrain_slope", "training/pretrain_settled"} <= readings[6].keys()
 
 
 def test_scenes_that_are_not_resident_give_the_same_training():
@@ -320,3 +320,31 @@ def test_a_recording_that_failed_midway_leaves_no_discriminator_frozen():
     before = everything(state)
     next(train(state, imagery))
     assert not same(before, everything(state), "discriminator.")
+
+
+def test_a_whole_training_goes_on_past_its_certificate_and_is_probed_once():
+    dotted = {**LAX, **EMA, "Optimizers.optim_d_lr": 5e-3, "Training.max_steps": 103}
+    ended, _, readings = played(None, **dotted)
+    state, imagery = begun(**dotted)
+    played_on = list(train(state, imagery, whole=True))
+    assert state.step == 103 > ended.step
+    certified = len(readings) - 1
+    timeless = [{k: v for k, v in r.items() if not k.startswith(("time/", "nash/probe/"))} for r in played_on]
+    assert timeless[: certified + 1] == [
+        {k: v for k, v in r.items() if not k.startswith("time/")} for r in readings
+    ]  # neither probes nor the wish to go on touch the training
+    probed = [index for index, reading in enumerate(played_on) if "nash/probe/fresh_300" in reading]
+    assert probed == [certified]
+    found = played_on[certified]
+    assert found["nash/probe/warm_100"] == found["nash/exploitability"]
+    assert sum(name.startswith("nash/probe/") for name in found) == 9
+    assert outcome(state).steps == outcome(ended).steps
+    assert outcome(state).exploitability == found["nash/exploitability"]
+
+
+def test_probes_tell_bicubic_from_real_and_cannot_tell_real_from_real():
+    state, imagery, _ = played(8, **{"Optimizers.optim_d_lr": 2e-3, "Discriminator.base_channels": 16})
+    found = probes(state, imagery)
+    assert found["nash/probe/fresh_300_bicubic"] > 0.9
+    assert found["nash/probe/warm_300_bicubic"] > 0.9
+    assert all(abs(found[f"nash/probe/{name}_real"] - 0.5) < 0.2 for name in ("warm_100", "warm_300", "fresh_300"))

@@ -7,12 +7,13 @@ Knows no torch and no network; `validation.py` measures what is judged here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from trainables.configuration import Configuration, NashSettings
 
 Reading = Mapping[str, float]
+LOST_RANK = 0.999  # the discriminator orders real over generated as good as always
 
 CONDITIONS = {
     "ramp": "the ramp has ended and the adversarial weight is above 0",
@@ -30,6 +31,7 @@ class Ruler:
 
     game_on: int  # the step at which pretraining and ramp are over
     max_steps: int
+    validate_every: int
     weight: float
     balance_point: float  # c: what the best discriminator answers to a perfect generator
     d_rate: float
@@ -42,6 +44,7 @@ class Ruler:
         return cls(
             game_on=training.pretrain_steps + training.adv_loss_ramp_steps,
             max_steps=training.max_steps,
+            validate_every=training.validate_every,
             weight=training.Losses.adv_loss_beta,
             balance_point=training.real_label / 2,
             d_rate=configuration.Optimizers.optim_d_lr,
@@ -127,11 +130,43 @@ def judge(readings: Sequence[Reading], ruler: Ruler) -> Verdict:
 
 def _open_since(readings: Sequence[Reading], gaps: Sequence[float], nash: NashSettings) -> int:
     """Step of the first reading whose window may still be filled and certified; the last step where there is none."""
+    start = next(_open_windows(gaps, nash), len(gaps) - 1)
+    return int(readings[start]["step"]) if readings else 0
+
+
+def _open_windows(gaps: Sequence[float], nash: NashSettings) -> Iterator[int]:
+    """Where windows begin that are not full yet and may still be certified."""
     for start in range(max(0, len(gaps) - nash.window + 1), len(gaps)):
-        so_far = gaps[start:]
-        if gaps[start] == 0 and sum(gap > 0 for gap in so_far) <= nash.window - nash.required:
-            return int(readings[start]["step"])
-    return int(readings[-1]["step"]) if readings else 0
+        if gaps[start] == 0 and sum(gap > 0 for gap in gaps[start:]) <= nash.window - nash.required:
+            yield start
+
+
+def earliest_possible(readings: Sequence[Reading], ruler: Ruler) -> float:
+    """The smallest `steps_to_nash` that this training may still have; ∞ where no window can be filled any more.
+
+    A window that is open may yet be certified; else the first is the one that begins at the next reading of the game.
+    """
+    verdict = judge(readings, ruler)
+    if verdict.steps_to_nash is not None:
+        return verdict.steps_to_nash
+    nash, every = ruler.nash, ruler.validate_every
+    gaps = [reading_gap(reading, ruler) for reading in readings]
+    opened = next(_open_windows(gaps, nash), None)
+    if opened is not None:
+        step = int(readings[opened]["step"])
+    else:
+        last = int(readings[-1]["step"]) if readings else 0
+        step = max(last + every, math.ceil(ruler.game_on / every) * every)
+    left = math.ceil((ruler.max_steps - step) / every) + 1  # readings from that step on
+    return step if left >= nash.window and ruler.weight > 0 else math.inf
+
+
+def lost(readings: Sequence[Reading], ruler: Ruler, validations: int) -> bool:
+    """Whether the discriminator ordered nearly every pair in each of the last `validations` readings of the game."""
+    late = readings[-validations:]
+    return len(late) == validations and all(
+        reading["step"] >= ruler.game_on and reading.get("nash/rank", 0.0) >= LOST_RANK for reading in late
+    )
 
 
 def nash_cost(verdict: Verdict, max_steps: int) -> float:

@@ -7,9 +7,11 @@ nodata. Training and validation areas are apart by one crop.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,14 @@ class Imagery:
         which = crops[:, 4]
         low, high = crops[:, :2], crops[:, 2:4]
         return _cut(self._pools[0], low, self._grids[0], which), _cut(self._pools[1], high, self._grids[1], which)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of every number that a training sees: pixels, where crops may begin, the held-out pairs."""
+        found = hashlib.sha256()
+        for part in (*self._pools, torch.from_numpy(self.train_positions), self.pairs.lr, self.pairs.hr):
+            found.update(part.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
         """(lr, hr) images of a step."""

@@ -36,7 +36,9 @@ class State:
         self.generator: nn.Module = _drawn(
             lambda: Generator(configuration.Model.in_bands, configuration.Generator), configuration, "G", device
         )
-        self.optimizer_g = _adam(self.generator, configuration, "g")
+        self.optimizer_g = _adam(
+            self.generator, configuration, configuration.Optimizers.optim_g_lr, configuration.Optimizers.weight_decay_g
+        )
         self.averaged = _frozen(self.generator) if configuration.Training.EMA.enabled else None
         self.plateau_g, self.plateau_d = plateaus(configuration)
         self.discriminator: nn.Module | None = None
@@ -46,12 +48,15 @@ class State:
 
     def begin_game(self) -> None:
         """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control."""
+        rate = self.configuration.Optimizers.optim_d_lr
+        self.discriminator, self.optimizer_d = self.drawn_discriminator("D", rate)
+        self.pretrained = _frozen(self.judged) if self.configuration.Training.pretrain_steps else None
+
+    def drawn_discriminator(self, part: str, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """A discriminator drawn from hash(seed, part), and its optimiser."""
         conf = self.configuration
-        self.discriminator = _drawn(
-            lambda: Discriminator(conf.Model.in_bands, conf.Discriminator), conf, "D", self.device
-        )
-        self.optimizer_d = _adam(self.discriminator, conf, "d")
-        self.pretrained = _frozen(self.judged) if conf.Training.pretrain_steps else None
+        network = _drawn(lambda: Discriminator(conf.Model.in_bands, conf.Discriminator), conf, part, self.device)
+        return network, _adam(network, conf, rate, conf.Optimizers.weight_decay_d)
 
     @property
     def half(self) -> bool:
@@ -81,32 +86,32 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
-        state: dict[str, Any] = {
-            "step": self.step,
-            "readings": self.readings,
-            "scale": self.scale,
-            "torch": str(torch.__version__),
-        }
-        for name, part in self._parts().items():
-            state[name] = part.state_dict()
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        torch.save(state, temporary)
+        torch.save(self.content(), temporary)
         temporary.replace(path)
+
+    def content(self) -> dict[str, Any]:
+        """All of it, as plain containers and tensors."""
+        progress = {"step": self.step, "readings": self.readings, "scale": self.scale, "torch": str(torch.__version__)}
+        return progress | {name: part.state_dict() for name, part in self._parts().items()}
 
     @classmethod
     def load(cls, path: Path, configuration: Configuration, device: torch.device) -> State:
         """Go on from `save`: trained 4 steps = trained 2, saved, loaded, trained 2."""
-        saved = torch.load(path, map_location=device, weights_only=True)
-        state = cls(configuration, device)
-        state.step, state.readings, state.scale = saved["step"], saved["readings"], saved["scale"]
-        if "discriminator" in saved:
-            state.begin_game()
-        for name, part in state._parts().items():
-            part.load_state_dict(saved[name])
-            if isinstance(part, torch.optim.Optimizer):
-                _rate_on(part, device)
-                _moments_laid_out(part)
-        return state
+        return cls(configuration, device).take(torch.load(path, map_location=device, weights_only=True))
+
+    def take(self, content: dict[str, Any]) -> State:
+        """Become what `content` says; a part that it leaves out stays as it is."""
+        self.step, self.readings, self.scale = content["step"], content["readings"], content["scale"]
+        if "discriminator" in content:
+            self.begin_game()
+        for name, part in self._parts().items():
+            if name in content:
+                part.load_state_dict(content[name])
+                if isinstance(part, torch.optim.Optimizer):
+                    _rate_on(part, self.device)
+                    _moments_laid_out(part)
+        return self
 
     def _parts(self) -> dict[str, Any]:
         names = (
@@ -133,15 +138,11 @@ def _frozen(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False).eval()
 
 
-def _adam(network: nn.Module, configuration: Configuration, which: str) -> torch.optim.Optimizer:
+def _adam(network: nn.Module, configuration: Configuration, rate: float, decay: float) -> torch.optim.Optimizer:
     settings = configuration.Optimizers
+    betas = settings.betas[0], settings.betas[1]
     optimizer = torch.optim.Adam(
-        network.parameters(),
-        lr=settings.optim_g_lr if which == "g" else settings.optim_d_lr,
-        betas=(settings.betas[0], settings.betas[1]),
-        eps=settings.eps,
-        weight_decay=settings.weight_decay_g if which == "g" else settings.weight_decay_d,
-        fused=True,
+        network.parameters(), lr=rate, betas=betas, eps=settings.eps, weight_decay=decay, fused=True
     )
     _rate_on(optimizer, next(network.parameters()).device)
     return optimizer

@@ -23,9 +23,10 @@ from trainables.losses import image_metrics
 from trainables.schedules import adversarial_weight, g_warmup, phase
 from trainables.state import State
 from trainables.step import IN_PRETRAINING, LOSSES, Losses, Stepper
-from trainables.validation import best_response, measure
+from trainables.validation import best_response, measure, probes
 
 End = Literal["balanced", "exhausted", "capped", "collapsed", "diverged", "failed"]
+EXPLOITABILITY = "nash/exploitability"
 SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining
 
 
@@ -67,9 +68,10 @@ def pick_device(configuration: Configuration) -> torch.device:
     return torch.device(wanted)
 
 
-def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
+def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[str, float]]:
     """Train from `state.step` to the balance or to `max_steps`; yields one reading every `validate_every` steps.
 
+    `whole`: to `max_steps` in any case, with more probes of the balance where it is certified.
     Raises Diverged where a loss is not finite: at once on a CPU, within two plans of steps on a GPU.
     """
     configuration = state.configuration
@@ -78,7 +80,7 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
     stepper = Stepper(state, imagery)
     if state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(state.device)
-    while state.step < settings.max_steps and not judge(state.readings, ruler).reached:
+    while state.step < settings.max_steps and (whole or not judge(state.readings, ruler).reached):
         began = time.perf_counter()
         found: list[Losses] = []
         for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
@@ -90,7 +92,7 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
         reading = {"step": float(state.step)} | _means(found) | _train_metrics(state, *stepper.last)
         reading |= measure(state, imagery) | _state_of_schedules(state)
         _watch_plateaus(state, reading)
-        reading |= _content_slope(state, reading) | _judgement(state, reading, ruler, imagery)
+        reading |= _content_slope(state, reading) | _judgement(state, reading, ruler, imagery, whole)
         reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
         if state.device.type == "cuda":
             # what the allocator holds, the recorded step's own pool included
@@ -102,13 +104,14 @@ def train(state: State, imagery: Imagery) -> Iterator[dict[str, float]]:
 def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
     """How a training ended, by its readings: balanced or exhausted, unless something else ended it."""
     verdict = judge(state.readings, Ruler.of(state.configuration))
+    probed = [reading[EXPLOITABILITY] for reading in state.readings if EXPLOITABILITY in reading]
     return Outcome(
         end=end or ("balanced" if verdict.reached else "exhausted"),
         steps=verdict.steps_to_nash if verdict.steps_to_nash is not None else verdict.open_since,
         censored=not verdict.reached,
         gap=verdict.gap if math.isfinite(verdict.gap) else None,
         trained_steps=state.step,
-        exploitability=state.readings[-1].get("nash/exploitability") if state.readings else None,
+        exploitability=probed[-1] if verdict.reached else None,
         cause=cause,
     )
 
@@ -166,18 +169,15 @@ def _watch_plateaus(state: State, reading: dict[str, float]) -> None:
 
 
 def _content_slope(state: State, reading: dict[str, float]) -> dict[str, float]:
-    """At the switch to the game: had the content loss settled, as the guide wants?
+    """In the first reading of the game: had the content loss settled, as the guide wants?
 
     The relative change of the held-out content loss over the last quarter of pretraining, by least squares.
     """
     training = state.configuration.Training
-    switched = reading["step"] >= training.pretrain_steps > reading["step"] - training.validate_every
-    if not switched:
+    if not reading["step"] > training.pretrain_steps >= reading["step"] - training.validate_every:
         return {}
     span = max(training.pretrain_steps // 4, 3 * training.validate_every)
-    seen = [
-        r for r in [*state.readings, reading] if training.pretrain_steps - span <= r["step"] <= training.pretrain_steps
-    ]
+    seen = [r for r in state.readings if training.pretrain_steps - span <= r["step"] <= training.pretrain_steps]
     if len(seen) < 3:
         return {}
     values = np.array([r["validation/content_loss"] for r in seen])
@@ -186,14 +186,18 @@ def _content_slope(state: State, reading: dict[str, float]) -> dict[str, float]:
     return {"training/pretrain_slope": change, "training/pretrain_settled": float(abs(change) <= SETTLED)}
 
 
-def _judgement(state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery) -> dict[str, float]:
+def _judgement(
+    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, whole: bool
+) -> dict[str, float]:
     """The meter's word on this reading; with a best response where it certifies a balance."""
     found = {f"nash/excess_{name}": value for name, value in excesses(reading, ruler).items() if math.isfinite(value)}
     gap = reading_gap(reading, ruler)
     found["nash/balanced"] = float(gap == 0)
     if math.isfinite(gap):
         found["nash/gap"] = gap
+    before = judge(state.readings, ruler).reached
     # with exploitability 0 nothing is refused: does the window hold but for the best response?
-    if judge([*state.readings, reading | {"nash/exploitability": 0.0}], ruler).reached:
-        found["nash/exploitability"] = best_response(state, imagery)
+    if not before and judge([*state.readings, reading | {EXPLOITABILITY: 0.0}], ruler).reached:
+        found[EXPLOITABILITY] = best_response(state, imagery)
+        found |= probes(state, imagery) if whole else {}
     return found

@@ -21,9 +21,12 @@ from trainables.losses import (
     image_metrics,
     psnr,
 )
+from trainables.networks import upsample
 from trainables.state import State
 
-BEST_RESPONSE_STEPS = 100
+BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS = 100, 300
+FRESH_RATE = 2e-4
+OPPONENTS = ("generated", "bicubic", "real")
 BOOTSTRAPS = 200
 
 
@@ -72,28 +75,75 @@ def best_response(state: State, imagery: Imagery) -> float:
 
     Warm: its optimiser goes along. 0.5: even then it cannot order real over generated; 1: it always can.
     """
-    configuration = state.configuration
+    responder, optimizer = _warm(state)
+    return _respond(responder, optimizer, "generated", range(BEST_RESPONSE_STEPS), state, imagery)
+
+
+def probes(state: State, imagery: Imagery) -> dict[str, float]:
+    """How far several discriminators get against the frozen G, by their held-out ranks, beside two references.
+
+    Warm: D after 100 and 300 more steps at its configured rate; fresh: a new one after 300 steps at 2e-4 (NASH). The
+    same against bicubic images, which all should tell from real ones, and against other real ones, which none can.
+    """
+    first, second = range(BEST_RESPONSE_STEPS), range(BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS)
+    found = {}
+    for opponent in OPPONENTS:
+        suffix = "" if opponent == "generated" else f"_{opponent}"
+        responder, optimizer = _warm(state)
+        for name, steps in (("100", first), ("300", second)):
+            found[f"nash/probe/warm_{name}{suffix}"] = _respond(responder, optimizer, opponent, steps, state, imagery)
+        fresh, optimizer = state.drawn_discriminator("probe", FRESH_RATE)
+        whole = range(LONG_RESPONSE_STEPS)
+        found[f"nash/probe/fresh_300{suffix}"] = _respond(fresh, optimizer, opponent, whole, state, imagery)
+    return found
+
+
+def _warm(state: State) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """D and its optimiser, copied; at the configured rate, whatever the plateau scheduler made of it."""
     assert state.discriminator is not None and state.optimizer_d is not None
     responder = copy.deepcopy(state.discriminator).train()
     optimizer = torch.optim.Adam(responder.parameters(), fused=True)
     optimizer.load_state_dict(copy.deepcopy(state.optimizer_d.state_dict()))
     for group in optimizer.param_groups:
-        group["lr"] = configuration.Optimizers.optim_d_lr
-    for step in range(BEST_RESPONSE_STEPS):
-        size, seed = configuration.Data.train_batch_size, configuration.Training.seed
-        lr, hr = imagery.batch(seed, "best response", state.step * BEST_RESPONSE_STEPS + step, size)
-        with torch.no_grad():
-            fake = state.judged(lr)
+        group["lr"] = state.configuration.Optimizers.optim_d_lr
+    return responder, optimizer
+
+
+def _respond(
+    responder: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    opponent: str,
+    steps: range,
+    state: State,
+    imagery: Imagery,
+) -> float:
+    """Train a discriminator against an opponent's images; its rank of real over them on the detailed held-out pairs."""
+    configuration, pairs = state.configuration, imagery.pairs
+    size, seed = configuration.Data.train_batch_size, configuration.Training.seed
+    responder.train()
+    for step in steps:
+        at = state.step * BEST_RESPONSE_STEPS + step
+        lr, hr = imagery.batch(seed, "best response", at, size)
+        if opponent == "real":
+            fake = imagery.batch(seed, "other real", at, size)[1]
+        else:
+            with torch.no_grad():
+                fake = state.judged(lr) if opponent == "generated" else upsample(lr, imagery.factor)
         real_logits, fake_logits = call(responder, torch.cat([hr, fake]), state.half).float().chunk(2)
         loss = discriminator_loss(real_logits, fake_logits, configuration.Training.real_label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     responder.eval()
-    pairs, size = imagery.pairs, configuration.Data.val_batch_size
-    real = _answers(responder, pairs.hr[pairs.detailed], size)
-    fake = _answers(responder, _answers(state.judged, pairs.lr[pairs.detailed], size), size)
-    return auc(real, fake)[0]
+    val_size = configuration.Data.val_batch_size
+    real = _answers(responder, pairs.hr[pairs.detailed], val_size)
+    if opponent == "real":
+        half = len(real) // 2
+        return auc(real[: 2 * half : 2], real[1 : 2 * half : 2])[0]  # neighbours apart: as alike as two samples can be
+    images = pairs.bicubic[pairs.detailed]
+    if opponent == "generated":
+        images = _answers(state.judged, pairs.lr[pairs.detailed], val_size)
+    return auc(real, _answers(responder, images, val_size))[0]
 
 
 def pictures(state: State, imagery: Imagery, count: int) -> NDArray[np.uint8]:

@@ -1,0 +1,102 @@
+"""The stretch of a training that others may share: G alone, before the game; what determines it, and its snapshot.
+
+Two trainings that differ only in what acts later walk the same path until the shorter pretraining ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.configuration import Configuration, flatten
+from trainables.imagery import Imagery
+from trainables.state import State
+
+# Keys that change nothing before the game begins, or nothing that is learnt at all.
+ACT_LATER = (
+    "Data.path",  # the imagery's own hash stands for where it lies
+    "Data.root_dir",
+    "Training.max_steps",
+    "Training.checkpoint_every",
+    "Training.pretrain_g_only",
+    "Training.g_pretrain_steps",
+    "Training.adv_loss_ramp_steps",
+    "Training.label_smoothing",
+    "Training.Losses.adv_loss_beta",
+    "Training.Losses.adv_loss_schedule",
+    "Discriminator.",
+    "Optimizers.optim_d_lr",
+    "Optimizers.weight_decay_d",
+    "Schedulers.metric_",
+    "Schedulers.patience_",
+    "Schedulers.factor_",
+    "Schedulers.threshold",
+    "Schedulers.cooldown",
+    "Schedulers.min_lr",
+    "Schedulers.armed",
+    "Logging.",
+)
+PARTS = ("generator", "optimizer_g", "averaged")
+
+
+def acts_later(key: str) -> bool:
+    """Whether a key of the training configuration leaves pretraining as it is."""
+    return key.startswith(ACT_LATER)
+
+
+def fingerprint(configuration: Configuration, imagery: Imagery, device: torch.device) -> str:
+    """A hash of all that determines the path of a pretraining to the bit: configuration, imagery, code, machine."""
+    settings = {key: value for key, value in flatten(configuration.model_dump()).items() if not acts_later(key)}
+    determined = [settings, imagery.digest, _code(), torch.__version__, np.__version__, *_machine(device)]
+    return hashlib.sha256(json.dumps(determined, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def pack(state: State) -> bytes:
+    """What a training that walks the same path needs: G, its average, its optimiser, the readings so far."""
+    content = state.content()
+    kept: dict[str, Any] = {name: content[name] for name in PARTS if name in content}
+    kept |= {name: content[name] for name in ("step", "readings", "scale")}
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    return buffer.getvalue()
+
+
+def unpack(content: bytes, configuration: Configuration, device: torch.device) -> State:
+    """The state that `pack` was given, for a configuration of the same fingerprint."""
+    found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return State(configuration, device).take(found)
+
+
+@cache
+def _code() -> str:
+    """A hash of the code that trains."""
+    found = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def _machine(device: torch.device) -> list[Any]:
+    """What of a machine decides the last bits."""
+    if device.type == "cuda":
+        versions: list[Any] = [torch.version.cuda, torch.backends.cudnn.version()]
+        return [torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), *versions]
+    return [_processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+
+
+@cache
+def _processor() -> str:
+    """The processor's model, by which libraries choose their kernels."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
