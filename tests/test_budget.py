@@ -37,14 +37,14 @@ def test_steps_are_reserved_in_full_for_running_trials(tmp_path: Path) -> None:
     assert budget(tmp_path, steps=1440).why_not_another() == ""  # 640 + 800
     assert budget(tmp_path, steps=1439).why_not_another().startswith("steps: 640 of 1439 used")
     running = budget(tmp_path, running=3, steps=640 + 4 * 800 - 1)
-    running.running = {1, 2, 3}
+    running.running = {StudyFolder(tmp_path).trial(number) for number in (1, 2, 3)}
     assert running.why_not_another()
 
 
 def test_an_unfinished_trial_that_goes_on_is_counted_once(tmp_path: Path) -> None:
     end_a_trial(tmp_path, 0, steps=400, seconds=10)
     assert budget(tmp_path, steps=1000).why_not_another()
-    assert budget(tmp_path, steps=1000).why_not_another(candidate=0) == ""
+    assert budget(tmp_path, steps=1000).why_not_another(candidate=StudyFolder(tmp_path).trial(0)) == ""
 
 
 def test_hours_count_over_all_drivers(tmp_path: Path) -> None:

@@ -256,19 +256,19 @@ def test_attempts_that_are_a_neighbours_fault_are_not_spent(folder, study, monke
 
     fault = RuntimeError("CUDA error: an illegal memory access was encountered")
     attempt(trials[0], ValueError("before this driver"), run="run-1")
-    assert folder.spent_attempts(0, "run-2") == 0
+    assert folder.spent_attempts(folder.trial(0), "run-2") == 0
     attempt(trials[0], fault, "node/0")  # the first to see it
     attempt(trials[1], fault, "node/0")
     attempt(trials[2], fault, "node/1")  # another device
-    assert [folder.spent_attempts(number, "run-2") for number in range(3)] == [1, 0, 1]
+    assert [folder.spent_attempts(trial, "run-2") for trial in trials] == [1, 0, 1]
     attempt(trials[1])  # killed without a word
     attempt(trials[1], ValueError("its own"))
-    assert folder.spent_attempts(1, "run-2") == 2
+    assert folder.spent_attempts(folder.trial(1), "run-2") == 2
     now[0] += 3600
     attempt(trials[1], fault, "node/0")  # alone
-    assert folder.spent_attempts(1, "run-2") == 3
+    assert folder.spent_attempts(folder.trial(1), "run-2") == 3
     attempt(trials[1], InvalidInput([Problem("a.tif", "Data.path", "nothing", "imagery")]))
-    assert folder.spent_attempts(1, "run-2") == 3
+    assert folder.spent_attempts(folder.trial(1), "run-2") == 3
     assert trials[1].failures()[-1].startswith("InvalidInput")
 
 
@@ -278,7 +278,7 @@ def test_half_a_note_of_an_attempt_is_dropped(folder, study):
     trial.begin_attempt("run-1")
     with trial.attempts_file.open("a") as file:
         file.write('{"cause": "no spa')  # the disk was full
-    assert folder.spent_attempts(0, "run-1") == 1
+    assert folder.spent_attempts(folder.trial(0), "run-1") == 1
     trial.note_failure(ValueError("again"))
     assert trial.failures() == ["ValueError: again"]
 

@@ -29,7 +29,7 @@ class Driver:
         self.start()
 
     def start(self):
-        self.searcher = Searcher(self.study, self.folder)
+        self.searcher = Searcher(self.study, self.folder.records(self.study), self.folder.optuna_url)
 
     def lose_database(self):
         (self.folder.path / "optuna.db").unlink()

@@ -206,7 +206,7 @@ def test_a_killed_driver_and_a_lost_database_lose_nothing(tmp_path: Path) -> Non
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    write_study(tmp_path, trials=1)
+    write_study(tmp_path, trials=1, capping={"enabled": False})
     driver = command("run", "tiny.yaml", cwd=tmp_path)
     wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 10)
     killed = workers_of(tmp_path)

@@ -39,7 +39,7 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path, monkeypatch):
 
 
 def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(trial, monkeypatch):
-    def steps(state, imagery):
+    def steps(state, imagery, whole):
         yield from ()
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -62,6 +62,6 @@ def test_a_worker_that_was_given_a_gpu_does_not_train_without(tmp_path, monkeypa
     folder.open(study)
     start(folder, study, 0, VALUES)
     with pytest.raises(RuntimeError, match="given a GPU, but torch finds none"):
-        module.run_trial({"folder": str(folder.path), "number": 0, "deadline": None, "run": "run-1"})
+        module.run_trial({"folder": str(folder.path), "trial": "trials/00000", "deadline": None, "run": "run-1"})
     assert folder.trial(0).readings() == []
     assert "torch finds none" in folder.trial(0).failures()[0]

@@ -7,6 +7,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -17,7 +18,8 @@ from rich.text import Text
 from trainables.configuration import flatten, load_configuration
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import live, report
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, best_of, find_study
+from tune_srgan.confirmation import missing, winner
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, find_study
 from tune_srgan.study import Study, earliest_certificate, load_study
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ def check(
     out.print(
         f"The earliest step at which a balance can be certified: {earliest_certificate(loaded)}.", highlight=False
     )
+    _say_what_is_shared(loaded)
     if gpu:
         _rehearse(loaded, str(study))
 
@@ -145,8 +148,10 @@ def status(study: StudyName, storage: Annotated[str, typer.Option(help="Folder f
     records = folder.records(loaded)
     for record in records:
         out.print(f"trial {record.number:3d}  {live.ending(record)}", highlight=False)
+    for trial, record in zip(folder.trials("confirm"), folder.records(loaded, "confirm"), strict=True):
+        out.print(f"trial {trial.name}  {live.ending(record)}", highlight=False)
     ended = sum(record.end != UNFINISHED for record in records)
-    best = best_of(records)
+    best = winner(loaded, folder)
     text = f"trial {best.number}, balanced from step {best.steps}" if best else "none"
     out.print(f"{ended} of {loaded.search.trials} trials ended; best so far: {text}.", highlight=False)
 
@@ -251,7 +256,7 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
     mode_note = tracking.tracking_mode(study.tracking.wandb)[1]
     if mode_note:
         err.print(mode_note, style="yellow")
-    if _ended(study, folder) >= study.search.trials:
+    if not _left(study, folder):
         out.print(f"All trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
     else:
         with folder.locked():
@@ -264,16 +269,19 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
                 stopped = runner.run_study(study, folder, budget, view)
         if stopped:
             out.print(Text(f"Stopped early: {stopped}.", style="yellow"), soft_wrap=True)
-        unfinished = any(record.end == UNFINISHED for record in folder.records(study))
-        if unfinished or (not stopped and _ended(study, folder) < study.search.trials):
+        trials = (*folder.trials(), *folder.trials("confirm"))
+        interrupted = any(trial.outcome() is None and trial.readings() for trial in trials)
+        if interrupted or (not stopped and _left(study, folder)):
             _say_how_to_resume(folder)
     report.write_best(study, folder)
     out.print()
     report.print_report(study, folder, out)
 
 
-def _ended(study: Study, folder: StudyFolder) -> int:
-    return sum(record.end != UNFINISHED for record in folder.records(study))
+def _left(study: Study, folder: StudyFolder) -> int:
+    """Trials of the search, and then confirmations, that have not ended."""
+    ended = sum(record.end != UNFINISHED for record in folder.records(study))
+    return max(0, study.search.trials - ended) or len(missing(study, folder))
 
 
 def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
@@ -295,7 +303,29 @@ def _check_parts(study: Study, file: str) -> Imagery:
     from tune_srgan.searcher import check_sampler
 
     check_sampler(study, file)
+    for name in study.search.learn_from:
+        try:
+            find_study(name, study.storage)
+        except InvalidInput as error:
+            raise InvalidInput([replace(error.problems[0], file=file, key="search.learn_from", found=name)]) from None
     return load_imagery(study.lowest(), torch.device("cpu"))
+
+
+def _say_what_is_shared(study: Study) -> None:
+    """How many trials may start from another's pretraining, and what that may save."""
+    from tune_srgan.sharing import expected_savings, points_of
+
+    if not study.search.sharing.enabled or not points_of(study):
+        return
+    trials = study.search.trials
+    sharing, saved, total = expected_savings(study, trials)
+    out.print(
+        f"Of {trials} trials drawn at random, about {sharing:.0f} can start from another's pretraining and save "
+        f"{saved:.0f} of {total:.0f} steps of it ({saved / max(total, 1):.0%}).",
+        highlight=False,
+    )
+    if sharing < trials / 20:
+        _warn(["search.sharing: values that act from the start hardly ever repeat: give them a step, or fix them."])
 
 
 def _check_gpu() -> None:

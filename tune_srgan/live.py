@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.errors import InvalidInput
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialRecord, best_of, record_of
+from tune_srgan.confirmation import candidates
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, record_of
 from tune_srgan.study import Study
 
 COLOURS = {"balanced": "green", "exhausted": "yellow", "capped": "yellow", "collapsed": "yellow"}
@@ -46,12 +47,14 @@ class StudyView:
 
     def __init__(self, study: Study, folder: StudyFolder, console: Console, elapsed_s: Any) -> None:
         self._study, self._folder, self._console, self._elapsed_s = study, folder, console, elapsed_s
-        self._last: dict[int, dict[str, Any]] = {}  # of the running trials
-        self._ended: dict[int, TrialRecord] = {
-            record.number: record for record in folder.records(study) if record.end != UNFINISHED
-        }
+        self._last: dict[TrialFolder, dict[str, Any]] = {}  # of the running trials
+        self._ended: dict[TrialFolder, TrialRecord] = {}
+        for trial in (*folder.trials(), *folder.trials("confirm")):
+            record = record_of(trial, study)
+            if record.end != UNFINISHED:
+                self._ended[trial] = record
         self._abreast = 1  # most trials seen running at once
-        self._phases: dict[int, str] = {}
+        self._phases: dict[TrialFolder, str] = {}
         self._live = Live(self, console=console, refresh_per_second=2) if console.is_terminal else None
 
     def __enter__(self) -> StudyView:
@@ -63,49 +66,60 @@ class StudyView:
         if self._live is not None:
             self._live.stop()
 
-    def on_start(self, number: int) -> None:
+    def on_start(self, trial: TrialFolder) -> None:
         """A trial starts: its worker, torch and the imagery take a few seconds."""
-        self.on_reading(number, {"phase": "starting", "step": 0.0})
+        self.on_reading(trial, {"phase": "starting", "step": 0.0})
 
-    def on_reading(self, number: int, reading: dict[str, Any]) -> None:
+    def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
         """A trial reported."""
-        self._last[number] = reading
+        self._last[trial] = reading
         self._abreast = max(self._abreast, len(self._last))
-        if self._live is None and self._phases.get(number) != reading["phase"]:
-            self._phases[number] = reading["phase"]
+        if self._live is None and self._phases.get(trial) != reading["phase"]:
+            self._phases[trial] = reading["phase"]
             self._console.print(
-                f"trial {number:3d}  step {int(reading['step']):6d}  {reading['phase']}", highlight=False
+                f"trial {trial.name:>3s}  step {int(reading['step']):6d}  {reading['phase']}", highlight=False
             )
 
-    def on_end(self, number: int) -> None:
+    def on_end(self, trial: TrialFolder) -> None:
         """A trial ended; its record is complete."""
-        self._last.pop(number, None)
-        record = record_of(self._folder.trial(number), self._study)
+        self._last.pop(trial, None)
+        record = record_of(trial, self._study)
         if record.end == UNFINISHED:
             return
-        self._ended[number] = record
+        self._ended[trial] = record
         if self._live is None:
-            done = f"{len(self._ended)} of {self._study.search.trials}"
-            self._console.print(f"trial {number:3d}  {ending(record)}  ({done}; {self._forecast()})", highlight=False)
+            done = f"{self._count(trial)}; {self._forecast()}"
+            self._console.print(f"trial {trial.name:>3s}  {ending(record)}  ({done})", highlight=False)
 
     def __rich__(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
         for name in ("trial", "phase", "step", "D(y)", "D(G(x))", "rank", "gap"):
             table.add_column(name, justify="left" if name == "phase" else "right")
-        for number, reading in sorted(self._last.items()):
+        for trial, reading in sorted(self._last.items(), key=lambda item: item[0].path):
             shown = [figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank", "gap")]
-            table.add_row(str(number), reading["phase"], f"{int(reading['step'])}/{self._study.max_steps}", *shown)
-        counts = Counter(record.end for record in self._ended.values())
+            table.add_row(trial.name, reading["phase"], f"{int(reading['step'])}/{self._study.max_steps}", *shown)
+        searched = [record for trial, record in self._ended.items() if not trial.confirms]
+        counts = Counter(record.end for record in searched)
         summary = ", ".join(f"{count} {end}" for end, count in sorted(counts.items())) or "none ended yet"
-        head = f"{self._study.study}: {len(self._ended)} of {self._study.search.trials} trials ({summary})"
-        best = best_of(list(self._ended.values()))
+        head = f"{self._study.study}: {len(searched)} of {self._study.search.trials} trials ({summary})"
+        confirming = next((trial for trial in (*self._last, *self._ended) if trial.confirms), None)
+        head += f", {self._count(confirming)}" if confirming else ""
+        best = best_of(searched)
         foot = f"best so far: trial {best.number}, balanced from step {best.steps}" if best else "best so far: none"
         return Group(Text(head, style="bold"), table, Text(f"{foot}; {self._forecast()}"))
+
+    def _count(self, like: TrialFolder) -> str:
+        """How many trials of its kind have ended, of how many."""
+        ended = [trial for trial in self._ended if bool(trial.confirms) == bool(like.confirms)]
+        if not like.confirms:
+            return f"{len(ended)} of {self._study.search.trials}"
+        found = candidates(self._study, [record for trial, record in self._ended.items() if not trial.confirms])
+        return f"{len(ended)} of {len(found) * self._study.confirm.seeds} confirmations"
 
     def _forecast(self) -> str:
         """Time used and time left, from the trials that ended in this run."""
         elapsed = self._elapsed_s()
-        left = self._study.search.trials - len(self._ended)
+        left = self._study.search.trials + self._study.confirm.top * self._study.confirm.seeds - len(self._ended)
         ended = [record.seconds for record in self._ended.values() if record.seconds]
         text = f"{duration(elapsed)} so far"
         if ended and left > 0:

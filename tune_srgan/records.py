@@ -24,6 +24,8 @@ from trainables.errors import InvalidInput, Problem
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"
+CENSORED = {"exhausted", "capped", "collapsed"}  # ends of trainings that did not reach the balance
+SHARED = "training/shared"  # marks a reading that another trial computed
 WAITS = ("validate", "record", "checkpoint", "report")
 FAULT_S = 60.0  # a device fault reaches all who share the device within this
 
@@ -55,7 +57,22 @@ class TrialFolder:
     @property
     def number(self) -> int:
         """The trial's number: the same in Optuna, Ray and the tracker."""
-        return int(self.path.name)
+        return int(self.path.name.partition("-")[0])
+
+    @property
+    def confirms(self) -> int:
+        """Which further seed of its number this trial confirms; 0 for a trial of the search."""
+        return int(self.path.name.partition("-")[2] or 0)
+
+    @property
+    def name(self) -> str:
+        """As a person is told: `3`, or `3 seed +1` of a confirmation."""
+        return f"{self.number} seed +{self.confirms}" if self.confirms else str(self.number)
+
+    @property
+    def place(self) -> str:
+        """Its folder within the study's: what `StudyFolder.named` takes."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def configuration_file(self) -> Path:
@@ -134,6 +151,18 @@ class TrialFolder:
         step = self.last_step()
         return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}
 
+    def complain(self, text: str) -> None:
+        """Keep what went wrong beside the training and stopped nothing; the report shows it."""
+        with contextlib.suppress(OSError), (self.path / "complaints.log").open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            if text not in file.read():
+                file.write(text + "\n")
+
+    def complaints(self) -> list[str]:
+        """What was complained of."""
+        file = self.path / "complaints.log"
+        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+
     def readings(self) -> list[dict[str, float]]:
         """All whole lines, in order of their steps."""
         return [json.loads(line) for line in _whole_lines(self.readings_file)]
@@ -186,6 +215,7 @@ class TrialRecord:
     seconds: float
     step_seconds: tuple[float, float]  # what a step of pretraining and one of the game took, nan where there was none
     waits: dict[str, float]  # seconds the training stood still, to validate, record, checkpoint and report
+    account: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -224,13 +254,26 @@ class StudyFolder:
         """Seconds the study has run, over all its drivers."""
         return self.path / "clock.json"
 
+    @property
+    def pretraining(self) -> Path:
+        """Snapshots of pretraining that trials share."""
+        return self.path / "pretraining"
+
     def trial(self, number: int) -> TrialFolder:
         """The folder of a trial."""
-        return TrialFolder(self.path / "trials" / f"{number:05d}")
+        return self.named(f"trials/{number:05d}")
 
-    def trials(self) -> list[TrialFolder]:
-        """All trials that exist, by number."""
-        folders = (self.path / "trials").glob("[0-9]*")
+    def confirmation(self, number: int, further: int) -> TrialFolder:
+        """The folder of a trial's confirmation on its `further`-th seed."""
+        return self.named(f"confirm/{number:05d}-{further}")
+
+    def named(self, place: str) -> TrialFolder:
+        """The folder at a trial's `place`."""
+        return TrialFolder(self.path / place)
+
+    def trials(self, of: str = "trials") -> list[TrialFolder]:
+        """All trials that exist, by number; those of the search, or the confirmations (`confirm`)."""
+        folders = (self.path / of).glob("[0-9]*")
         return [trial for trial in map(TrialFolder, sorted(folders)) if trial.exists()]
 
     def study(self) -> Study:
@@ -256,16 +299,17 @@ class StudyFolder:
             )
         write_atomically(self.study_file, study.dump())
 
-    def spent_attempts(self, number: int, run: str) -> int:
+    def spent_attempts(self, trial: TrialFolder, run: str) -> int:
         """Attempts of a trial within a driver's run that ended badly and by its own fault.
 
         A device fault counts for the trial that saw it first: whoever shares the device sees it too, soon after.
         """
-        attempts = self.trial(number).attempts()
+        attempts = trial.attempts()
         begun = [attempt["time"] for attempt in attempts if attempt.get("run") == run]
         failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
         shared = any(failure["gpu"] for failure in failed)
-        others = [fault for trial in self.trials() if shared and trial.number != number for fault in trial.attempts()]
+        both = [*self.trials(), *self.trials("confirm")] if shared else []
+        others = [fault for other in both if other != trial for fault in other.attempts()]
         excused = 0
         for failure in failed:
             lost_imagery = failure["cause"].startswith(InvalidInput.__name__)  # no trial's fault: the driver stops
@@ -287,9 +331,9 @@ class StudyFolder:
                 raise InvalidInput([Problem(str(self.path), "", found, "one driver at a time", fix)]) from None
             yield
 
-    def records(self, study: Study) -> list[TrialRecord]:
-        """All trials, by number."""
-        return [record_of(trial, study) for trial in self.trials()]
+    def records(self, study: Study, of: str = "trials") -> list[TrialRecord]:
+        """All trials, by number; those of the search, or the confirmations (`confirm`)."""
+        return [record_of(trial, study) for trial in self.trials(of)]
 
 
 def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
@@ -305,6 +349,7 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
             cost = in_seconds(cost, pretraining, step_seconds, study.max_steps)
     ended = outcome or {}
     last = readings[-1] if readings else {}
+    computed = [reading for reading in readings if SHARED not in reading]
     return TrialRecord(
         number=trial.number,
         values=header["values"],
@@ -318,10 +363,30 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         exploitability=ended.get("exploitability"),
         cause=ended.get("cause", ""),
         created=header["created"],
-        seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in readings),
+        seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in computed),
         step_seconds=step_seconds,
-        waits={kind: sum(reading.get(f"time/{kind}_s", 0.0) for reading in readings) for kind in WAITS},
+        waits={kind: sum(reading.get(f"time/{kind}_s", 0.0) for reading in computed) for kind in WAITS},
+        account=account_of(readings, ended, study.max_steps),
     )
+
+
+def account_of(readings: Sequence[Mapping[str, float]], ended: Mapping[str, Any], max_steps: int) -> dict[str, int]:
+    """Steps that a trial computed, and those of `max_steps` it was spared.
+
+    `sharing`: another trial computed them. `balance`, `capping`: it ended before; how long it would have trained
+    without that is not known, so these are upper bounds.
+    """
+    trained = int(ended.get("trained_steps", readings[-1]["step"] if readings else 0))
+    shared = max((int(reading["step"]) for reading in readings if SHARED in reading), default=0)
+    by = "balance" if ended.get("end") == "balanced" else "capping" if ended.get("end") in CENSORED else ""
+    spared = {kind: max_steps - trained if kind == by else 0 for kind in ("balance", "capping")}
+    return {"executed": trained - shared, "sharing": shared} | spared
+
+
+def account_of_study(records: Sequence[TrialRecord]) -> dict[str, int]:
+    """The accounts of its trials, summed."""
+    kinds = ("executed", "sharing", "capping", "balance")
+    return {kind: sum(record.account[kind] for record in records) for kind in kinds}
 
 
 def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.balance import CONDITIONS, Ruler, excesses
+from tune_srgan.confirmation import TOLD_APART, compared, confirmed, winner
 from tune_srgan.live import COLOURS, duration, figure
 from tune_srgan.records import (
     UNFINISHED,
@@ -20,7 +21,7 @@ from tune_srgan.records import (
     StudyFolder,
     TrialFolder,
     TrialRecord,
-    best_of,
+    account_of_study,
     read_json,
     write_atomically,
 )
@@ -35,15 +36,22 @@ SHORT = {
     "Training.adv_loss_ramp_steps": "ramp",
     "Optimizers.optim_d_lr": "lr D",
 }
+PROBES = {
+    "nash/probe/warm_100": "warm 100",
+    "nash/probe/warm_300": "warm 300",
+    "nash/probe/fresh_300": "fresh 300",
+    "nash/probe/fresh_300_bicubic": "bicubic",
+    "nash/probe/fresh_300_real": "real",
+}
 LIMITS = (
     "Balance holds against this discriminator and, as its exploitability shows, not against every better one. "
-    "One seed is an anecdote: train the winner again with other seeds before you rely on it."
+    "One seed is an anecdote: rely on what was confirmed on further seeds."
 )
 
 
 def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
     """Write the winner's configuration and generator; returns the winner, None where no trial was balanced."""
-    best = best_of(folder.records(study))
+    best = winner(study, folder)
     if best is None:
         return None
     trial = folder.trial(best.number)
@@ -78,7 +86,7 @@ def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
     """Trials, winner, account, limits."""
     records = folder.records(study)
     console.print(_table(study, records))
-    best = best_of(records)
+    best = winner(study, folder)
     console.print()
     if best is None:
         console.print(Text("No trial reached the balance.", style="bold yellow"))
@@ -98,7 +106,52 @@ def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
         for name, path in (("best.yaml", folder.best_configuration), ("best.pt  ", folder.best_generator)):
             if path.exists():
                 console.print(Text(f"  {name}  {path}"), soft_wrap=True)
+        _print_confirmation(study, folder, console)
     _print_account(study, folder, records, console)
+
+
+def _print_confirmation(study: Study, folder: StudyFolder, console: Console) -> None:
+    """The confirmed configurations on the same further seeds, the best first; which of them cannot be told apart."""
+    found = confirmed(study, folder)
+    if not found:
+        return
+    seeds = len(found[0].seeds)
+    console.print()
+    console.print(f"Confirmed on {seeds} further seed(s), the same for each, to max_steps:", highlight=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("trial", "median", "by seed", "kept", *PROBES.values()):
+        table.add_column(name, justify="left" if name == "by seed" else "right", no_wrap=True)
+    for one in found:
+        probed = [figure(_middle([probes[key] for probes in one.probes])) for key in PROBES]
+        kept = _middle([share for share in one.kept if math.isfinite(share)])
+        steps = ", ".join(_cost(cost) for cost in one.costs)
+        table.add_row(
+            str(one.record.number), _cost(one.median), steps, "–" if math.isnan(kept) else f"{kept:.0%}", *probed
+        )
+    console.print(table)
+    console.print(
+        "kept: later readings still balanced. The ranks (medians; 0.5 cannot tell, 1 always tells) are those of D "
+        "trained on against the frozen generator at its rate for 100 and 300 steps, of a fresh one for 300 steps at "
+        "2e-4, and of the fresh one against bicubic and against other real images.",
+        style="dim",
+        highlight=False,
+    )
+    for other in found[1:]:
+        faster, slower, p = compared(found[0], other)
+        verdict = "a tie" if p > TOLD_APART else "told apart"
+        console.print(
+            f"Trial {found[0].record.number} against {other.record.number}: faster on {faster}, slower on {slower} of "
+            f"{seeds} seeds (sign test p {p:.2f}): {verdict}.",
+            highlight=False,
+        )
+
+
+def _middle(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan
+
+
+def _cost(cost: float) -> str:
+    return "never" if math.isinf(cost) else f"{cost:g}"
 
 
 def _table(study: Study, records: Sequence[TrialRecord]) -> Table:
@@ -144,21 +197,27 @@ def _print_nearest(study: Study, folder: StudyFolder, records: Sequence[TrialRec
 def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRecord], console: Console) -> None:
     counts = Counter(record.end for record in records)
     ends = ", ".join(f"{count} {'unfinished' if end == UNFINISHED else end}" for end, count in sorted(counts.items()))
-    steps = sum(record.trained_steps for record in records)
     seconds = (read_json(folder.clock_file) or {}).get("seconds", 0.0)
     fitted = sum(record.proposed_by == study.search.sampler for record in records)
     console.print()
     console.print(
         f"{len(records)} trials: {ends}; {fitted} proposed by the fitted {study.search.sampler}.", highlight=False
     )
-    console.print(f"{steps} steps in {duration(seconds)}.{_pace(records)}", highlight=False)
+    confirming = folder.records(study, "confirm")
+    account = account_of_study(records)
+    console.print(
+        f"{account['executed']} steps of the search"
+        + (f" and {account_of_study(confirming)['executed']} of the confirmation" if confirming else "")
+        + f" in {duration(seconds)}. Saved: {account['sharing']} by sharing pretraining; at most {account['capping']} "
+        f"by capping and {account['balance']} by stopping at the balance.",
+        highlight=False,
+    )
+    console.print(_pace([*records, *confirming]).strip(), highlight=False)
     for key, value in study.non_default_ruler().items():
         console.print(f"Ruler other than the default: nash.{key} = {value}", style="yellow")
-    complaints = sorted(folder.path.glob("trials/*/tracker.log"))
-    if complaints:
-        console.print(
-            f"{len(complaints)} trial(s) could not be tracked: {complaints[0].read_text().strip()}", style="yellow"
-        )
+    complaints = Counter(line for trial in (*folder.trials(), *folder.trials("confirm")) for line in trial.complaints())
+    for line, count in complaints.most_common(5):
+        console.print(Text(f"{count} trial(s): {line}", style="yellow"), soft_wrap=True)
     if study.tracking.wandb.mode != "disabled" and list(folder.path.glob("trials/*/tracker/wandb/offline-run-*")):
         command = f"wandb sync {folder.path}/trials/*/tracker/wandb/offline-run-*"
         console.print(Text(f"Runs were kept offline; send them with: {command}"), soft_wrap=True)
@@ -183,19 +242,20 @@ def _pace(records: Sequence[TrialRecord]) -> str:
 
 def clean(study: Study, folder: StudyFolder) -> int:
     """Delete checkpoints that no result needs (all ended trials' but the winner's); returns bytes freed."""
-    best = best_of(folder.records(study))
+    best = winner(study, folder)
     freed = 0
-    for trial in folder.trials():
+    for trial in (*folder.trials(), *folder.trials("confirm")):
         ended = trial.outcome() is not None
-        if ended and trial.checkpoint.exists() and not (best and trial.number == best.number):
+        if ended and trial.checkpoint.exists() and not (best and trial == folder.trial(best.number)):
             freed += trial.checkpoint.stat().st_size
             trial.checkpoint.unlink()
     for leftover in folder.path.rglob("*.tmp"):
         freed += leftover.stat().st_size
         leftover.unlink()
-    if folder.ray_folder.exists():
-        freed += sum(file.stat().st_size for file in folder.ray_folder.rglob("*") if file.is_file())
-        shutil.rmtree(folder.ray_folder)
+    for whole in (folder.ray_folder, folder.pretraining):
+        if whole.exists():
+            freed += sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
+            shutil.rmtree(whole)
     return freed
 
 

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -27,10 +28,24 @@ from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainables.balance import Ruler
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import mps
-from tune_srgan.records import UNFINISHED, StudyFolder, read_json, record_of, write_atomically
-from tune_srgan.searcher import Searcher
+from tune_srgan.capping import NAMESPACE, Board, incumbent_of, why_end
+from tune_srgan.confirmation import missing
+from tune_srgan.records import (
+    UNFINISHED,
+    StudyFolder,
+    TrialFolder,
+    account_of_study,
+    find_study,
+    read_json,
+    record_of,
+    write_atomically,
+)
+from tune_srgan.searcher import Searcher, learnt_from
+from tune_srgan.sharing import Snapshots, path_of, points_of, reach
+from tune_srgan.storage import Storage
 from tune_srgan.study import Study
 from tune_srgan.trial import run_trial
 
@@ -43,7 +58,7 @@ class Budget:
     folder: StudyFolder
     started: float = field(default_factory=time.monotonic)
     before_s: float = 0.0
-    running: set[int] = field(default_factory=set)
+    running: set[TrialFolder] = field(default_factory=set)
     slots: int = 1  # trials that run at once
 
     def __post_init__(self) -> None:
@@ -57,14 +72,17 @@ class Budget:
         """Write the clock down."""
         write_atomically(self.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
 
-    def why_not_another(self, candidate: int | None = None) -> str:
+    def why_not_another(self, candidate: TrialFolder | None = None) -> str:
         """Why no further trial may start now; empty while one may. `candidate` is an unfinished one to go on with."""
         limits = self.study.search.budget
         if not limits.model_dump(exclude_none=True):
             return ""  # Ray asks often; records are not read for nothing
-        records = self.folder.records(self.study)
+        trials = [*self.folder.trials(), *self.folder.trials("confirm")]
+        records = [record_of(trial, self.study) for trial in trials]
         if limits.steps is not None:
-            used = sum(record.trained_steps for record in records if record.number not in {*self.running, candidate})
+            reserved_for = {*self.running, candidate}
+            counted = [record for trial, record in zip(trials, records, strict=True) if trial not in reserved_for]
+            used = sum(record.account["executed"] for record in counted)
             reserved = (len(self.running) + 1) * self.study.max_steps
             if used + reserved > limits.steps:
                 return f"steps: {used} of {limits.steps} used; another trial may take {self.study.max_steps}"
@@ -82,47 +100,80 @@ class Budget:
         if limits.hours is not None:
             allowed.append(limits.hours * 3600 - self.elapsed_s())
         if limits.gpu_hours is not None and gpus > 0:
-            used = sum(record.seconds for record in self.folder.records(self.study)) * gpus
+            records = [*self.folder.records(self.study), *self.folder.records(self.study, "confirm")]
+            used = sum(record.seconds for record in records) * gpus
             allowed.append((limits.gpu_hours * 3600 - used) / gpus / self.slots)
         return min(allowed) if allowed else None
 
 
-class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
-    """Feeds Ray with unfinished trials first, then with the searcher's proposals; ends trials in Optuna."""
+class Observer(Protocol):
+    """What wants to see the trials run: told of starts, readings and ends."""
 
-    def __init__(self, study: Study, folder: StudyFolder, searcher: Searcher, budget: Budget) -> None:
+    def on_start(self, trial: TrialFolder) -> None:
+        """A trial starts, or starts again."""
+
+    def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
+        """A trial reported."""
+
+    def on_end(self, trial: TrialFolder) -> None:
+        """A trial ended; its record is complete."""
+
+
+class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
+    """Feeds Ray with trials: those that wait first, then the searcher's proposals; ends trials in Optuna.
+
+    A trial that would compute a stretch of pretraining that a running one is computing waits for it, as long as there
+    is another to start; one that cannot win any more is ended without a start.
+    """
+
+    def __init__(
+        self, study: Study, folder: StudyFolder, budget: Budget, observer: Observer, searcher: Searcher | None = None
+    ) -> None:
         super().__init__(metric="step", mode="max")
-        self._study, self._folder, self._searcher, self.budget = study, folder, searcher, budget
+        self._study, self._folder, self._searcher = study, folder, searcher
+        self.budget, self._observer = budget, observer
         records = folder.records(study)
-        self._unfinished = [record.number for record in records if record.end == UNFINISHED]
-        self.left = study.search.trials - len(records) + len(self._unfinished)
-        self._numbers: dict[str, int] = {}
+        if searcher is None:
+            self._waiting, self._to_propose = missing(study, folder), 0
+        else:
+            self._waiting = [folder.trial(record.number) for record in records if record.end == UNFINISHED]
+            self._to_propose = max(0, study.search.trials - len(records))
+        self._running: dict[str, TrialFolder] = {}  # by Ray's name
+        self._points = points_of(study) if study.search.sharing.enabled else []
         self.stopped_because = ""
-        self.run = f"run-{int(time.time())}"
+        self.run = f"run-{time.time():.3f}"
+        self._best = incumbent_of(records)
+        self._board = ray.remote(num_cpus=0)(Board).options(name=self.run, namespace=NAMESPACE).remote(self._best)
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to be started."""
+        return len(self._waiting) + self._to_propose
 
     # Ray's Searcher: its documentation says what each is for.
     # ruff: noqa: D102
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.left <= 0 or self.stopped_because:
             return str(RaySearcher.FINISHED)
-        reason = self.budget.why_not_another(self._unfinished[0] if self._unfinished else None)
-        if reason and self.budget.running:
+        reason = self.budget.why_not_another(next(iter(self._waiting), None))
+        if reason and self._running:
             return None  # a trial that ends early may make room: Ray asks again
         if reason:
             self.stopped_because = f"the study's budget is used up ({reason})"
             return str(RaySearcher.FINISHED)
-        number = self._unfinished.pop(0) if self._unfinished else self._new_trial()
-        self.left -= 1
-        self._numbers[trial_id] = number
-        self.budget.running.add(number)
+        trial = self._next()
+        if trial is None:
+            return str(RaySearcher.FINISHED)
+        self._running[trial_id] = trial
+        self.budget.running.add(trial)
         seconds = self.budget.seconds_for_a_trial()
         deadline = None if seconds is None else time.time() + seconds
-        return {"number": number, "folder": str(self._folder.path), "deadline": deadline, "run": self.run}
+        told = {"trial": trial.place, "folder": str(self._folder.path), "deadline": deadline}
+        return told | {"run": self.run, "board": self.run}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number = self._numbers.pop(trial_id)
-        self.budget.running.discard(number)
-        trial = self._folder.trial(number)
+        trial = self._running.pop(trial_id)
+        self.budget.running.discard(trial)
         if trial.outcome() is None and error:
             causes = trial.failures()
             if causes and causes[-1].startswith(InvalidInput.__name__):
@@ -131,7 +182,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 return
             trial.end(trial.failed())
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
-            self._searcher.tell(record_of(trial, self._study))
+            self._end(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its experiment; what counts is in the records
@@ -142,47 +193,84 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the trial records are the truth."""
 
-    def _new_trial(self) -> int:
-        proposal = self._searcher.propose()
+    def _next(self) -> TrialFolder | None:
+        """The trial to start now; None where none is left."""
+        ready = next((trial for trial in self._waiting if not self._overlaps(trial)), None)
+        while ready is None and self._to_propose and len(self._waiting) < self.budget.slots:
+            self._to_propose -= 1
+            proposed = self._propose()
+            if proposed is not None:
+                self._waiting.append(proposed)
+                ready = None if self._overlaps(proposed) else proposed
+        if ready is None and self._waiting:
+            ready = self._waiting[0]  # better twice than a worker that waits
+        if ready is not None:
+            self._waiting.remove(ready)
+        return ready
+
+    def _overlaps(self, trial: TrialFolder) -> bool:
+        """Whether a running trial is computing what this one would compute as well."""
+        path, reached = self._path(trial), reach(self._points, self._pretraining(trial))
+        alike = [other for other in self._running.values() if self._path(other) == path]
+        return any(other.last_step() < min(reached, reach(self._points, self._pretraining(other))) for other in alike)
+
+    def _path(self, trial: TrialFolder) -> tuple[Any, ...]:
+        return (trial.confirms, *path_of(trial.header()["values"]))
+
+    def _pretraining(self, trial: TrialFolder) -> int:
+        return self._study.configuration(trial.header()["values"]).Training.pretrain_steps
+
+    def _propose(self) -> TrialFolder | None:
+        """A new trial; None where its pretraining and ramp alone are too long to win."""
+        assert self._searcher is not None
+        proposal, capping = self._searcher.propose(), self._study.search.capping
         configuration = self._study.configuration(proposal.values)
-        self._folder.trial(proposal.number).create(proposal.values, proposal.proposed_by, configuration)
-        return proposal.number
+        trial = self._folder.trial(proposal.number)
+        trial.create(proposal.values, proposal.proposed_by, configuration)
+        in_steps = self._study.objective.metric == "steps_to_nash"
+        best = self._best if in_steps else None  # what its steps will cost is not measured yet
+        why = why_end([], Ruler.of(configuration), trial.number, best, capping) if capping.enabled else None
+        if why is None:
+            return trial
+        nothing = {"steps": 0, "censored": True, "gap": None, "trained_steps": 0, "exploitability": None}
+        trial.end({"end": why[0], **nothing, "cause": why[1]})
+        self._end(trial)
+        self._observer.on_end(trial)
+        return None
 
-
-class Observer(Protocol):
-    """What wants to see the trials run: told of starts, readings and ends."""
-
-    def on_start(self, number: int) -> None:
-        """A trial starts, or starts again."""
-
-    def on_reading(self, number: int, reading: dict[str, Any]) -> None:
-        """A trial reported."""
-
-    def on_end(self, number: int) -> None:
-        """A trial ended; its record is complete."""
+    def _end(self, trial: TrialFolder) -> None:
+        """Tell Optuna and the board."""
+        if self._searcher is None:
+            return
+        record = record_of(trial, self._study)
+        self._searcher.tell(record)
+        best = incumbent_of([record])
+        if best is not None and (self._best is None or best.before(self._best.cost, self._best.number)):
+            self._best = best
+            self._board.offer.remote(best)
 
 
 class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has no types
     def __init__(self, observer: Observer, budget: Budget) -> None:
-        self._observer, self._budget = observer, budget
+        self._observer, self._budget, self._folder = observer, budget, budget.folder
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._observer.on_start(trial.config["number"])
+        self._observer.on_start(self._folder.named(trial.config["trial"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         self._budget.keep_time()
-        self._observer.on_reading(trial.config["number"], result)
+        self._observer.on_reading(self._folder.named(trial.config["trial"]), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._observer.on_end(trial.config["number"])
+        self._observer.on_end(self._folder.named(trial.config["trial"]))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._observer.on_end(trial.config["number"])
+        self._observer.on_end(self._folder.named(trial.config["trial"]))
 
 
 def connect(address: str | None) -> str:
@@ -214,17 +302,37 @@ def running_cluster() -> str | None:
 
 
 def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Observer) -> str:
-    """Train until the study has its trials or its budget is used; returns why it stopped early, or nothing.
+    """Search, then confirm, until all is done or the budget is used; returns why it stopped early, or nothing.
 
     Ray must be connected. Ctrl-C: running trials are stopped, everything recorded is kept.
     """
-    feed = TrialFeed(study, folder, Searcher(study, folder), budget)
+    resources = study.resources
+    budget.slots = resources.concurrent or _slots(study)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
+    learnt = learnt_from(study, [find_study(name, str(folder.path.parent)) for name in study.search.learn_from])
+    searcher = Searcher(study, folder.records(study), folder.optuna_url, learnt)
+    try:
+        stopped = _train(TrialFeed(study, folder, budget, observer, searcher), study, folder, budget, observer)
+        ended = sum(record.end != UNFINISHED for record in folder.records(study))
+        if not stopped and ended >= study.search.trials:
+            stopped = _train(TrialFeed(study, folder, budget, observer), study, folder, budget, observer)
+            if not stopped and not missing(study, folder):
+                Snapshots(Storage(str(folder.pretraining)), 0, logging.getLogger(__name__).warning).clear()
+        return stopped
+    finally:
+        searcher.account(account_of_study(folder.records(study)))
+        budget.keep_time()
+        if 0 < resources.gpus < 1 and resources.mps:
+            _end_mps()
+
+
+def _train(feed: TrialFeed, study: Study, folder: StudyFolder, budget: Budget, observer: Observer) -> str:
+    """One run of Ray Tune over all that a feed has."""
     if feed.left <= 0:
         return ""
     resources = study.resources
-    budget.slots = resources.concurrent or _slots(study)
     trainable = tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
-    tuner = tune.Tuner(
+    tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=feed,
@@ -233,8 +341,8 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
             num_samples=feed.left,
             max_concurrent_trials=budget.slots,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"{study.study}-{trial.config['number']:05d}",
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
+            trial_name_creator=lambda trial: f"{study.study}-{Path(trial.config['trial']).name}",
+            trial_dirname_creator=lambda trial: f"{Path(trial.config['trial']).name}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=feed.run,
@@ -244,14 +352,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
             callbacks=[_ObserverCallback(observer, budget)],
             verbose=0,
         ),
-    )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
-    try:
-        tuner.fit()
-    finally:
-        budget.keep_time()
-        if 0 < resources.gpus < 1 and resources.mps:
-            _end_mps()
+    ).fit()
     return feed.stopped_because
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import (
@@ -21,12 +22,15 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from trainables.configuration import flatten
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialRecord
 from tune_srgan.study import Parameter, Search, Study, Value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TRY_FIRST = "try_first"
+BLIND = {"random", "quasirandom"}  # samplers that learn nothing
+Censored = Literal["cost", "pruned", "clipped"]  # what a sampler sees of a trial that did not reach the balance
 
 
 @dataclass(frozen=True)
@@ -39,79 +43,132 @@ class Proposal:
 
 
 class Searcher:
-    """Ask for proposals, tell outcomes."""
+    """Ask for proposals, tell outcomes.
 
-    def __init__(self, study: Study, folder: StudyFolder) -> None:
+    What the sampler learns from is kept in memory and made anew from the records at each start, earlier studies'
+    trials before this one's; the database is a log of this study for whoever looks at it.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        records: Sequence[TrialRecord] = (),
+        url: str | None = None,
+        learnt: Sequence[tuple[dict[str, Value], float]] = (),
+        sampler: BaseSampler | None = None,
+        censored: Censored = "cost",
+    ) -> None:
+        self._study, self._censored, self._earlier = study, censored, len(learnt)
         self._name = study.search.sampler
         self._space = {key: _distribution(parameter) for key, parameter in study.space.items()}
-        self._optuna = optuna.create_study(
-            study_name=study.study, storage=folder.optuna_url, direction="minimize", load_if_exists=True
-        )
-        records = folder.records(study)
-        if {trial.number for trial in self._waiting()} & {record.number for record in records}:
-            # behind: it would still ask what a record says was asked, and what waits cannot be told
-            optuna.delete_study(study_name=study.study, storage=folder.optuna_url)
-            self._optuna = optuna.create_study(study_name=study.study, storage=folder.optuna_url, direction="minimize")
-        self._reconcile(records, study.search)
+        self._sampled = optuna.create_study(direction="minimize")
+        self._sampled.add_trials([self._frozen(TrialState.COMPLETE, values, cost, {}) for values, cost in learnt])
+        self._kept = [self._sampled]
+        if url is not None:
+            self._kept.append(
+                optuna.create_study(study_name=study.study, storage=url, direction="minimize", load_if_exists=True)
+            )
+        for kept, before in zip(self._kept, (self._earlier, 0), strict=False):
+            self._reconcile(kept, before, records)
+        proposed = len(self._kept[-1].get_trials(deepcopy=False))
+        while len(self._sampled.get_trials(deepcopy=False)) - self._earlier < proposed and url is not None:
+            self._sampled.add_trial(self._frozen(TrialState.FAIL, {}, None, {}))  # asked for once, never started
+        asked = [record.values for record in records if record.proposed_by == TRY_FIRST]
+        for values in study.search.try_first:
+            if not any(values.items() <= known.items() for known in asked):
+                self._sampled.enqueue_trial(values)
         # a resumed study must not draw the numbers it drew before
-        self._optuna.sampler = _sampler(study.search, len(self._optuna.get_trials(deepcopy=False)))
+        self._sampled.sampler = sampler or _sampler(study.search, len(records))
 
     def propose(self) -> Proposal:
         """The next configuration."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = self._optuna.ask(fixed_distributions=self._space)
-        fixed = "fixed_params" in self._optuna.get_trials(deepcopy=False)[trial.number].system_attrs
+            trial = self._sampled.ask(fixed_distributions=self._space)
+        fixed = "fixed_params" in self._sampled.get_trials(deepcopy=False)[trial.number].system_attrs
         proposed_by = TRY_FIRST if fixed else self._name if trial.relative_params else "startup"
-        if self._name == "random" and not fixed:
-            proposed_by = "random"
-        trial.set_user_attr("proposed_by", proposed_by)
-        return Proposal(trial.number, dict(trial.params), proposed_by)
+        if self._name in BLIND and not fixed:
+            proposed_by = self._name
+        values = dict(trial.params)
+        for log in self._kept[1:]:
+            log.add_trial(self._frozen(TrialState.RUNNING, values, None, {"proposed_by": proposed_by}))
+        return Proposal(trial.number - self._earlier, values, proposed_by)
 
     def tell(self, record: TrialRecord) -> None:
         """End a trial: COMPLETE with its cost, censored or not; FAIL when it has none. Telling twice is harmless."""
-        known = self._optuna.get_trials(deepcopy=False)[record.number]
+        for kept, before in zip(self._kept, (self._earlier, 0), strict=False):
+            self._tell(kept, before, record)
+
+    def account(self, account: Mapping[str, int]) -> None:
+        """Keep the study's own account beside its trials."""
+        for log in self._kept[1:]:
+            for kind, steps in account.items():
+                log.set_user_attr(f"steps_{kind}", steps)
+
+    def _tell(self, kept: optuna.Study, before: int, record: TrialRecord) -> None:
+        known = kept.get_trials(deepcopy=False)[before + record.number]
         if known.state.is_finished():
             return
+        trial = optuna.trial.Trial(kept, known._trial_id)
         for key, value in _attributes(record).items():
-            optuna.trial.Trial(self._optuna, known._trial_id).set_user_attr(key, value)
-        if record.cost is None:
-            self._optuna.tell(record.number, state=TrialState.FAIL)
+            trial.set_user_attr(key, value)
+        state, cost = self._told(record)
+        if kept is self._sampled and state is TrialState.PRUNED and cost is not None:
+            trial.report(cost, step=max(1, record.trained_steps))
+            kept.tell(known.number, state=state)
         else:
-            self._optuna.tell(record.number, record.cost)
+            kept.tell(known.number, cost, state=state)
 
-    def _reconcile(self, records: list[TrialRecord], search: Search) -> None:
-        """Make Optuna's study say what the records say."""
+    def _told(self, record: TrialRecord) -> tuple[TrialState, float | None]:
+        """State and value of an ended trial."""
+        if record.cost is None:
+            return TrialState.FAIL, None
+        if not record.censored or self._censored == "cost":
+            return TrialState.COMPLETE, record.cost
+        if self._censored == "pruned":
+            return TrialState.PRUNED, record.cost
+        return TrialState.COMPLETE, min(record.cost, float(self._study.max_steps))
+
+    def _reconcile(self, kept: optuna.Study, before: int, records: Sequence[TrialRecord]) -> None:
+        """Make one of Optuna's studies say what the records say."""
         for record in records:
-            count = len(self._optuna.get_trials(deepcopy=False))
+            count = len(kept.get_trials(deepcopy=False)) - before
             for _ in range(count, record.number):  # asked for once, never started: nobody's
-                self._add(TrialState.FAIL, {}, None, {})
+                kept.add_trial(self._frozen(TrialState.FAIL, {}, None, {}))
             if record.number >= count:
-                state = TrialState.COMPLETE if record.cost is not None else TrialState.FAIL
-                state = TrialState.RUNNING if record.end == UNFINISHED else state
-                self._add(state, record.values, record.cost, _attributes(record))
-            elif record.end != UNFINISHED:
-                self.tell(record)
-        owned = {record.number for record in records}
-        for trial in self._optuna.get_trials(deepcopy=False):
-            if trial.state == TrialState.RUNNING and trial.number not in owned:
-                self._optuna.tell(trial.number, state=TrialState.FAIL)
-        asked = [record.values for record in records if record.proposed_by == TRY_FIRST]
-        asked += [trial.system_attrs["fixed_params"] for trial in self._waiting()]
-        for values in search.try_first:
-            if not any(values.items() <= known.items() for known in asked):
-                self._optuna.enqueue_trial(values)
+                kept.add_trial(self._frozen(TrialState.RUNNING, record.values, None, _attributes(record)))
+            if record.end != UNFINISHED:
+                self._tell(kept, before, record)
+        owned = {record.number + before for record in records}
+        for trial in kept.get_trials(deepcopy=False)[before:]:
+            if not trial.state.is_finished() and trial.number not in owned:
+                kept.tell(trial.number, state=TrialState.FAIL)
 
-    def _waiting(self) -> list[optuna.trial.FrozenTrial]:
-        return self._optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-
-    def _add(self, state: TrialState, values: dict[str, Value], cost: float | None, attributes: dict[str, Any]) -> None:
+    def _frozen(
+        self, state: TrialState, values: dict[str, Value], cost: float | None, attributes: dict[str, Any]
+    ) -> optuna.trial.FrozenTrial:
         space = {key: self._space[key] for key in values}
-        self._optuna.add_trial(
-            optuna.trial.create_trial(
-                state=state, params=values, distributions=space, value=cost, user_attrs=attributes
-            )
+        return optuna.trial.create_trial(
+            state=state, params=values, distributions=space, value=cost, user_attrs=attributes
         )
+
+
+def learnt_from(study: Study, earlier: Sequence[StudyFolder]) -> list[tuple[dict[str, Value], float]]:
+    """What earlier studies know of this space: the configurations that lie in it, and their costs at its length.
+
+    A key that was fixed there has the value it was fixed to.
+    """
+    found = []
+    for folder in earlier:
+        other = folder.study()
+        for record in folder.records(other):
+            if record.cost is None or other.objective.metric != study.objective.metric:
+                continue
+            settings = flatten(folder.trial(record.number).configuration().model_dump())
+            values = {key: settings[key] for key in study.space}
+            if all(parameter.admits(values[key]) for key, parameter in study.space.items()):
+                found.append((values, record.cost * study.max_steps / other.max_steps))
+    return found
 
 
 def check_sampler(study: Study, file: str) -> None:
@@ -162,9 +219,10 @@ def _sampler(search: Search, known_trials: int) -> BaseSampler:
         "gp": lambda: optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed),
         "cmaes": lambda: optuna.samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed),
         "nsgaii": lambda: optuna.samplers.NSGAIISampler(population_size=search.startup, seed=seed),
+        "quasirandom": lambda: optuna.samplers.QMCSampler(seed=search.seed, scramble=True),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
     }
-    needs = {"gp": "scipy", "cmaes": "cmaes"}.get(search.sampler)
+    needs = {"gp": "scipy", "cmaes": "cmaes", "quasirandom": "scipy"}.get(search.sampler)
     if needs:
         __import__(needs)
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -118,6 +119,18 @@ class Parameter(Section):
         ends = self.ends()
         return ends[-1] if any(isinstance(end, str) for end in ends) else max(ends)
 
+    def draw(self, random: Random) -> Value:
+        """A value at random, as a sampler that knows nothing proposes it."""
+        if self.choice is not None:
+            return random.choice(self.choice)
+        low, high = self.bounds
+        step = self.step or (1 if self.int_range is not None else None)
+        if self.log:
+            value = math.exp(random.uniform(math.log(low), math.log(high)))
+            return round(value) if self.int_range is not None else value
+        value = low + step * random.randint(0, round((high - low) / step)) if step else random.uniform(low, high)
+        return int(value) if self.int_range is not None else value
+
     def admits(self, value: object) -> bool:
         """Whether a value can be proposed."""
         if self.choice is not None:
@@ -151,15 +164,40 @@ class Budget(Section):
     steps: Annotated[int, Field(ge=1)] | None = None
 
 
+class Capping(Section):
+    """Trials that can no longer win end: at the bound `slack` × best, and where the game is lost for good."""
+
+    enabled: bool = True
+    slack: Annotated[float, Field(ge=1)] = 1.25
+    lost_after: Annotated[int, Field(ge=1)] = 20  # validations of the game in which D orders every pair
+
+
+class Sharing(Section):
+    """Pretraining that several trials have in common is computed once."""
+
+    enabled: bool = True
+    disk_gb: Annotated[float, Field(gt=0)] = 20  # that snapshots may take
+
+
 class Search(Section):
     """How many trials, and who proposes them."""
 
     trials: Annotated[int, Field(ge=1)] = 20
-    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random", "quasirandom"] = "tpe"
     startup: Annotated[int, Field(ge=1)] = 8
     seed: Annotated[int, Field(ge=0)] = 0
     try_first: list[dict[str, Value]] = []
     budget: Budget = Budget()
+    capping: Capping = Capping()
+    sharing: Sharing = Sharing()
+    learn_from: list[str] = []  # earlier studies: a folder, or a name in the same storage
+
+
+class Confirm(Section):
+    """The best `top` configurations again, on `seeds` further seeds, each to max_steps."""
+
+    top: Annotated[int, Field(ge=0)] = 4
+    seeds: Annotated[int, Field(ge=1)] = 5
 
 
 class Resources(Section):
@@ -194,6 +232,7 @@ class Study(Section):
     space: dict[str, Parameter]
     objective: Objective = Objective()
     search: Search = Search()
+    confirm: Confirm = Confirm()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: str = "runs"
@@ -209,6 +248,12 @@ class Study(Section):
     def highest(self) -> Configuration:
         """The configuration at the high end of every range."""
         return self.configuration({key: parameter.high for key, parameter in self.space.items()})
+
+    def confirming(self, values: Mapping[str, Value], further: int) -> Configuration:
+        """A trial's configuration with the `further`-th seed after its own."""
+        configuration = self.configuration(values)
+        training = configuration.Training.model_copy(update={"seed": configuration.Training.seed + further})
+        return configuration.model_copy(update={"Training": training})
 
     @property
     def max_steps(self) -> int:

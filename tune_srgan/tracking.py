@@ -60,9 +60,10 @@ class WandbTracker(Tracker):
         self._marker = folder / "last_step"
         self._last_step = int(self._marker.read_text()) if self._marker.exists() else 0
         self._run = wandb.init(
-            id=f"{study.study}-{trial.number:05d}-{int(trial.header()['created'])}",
-            name=f"{study.study}-{trial.number:05d}",
+            id=f"{study.study}-{trial.path.name}-{int(trial.header()['created'])}",
+            name=f"{study.study}-{trial.path.name}",
             group=study.study,
+            job_type="confirm" if trial.confirms else "search",
             project=settings.project,
             entity=settings.entity,
             mode=tracking_mode(settings)[0],
@@ -110,6 +111,5 @@ class WandbTracker(Tracker):
 
 def _say(trial: TrialFolder, error: Exception) -> None:
     """Once a trial, in its folder: the driver shows it at the end."""
-    path = trial.path / "tracker.log"
-    if not path.exists():
-        path.write_text(f"Weights & Biases: {type(error).__name__}: {error}\n", encoding="utf-8")
+    if not any(line.startswith("Weights & Biases") for line in trial.complaints()):
+        trial.complain(f"Weights & Biases: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -7,63 +7,78 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import socket
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from trainables.balance import Ruler
 from trainables.configuration import Configuration
-from trainables.imagery import load_imagery
+from trainables.imagery import Imagery, load_imagery
 from trainables.schedules import phase
 from trainables.state import State
-from trainables.trainer import Diverged, Outcome, outcome, pick_device, train
+from trainables.trainer import Diverged, End, Outcome, outcome, pick_device, train
 from trainables.validation import pictures
 from tune_srgan import mps
-from tune_srgan.records import StudyFolder, TrialFolder, write_atomically
+from tune_srgan.capping import NAMESPACE, Incumbent, cost_in, why_end
+from tune_srgan.records import StudyFolder, TrialFolder, account_of, write_atomically
+from tune_srgan.sharing import SharedPretraining, Snapshots, points_of
+from tune_srgan.storage import Storage
+from tune_srgan.study import Study
 from tune_srgan.tracking import Tracker, open_tracker
 
+ANSWER_S = 5.0  # a board that does not answer in this time is asked no more
 CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors, about
 
 
-def train_recorded(trial: TrialFolder, tracker: Tracker, deadline: float | None = None) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Terms:
+    """What a study lays down for a trial besides its configuration; a training by itself has none."""
+
+    deadline: float = math.inf  # seconds since the epoch: what the study's budget leaves
+    whole: bool = False  # to max_steps, and probed at the balance: a confirmation
+    why_end: Callable[[State], tuple[End, str] | None] = lambda state: None
+    shared: Callable[[Configuration, Imagery, torch.device], SharedPretraining | None] = lambda *_: None
+
+
+def train_recorded(trial: TrialFolder, tracker: Tracker, terms: Terms | None = None) -> Iterator[dict[str, Any]]:
     """Train to the end, or on from the checkpoint; yields each reading after it was recorded, then writes the outcome.
 
-    `deadline` (seconds since the epoch) is what the study's budget leaves: past it the trial ends itself as `capped`.
     A GPU whose memory does not suffice ends it as `failed`: it would not suffice the next time either.
     """
     if trial.outcome() is not None:
         return
     configuration = trial.configuration()
     try:
-        result = yield from _train(trial, tracker, configuration, deadline)
+        result = yield from _train(trial, tracker, configuration, terms or Terms())
     except torch.OutOfMemoryError as error:
         step = trial.last_step()
         result = Outcome("failed", step, True, None, step, cause=out_of_memory(configuration, error))
     trial.end(result.as_dict())
-    tracker.finish(result.as_dict(), trial.samples)
+    account = account_of(trial.readings(), result.as_dict(), configuration.Training.max_steps)
+    tracker.finish(result.as_dict() | {f"steps/{kind}": steps for kind, steps in account.items()}, trial.samples)
 
 
 def _train(
-    trial: TrialFolder, tracker: Tracker, configuration: Configuration, deadline: float | None
+    trial: TrialFolder, tracker: Tracker, configuration: Configuration, terms: Terms
 ) -> Generator[dict[str, Any], None, Outcome]:
     device = pick_device(configuration)
     imagery = load_imagery(configuration, device)
-    state = (
-        State.load(trial.checkpoint, configuration, device)
-        if trial.checkpoint.exists()
-        else State(configuration, device)
-    )
+    shared = terms.shared(configuration, imagery, device)
+    state = _begin(trial, tracker, configuration, device, shared)
     every = configuration.Training.checkpoint_every
     recorded = {reading["step"]: reading for reading in trial.readings()}
     waited: dict[str, float] = {}  # seconds that the training stood still for the reading before this one
     result: Outcome | None = None
     try:
-        for reading in train(state, imagery):
+        for reading in train(state, imagery, terms.whole):
             began = time.perf_counter()
             if reading["step"] in recorded:  # made again, from the checkpoint before a kill: the record stands
                 reading = state.readings[-1] = recorded[reading["step"]]
@@ -74,12 +89,15 @@ def _train(
             noted = time.perf_counter()
             if len(state.readings) % every == 0:
                 state.save(trial.checkpoint)
+            if shared is not None:
+                shared.offer(state)
             saved = time.perf_counter()
             yield {**reading, "phase": phase(state.step, configuration)}
+            why = _why_end(state, terms)
             waited = {"time/record_s": noted - began, "time/checkpoint_s": saved - noted}
             waited["time/report_s"] = time.perf_counter() - saved
-            if deadline is not None and time.time() > deadline and outcome(state).censored:
-                result = outcome(state, "capped", "the study's budget is used up")
+            if why is not None:
+                result = outcome(state, *why)
                 break
     except Diverged as error:
         return outcome(state, "diverged", str(error))
@@ -87,6 +105,36 @@ def _train(
     if configuration.Logging.num_val_images:
         Image.fromarray(pictures(state, imagery, configuration.Logging.num_val_images)).save(trial.samples)
     return result or outcome(state)
+
+
+def _begin(
+    trial: TrialFolder,
+    tracker: Tracker,
+    configuration: Configuration,
+    device: torch.device,
+    shared: SharedPretraining | None,
+) -> State:
+    """From its own checkpoint, from a snapshot that lies beyond it, or from scratch."""
+    own = State.load(trial.checkpoint, configuration, device) if trial.checkpoint.exists() else None
+    found = shared.start(configuration, device, own.step if own else 0) if shared is not None else None
+    if found is None:
+        return own or State(configuration, device)
+    first = trial.last_step()
+    for reading in found.readings:
+        if reading["step"] > first:
+            trial.append(reading)
+            tracker.log(reading)
+    return found
+
+
+def _why_end(state: State, terms: Terms) -> tuple[End, str] | None:
+    """What ends a training before the balance or max_steps do."""
+    ended = outcome(state)
+    if state.step >= state.configuration.Training.max_steps or (not terms.whole and not ended.censored):
+        return None
+    if time.time() > terms.deadline:
+        return "capped", "the study's budget is used up"
+    return terms.why_end(state)
 
 
 def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -> str:
@@ -100,12 +148,12 @@ def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """The Ray adapter: what a worker runs for trial `number` of the study in `folder`."""
+    """The Ray adapter: what a worker runs for the trial in `trial`, a folder of the study in `folder`."""
     from ray import tune
 
     folder = StudyFolder(Path(config["folder"]))
-    trial, study = folder.trial(config["number"]), folder.study()
-    if folder.spent_attempts(trial.number, config["run"]) > study.resources.max_failures:
+    trial, study = folder.named(config["trial"]), folder.study()
+    if folder.spent_attempts(trial, config["run"]) > study.resources.max_failures:
         trial.end(trial.failed())
         return
     trial.begin_attempt(config["run"])
@@ -118,9 +166,9 @@ def run_trial(config: dict[str, Any]) -> None:
             torch.cuda.set_per_process_memory_fraction(max(share - context, share / 2))
     try:
         if share and trial.configuration().Training.device != "cpu" and not torch.cuda.is_available():
-            shared = f", through the MPS daemon of {os.environ[mps.PIPES]}" if mps.PIPES in os.environ else ""
-            raise RuntimeError(f"this worker was given a GPU, but torch finds none{shared}")
-        for reading in train_recorded(trial, open_tracker(trial, study), config["deadline"]):
+            by_mps = f", through the MPS daemon of {os.environ[mps.PIPES]}" if mps.PIPES in os.environ else ""
+            raise RuntimeError(f"this worker was given a GPU, but torch finds none{by_mps}")
+        for reading in train_recorded(trial, open_tracker(trial, study), _terms(study, folder, trial, config)):
             tune.report(reading)
     except Exception as error:
         with contextlib.suppress(OSError):
@@ -129,6 +177,51 @@ def run_trial(config: dict[str, Any]) -> None:
         raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # a reused worker keeps its process
+
+
+def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[str, Any]) -> Terms:
+    """A study's terms for one of its trials."""
+    search, whole = study.search, trial.confirms > 0
+    deadline = math.inf if config["deadline"] is None else config["deadline"]
+    terms = Terms(deadline, whole)
+    if search.sharing.enabled:
+        points = points_of(study)
+        snapshots = Snapshots(Storage(str(folder.pretraining)), 1e9 * search.sharing.disk_gb, trial.complain)
+        terms = replace(terms, shared=lambda *parts: SharedPretraining.of(snapshots, points, *parts))
+    if search.capping.enabled and not whole:
+        ask, ruler = _Reader(config["board"]), Ruler.of(trial.configuration())
+        pretraining = trial.configuration().Training.pretrain_steps
+
+        def why(state: State) -> tuple[End, str] | None:
+            cost_of = cost_in(study, state.readings, pretraining)
+            return why_end(state.readings, ruler, trial.number, ask(), search.capping, cost_of)
+
+        terms = replace(terms, why_end=why)
+    return terms
+
+
+class _Reader:
+    """Asks the board at each reading; a trial that cannot reach it goes on."""
+
+    def __init__(self, name: str) -> None:
+        import ray
+
+        self._board: Any = None
+        with contextlib.suppress(Exception):  # no board: nothing to be capped by
+            self._board = ray.get_actor(name, namespace=NAMESPACE)
+
+    def __call__(self) -> Incumbent | None:
+        """The incumbent; None where there is none, or nobody answers."""
+        if self._board is None:
+            return None
+        import ray
+
+        try:
+            found: Incumbent | None = ray.get(self._board.best.remote(), timeout=ANSWER_S)
+        except Exception:  # whatever Ray says of an actor that is gone
+            self._board = None
+            return None
+        return found
 
 
 def _is_fault(error: Exception) -> bool:

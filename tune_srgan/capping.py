@@ -1,0 +1,82 @@
+"""Capping: a trial that can no longer win ends itself. The incumbent lives in one small named actor, a `Board`.
+
+At slack 1 and one seed this never changes the winner: a trial ends only where every balance that its readings still
+allow comes later than the incumbent's, or at the same step in a trial of a higher number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trainables.balance import Ruler, earliest_possible, lost
+from trainables.trainer import End
+from tune_srgan.records import TrialRecord, best_of, in_seconds, step_seconds_of
+from tune_srgan.study import Capping, Study
+
+NAMESPACE = "tune-srgan"  # of the actor's name
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best cost so far, and whose it is."""
+
+    cost: float
+    number: int
+
+    def before(self, cost: float, number: int, slack: float = 1.0) -> bool:
+        """Whether it stands before a trial of that number even if the trial comes to that cost."""
+        return (slack * self.cost, self.number) < (cost, number)
+
+
+def incumbent_of(records: list[TrialRecord]) -> Incumbent | None:
+    """The best of the trials that have ended."""
+    best = best_of(records)
+    return None if best is None or best.cost is None else Incumbent(best.cost, best.number)
+
+
+def why_end(
+    readings: Sequence[Mapping[str, float]],
+    ruler: Ruler,
+    number: int,
+    incumbent: Incumbent | None,
+    capping: Capping,
+    cost_of: Callable[[float], float] = float,
+) -> tuple[End, str] | None:
+    """Why a training that has not reached the balance ends now; None while it may go on.
+
+    `cost_of` turns a step at which the balance may be reached into the objective's number.
+    """
+    earliest = earliest_possible(readings, ruler)
+    if math.isinf(earliest):
+        return "exhausted", "no balance can be certified by max_steps any more"
+    if lost(readings, ruler, capping.lost_after):
+        return "collapsed", f"the discriminator ordered every pair in {capping.lost_after} validations"
+    if incumbent is not None and incumbent.before(cost_of(earliest), number, capping.slack):
+        return "capped", f"it can no longer win against trial {incumbent.number}"
+    return None
+
+
+def cost_in(study: Study, readings: Sequence[Mapping[str, float]], pretraining: int) -> Callable[[float], float]:
+    """What a balance at a step would cost a training with these readings."""
+    if study.objective.metric == "steps_to_nash":
+        return float
+    step_seconds = step_seconds_of(readings, pretraining)
+    return lambda steps: in_seconds(steps, pretraining, step_seconds, study.max_steps) or 0.0
+
+
+class Board:
+    """Holds the incumbent."""
+
+    def __init__(self, best: Incumbent | None) -> None:
+        self._best = best
+
+    def offer(self, found: Incumbent) -> None:
+        """Take it, if it is better."""
+        if self._best is None or found.before(self._best.cost, self._best.number):
+            self._best = found
+
+    def best(self) -> Incumbent | None:
+        """The incumbent."""
+        return self._best

@@ -1,0 +1,101 @@
+"""Confirmation: the best configurations again on further seeds, the same for each, to max_steps.
+
+One seed is an anecdote, and the seed of the search has chosen its winner: only the further ones count here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainables.balance import Ruler, judge, reading_gap
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of
+from tune_srgan.study import Study
+
+TOLD_APART = 0.1  # two-sided sign test over paired seeds
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A configuration of the search and its trainings on further seeds, in their order."""
+
+    record: TrialRecord
+    seeds: list[TrialRecord]
+    kept: list[float]  # of each that reached the balance: the share of later readings still balanced, nan without any
+    probes: list[dict[str, float]]  # of each that reached it
+
+    @property
+    def costs(self) -> list[float]:
+        """By seed; ∞ where the balance was not reached."""
+        return [math.inf if seed.censored or seed.cost is None else seed.cost for seed in self.seeds]
+
+    @property
+    def median(self) -> float:
+        """Of the costs; ∞ where half or more did not reach the balance."""
+        return statistics.median(self.costs)
+
+
+def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The best balanced configurations of the search, none twice."""
+    found: list[TrialRecord] = []
+    rest = list(records)
+    while len(found) < study.confirm.top and (best := best_of(rest)) is not None:
+        found.append(best)
+        rest = [record for record in rest if record.values != best.values]
+    return found
+
+
+def missing(study: Study, folder: StudyFolder) -> list[TrialFolder]:
+    """The confirmations that have not ended, created; seed by seed, so that what they share is shared."""
+    found = []
+    for further in range(1, study.confirm.seeds + 1):
+        for record in candidates(study, folder.records(study)):
+            trial = folder.confirmation(record.number, further)
+            if not trial.exists():
+                trial.create(record.values, "confirm", study.confirming(record.values, further))
+            if trial.outcome() is None:
+                found.append(trial)
+    return found
+
+
+def confirmed(study: Study, folder: StudyFolder) -> list[Confirmed]:
+    """The configurations all of whose confirmations have ended, the best first."""
+    by_number = {record.number: record for record in folder.records(study)}
+    ended: dict[int, list[TrialRecord]] = {}
+    for record in folder.records(study, "confirm"):
+        if record.end != UNFINISHED:
+            ended.setdefault(record.number, []).append(record)
+    found = []
+    for number, seeds in ended.items():
+        if len(seeds) >= study.confirm.seeds and number in by_number:
+            trials = [folder.confirmation(number, 1 + index) for index in range(len(seeds))]
+            looked = [_looked(trial) for trial, seed in zip(trials, seeds, strict=True) if not seed.censored]
+            found.append(Confirmed(by_number[number], seeds, [kept for kept, _ in looked], [p for _, p in looked]))
+    return sorted(found, key=lambda one: (one.median, one.record.cost, one.record.number))
+
+
+def winner(study: Study, folder: StudyFolder) -> TrialRecord | None:
+    """The configuration of the lowest median over the further seeds; the search's best where none was confirmed."""
+    best = next(iter(confirmed(study, folder)), None)
+    return best.record if best is not None else best_of(folder.records(study))
+
+
+def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:
+    """Paired seeds with which `one` was faster, and slower; the two-sided sign test's p."""
+    pairs = list(zip(one.costs, other.costs, strict=False))
+    faster, slower = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+    n = faster + slower
+    tail = sum(math.comb(n, k) for k in range(max(faster, slower), n + 1)) / 2**n
+    return faster, slower, min(1.0, 2 * tail)
+
+
+def _looked(trial: TrialFolder) -> tuple[float, dict[str, float]]:
+    """The share of readings after the certificate that are still balanced, and the probes made at it."""
+    readings, ruler = trial.readings(), Ruler.of(trial.configuration())
+    verdict = judge(readings, ruler)
+    later = [reading for reading in readings if reading["step"] > (verdict.certified_at or math.inf)]
+    kept = statistics.mean(reading_gap(reading, ruler) == 0 for reading in later) if later else math.nan
+    probes = {key: value for reading in readings for key, value in reading.items() if key.startswith("nash/probe/")}
+    return kept, probes
