@@ -34,21 +34,6 @@ from tune_srgan.study import Parameter, Study, Value, load_study
 FIGURES = ["end", "steps_to_nash", "nash_cost", "gap", "exploitability", "trained_steps", "seconds", "readings"]
 
 
-def draw(parameter: Parameter, random: np.random.Generator) -> Value:
-    """One value, uniform over a range's grid (or its logarithm) or over the choices."""
-    if parameter.choice is not None:
-        return parameter.choice[random.integers(len(parameter.choice))]
-    low, high = parameter.bounds
-    if parameter.log:
-        value = float(np.exp(random.uniform(np.log(low), np.log(high))))
-        return round(value) if parameter.int_range else value
-    if parameter.int_range is None and parameter.step is None:
-        return float(random.uniform(low, high))
-    step = parameter.step or 1
-    value = low + step * random.integers(round((high - low) / step) + 1)
-    return int(value) if parameter.int_range else float(value)
-
-
 def train_one(job: tuple[Study, int, dict[str, Value], str | None]) -> dict[str, Any]:
     """A whole training, to the balance or to its last step."""
     study, number, values, imagery_file = job
@@ -105,7 +90,7 @@ def main() -> None:
     random = np.random.default_rng(options.seed)
     jobs = []
     for number in range(options.trials):
-        values = {key: draw(parameter, random) for key, parameter in study.space.items()}
+        values = {key: parameter.at(random.random()) for key, parameter in study.space.items()}
         jobs.append((study, number, values, options.imagery))
     rows: list[dict[str, Any]] = []
     if options.out.exists():

@@ -65,15 +65,16 @@ class Snapshots:
     def longest(self, path: str, upto: int) -> bytes | None:
         """The content of the longest snapshot of a path within `upto` steps."""
         try:
-            steps = [int(entry.name.rpartition("/")[2]) for entry in self.storage.entries(path)]
-            for step in sorted((step for step in steps if step <= upto), reverse=True):
+            names = [entry.name.rpartition("/")[2] for entry in self.storage.entries(path)]
+            for step in sorted((int(name) for name in names if name.isdigit() and int(name) <= upto), reverse=True):
                 content = self.storage.read(_name(path, step))
                 if content is None:
                     continue  # pruned just now
                 if content.startswith(HEADER) and content == _sealed(_name(path, step), content[len(HEADER) + 32 :]):
                     return content[len(HEADER) + 32 :]
                 self.complain(f"a snapshot of pretraining is damaged or foreign, and computed anew: {path}/{step}")
-        except (OSError, ValueError) as error:
+                self.storage.delete(_name(path, step))
+        except OSError as error:
             self.complain(f"no snapshot of pretraining could be read: {' '.join(str(error).split())[:200]}")
         return None
 
@@ -154,7 +155,7 @@ def expected_savings(study: Study, trials: int) -> tuple[float, float, float]:
     for _ in range(50):
         reached: dict[tuple[tuple[str, Value], ...], int] = {}
         for _ in range(trials):
-            values = {key: parameter.draw(draw) for key, parameter in study.space.items()}
+            values = {key: parameter.at(draw.random()) for key, parameter in study.space.items()}
             pretraining, path = study.configuration(values).Training.pretrain_steps, path_of(values)
             found = min(reached.get(path, 0), reach(points, pretraining))
             sharing, saved, total = sharing + (found > 0), saved + found, total + pretraining
