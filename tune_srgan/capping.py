@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from trainables.balance import Ruler, earliest_possible, lost
 from trainables.trainer import End
-from tune_srgan.records import TrialRecord, best_of, in_seconds, step_seconds_of
+from tune_srgan.records import StudyFolder, TrialRecord, best_of, in_seconds, step_seconds_of
 from tune_srgan.study import Capping, Study
 
 NAMESPACE = "tune-srgan"  # of the actor's name
@@ -66,15 +66,20 @@ def cost_in(study: Study, readings: Sequence[Mapping[str, float]], pretraining: 
     return lambda steps: in_seconds(steps, pretraining, step_seconds, study.max_steps) or 0.0
 
 
+def board_of(folder: StudyFolder) -> str:
+    """The name of a study's board, in NAMESPACE."""
+    return f"incumbent of {folder.path}"
+
+
 class Board:
     """Holds the incumbent."""
 
-    def __init__(self, best: Incumbent | None) -> None:
-        self._best = best
+    def __init__(self) -> None:
+        self._best: Incumbent | None = None
 
-    def offer(self, found: Incumbent) -> None:
+    def offer(self, found: Incumbent | None) -> None:
         """Take it, if it is better."""
-        if self._best is None or found.before(self._best.cost, self._best.number):
+        if found is not None and (self._best is None or found.before(self._best.cost, self._best.number)):
             self._best = found
 
     def best(self) -> Incumbent | None:

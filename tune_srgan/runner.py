@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.balance import Ruler
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import mps
-from tune_srgan.capping import NAMESPACE, Board, incumbent_of, why_end
+from tune_srgan.capping import NAMESPACE, Board, board_of, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.records import (
     UNFINISHED,
@@ -127,11 +127,12 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     """
 
     def __init__(
-        self, study: Study, folder: StudyFolder, budget: Budget, observer: Observer, searcher: Searcher | None = None
+        self, study: Study, budget: Budget, observer: Observer, searcher: Searcher | None = None, board: Any = None
     ) -> None:
         super().__init__(metric="step", mode="max")
-        self._study, self._folder, self._searcher = study, folder, searcher
-        self.budget, self._observer = budget, observer
+        folder = budget.folder
+        self._study, self._folder, self._searcher, self._board = study, folder, searcher, board
+        self.budget, self.observer = budget, observer
         records = folder.records(study)
         if searcher is None:
             self._waiting, self._to_propose = missing(study, folder), 0
@@ -143,7 +144,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self.stopped_because = ""
         self.run = f"run-{time.time():.3f}"
         self._best = incumbent_of(records)
-        self._board = ray.remote(num_cpus=0)(Board).options(name=self.run, namespace=NAMESPACE).remote(self._best)
+        if board is not None:
+            board.offer.remote(self._best)
 
     @property
     def left(self) -> int:
@@ -169,7 +171,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         seconds = self.budget.seconds_for_a_trial()
         deadline = None if seconds is None else time.time() + seconds
         told = {"trial": trial.place, "folder": str(self._folder.path), "deadline": deadline}
-        return told | {"run": self.run, "board": self.run}
+        return told | {"run": self.run, "board": board_of(self._folder)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._running.pop(trial_id)
@@ -235,7 +237,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         nothing = {"steps": 0, "censored": True, "gap": None, "trained_steps": 0, "exploitability": None}
         trial.end({"end": why[0], **nothing, "cause": why[1]})
         self._end(trial)
-        self._observer.on_end(trial)
+        self.observer.on_end(trial)
         return None
 
     def _end(self, trial: TrialFolder) -> None:
@@ -247,7 +249,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         best = incumbent_of([record])
         if best is not None and (self._best is None or best.before(self._best.cost, self._best.number)):
             self._best = best
-            self._board.offer.remote(best)
+            if self._board is not None:
+                self._board.offer.remote(best)
 
 
 class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has no types
@@ -311,22 +314,24 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
     learnt = learnt_from(study, [find_study(name, str(folder.path.parent)) for name in study.search.learn_from])
     searcher = Searcher(study, folder.records(study), folder.optuna_url, learnt)
+    board = ray.remote(num_cpus=0)(Board).options(name=board_of(folder), namespace=NAMESPACE).remote()
     try:
-        stopped = _train(TrialFeed(study, folder, budget, observer, searcher), study, folder, budget, observer)
+        stopped = _train(TrialFeed(study, budget, observer, searcher, board), study, budget)
         ended = sum(record.end != UNFINISHED for record in folder.records(study))
         if not stopped and ended >= study.search.trials:
-            stopped = _train(TrialFeed(study, folder, budget, observer), study, folder, budget, observer)
+            stopped = _train(TrialFeed(study, budget, observer), study, budget)
             if not stopped and not missing(study, folder):
                 Snapshots(Storage(str(folder.pretraining)), 0, logging.getLogger(__name__).warning).clear()
         return stopped
     finally:
+        ray.kill(board)
         searcher.account(account_of_study(folder.records(study)))
         budget.keep_time()
         if 0 < resources.gpus < 1 and resources.mps:
             _end_mps()
 
 
-def _train(feed: TrialFeed, study: Study, folder: StudyFolder, budget: Budget, observer: Observer) -> str:
+def _train(feed: TrialFeed, study: Study, budget: Budget) -> str:
     """One run of Ray Tune over all that a feed has."""
     if feed.left <= 0:
         return ""
@@ -346,10 +351,10 @@ def _train(feed: TrialFeed, study: Study, folder: StudyFolder, budget: Budget, o
         ),
         run_config=tune.RunConfig(
             name=feed.run,
-            storage_path=str(folder.ray_folder),
+            storage_path=str(budget.folder.ray_folder),
             # trials count their attempts themselves (`spent_attempts`): some are not their fault
             failure_config=tune.FailureConfig(max_failures=2 * (resources.max_failures + 1)),
-            callbacks=[_ObserverCallback(observer, budget)],
+            callbacks=[_ObserverCallback(feed.observer, budget)],
             verbose=0,
         ),
     ).fit()

@@ -1,0 +1,145 @@
+"""Confirmation: the same further seeds for the best configurations; the median decides, and ties are told."""
+
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from tests.studies import PATIENCE, PRETRAIN, VALUES, finish, loaded, reading, small, start
+from trainables.configuration import flatten
+from tune_srgan import report
+from tune_srgan.confirmation import candidates, compared, confirmed, missing, winner
+from tune_srgan.records import StudyFolder, record_of
+
+
+@pytest.fixture
+def study(tmp_path):
+    return loaded(tmp_path, small() | {"confirm": {"top": 2, "seeds": 3}})
+
+
+@pytest.fixture
+def folder(study, tmp_path):
+    """Four balanced trials, the second a twin of the first, and one that was not; seed 0."""
+    found = StudyFolder(tmp_path / "runs" / study.study)
+    found.open(study)
+    for number, since in enumerate((60, 60, 80, 100, None)):
+        start(found, study, number, VALUES | {PATIENCE: 4 if number < 2 else 4 + number})
+        finish(found, study, number, *(("balanced", since) if since else ("exhausted",)))
+    return found
+
+
+def confirm(folder, study, number, further, since, later="#" * 5, probe=0.9):
+    """A training on a further seed: balanced from `since` on for a window, then as `later` says; `None`: never."""
+    trial = folder.confirmation(number, further)
+    end = 200
+    steps = range(4, end + 1, 4)
+    certified = since + 36 if since else end
+    readings = []
+    for step in steps:
+        mark = later[(step - certified) // 4 - 1 : (step - certified) // 4] if step > certified else "#"
+        good = since is not None and step >= since and (mark or "#") == "#"
+        readings.append(reading(step, 0.5 if good else 0.875))
+        if step == certified and since:
+            names = ("warm_100", "warm_300", "fresh_300", "fresh_300_bicubic", "fresh_300_real")
+            readings[-1] |= {f"nash/probe/{name}": probe for name in names}
+    trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings))
+    ended = {"end": "balanced" if since else "exhausted", "steps": since or end, "censored": since is None, "gap": 0.0}
+    trial.end(ended | {"trained_steps": end})
+
+
+def confirm_all(folder, study, **by_number):
+    missing(study, folder)
+    for number, sinces in by_number.items():
+        for further, since in enumerate(sinces, start=1):
+            confirm(folder, study, int(number[1:]), further, since)
+
+
+def test_the_best_are_confirmed_none_twice(folder, study):
+    assert [record.number for record in candidates(study, folder.records(study))] == [0, 2]
+
+
+def test_seeds_are_paired_and_the_training_is_the_trials_own(folder, study):
+    trials = missing(study, folder)
+    assert [trial.place for trial in trials] == [
+        f"confirm/{number:05d}-{seed}" for seed in (1, 2, 3) for number in (0, 2)
+    ]
+    assert [trial.configuration().Training.seed for trial in trials] == [1, 1, 2, 2, 3, 3]
+    settings = [flatten(trial.configuration().model_dump()) for trial in (folder.trial(2), trials[1])]
+    assert {key for key in settings[0] if settings[0][key] != settings[1][key]} == {"Training.seed"}
+    assert trials[1].header()["values"] == folder.trial(2).header()["values"]
+    assert (trials[1].number, trials[1].confirms, trials[1].name) == (2, 1, "2 seed +1")
+    assert missing(study, folder) == trials  # created once
+
+
+def test_the_median_over_the_further_seeds_decides(folder, study):
+    assert winner(study, folder).number == 0  # nothing is confirmed yet
+    confirm_all(folder, study, n0=(120, 60, 140), n2=(80, 100, 60))
+    found = confirmed(study, folder)
+    assert [(one.record.number, one.median) for one in found] == [(2, 80), (0, 120)]
+    assert winner(study, folder).number == 2
+    assert missing(study, folder) == []
+
+
+def test_half_a_confirmation_decides_nothing(folder, study):
+    confirm_all(folder, study, n0=(120, 60, 140), n2=(80, 100))
+    assert [one.record.number for one in confirmed(study, folder)] == [0]
+    assert [trial.place for trial in missing(study, folder)] == ["confirm/00002-3"]
+
+
+def test_a_seed_without_balance_is_later_than_any(folder, study):
+    confirm_all(folder, study, n0=(None, 60, None), n2=(120, 120, None))
+    found = confirmed(study, folder)
+    assert [one.record.number for one in found] == [2, 0]
+    assert found[1].median == math.inf
+    assert len(found[1].kept) == len(found[1].probes) == 1
+
+
+def test_what_is_still_balanced_later_is_counted(folder, study):
+    missing(study, folder)
+    confirm(folder, study, 0, 1, 60, later="#.#.#" + "." * 30)
+    confirm(folder, study, 0, 2, 164)  # certified by its last reading: nothing later
+    confirm(folder, study, 0, 3, 60)
+    (found,) = confirmed(study, folder)
+    assert found.kept[0] == pytest.approx(3 / 26)
+    assert math.isnan(found.kept[1])
+    assert found.kept[2] == 1.0
+
+
+def test_seeds_are_compared_in_pairs_and_three_tell_nothing_apart(folder, study):
+    confirm_all(folder, study, n0=(120, 100, 140), n2=(80, 100, 60))
+    better, worse = confirmed(study, folder)
+    assert compared(better, worse) == (2, 0, 0.5)
+    console = Console(record=True, width=120)
+    report.print_report(study, folder, console)
+    text = " ".join(console.export_text().split())
+    assert "Winner: trial 2" in text
+    assert "Confirmed on 3 further seed(s)" in text
+    assert "80, 100, 60" in text
+    assert "faster on 2, slower on 0 of 3 seeds (sign test p 0.50): a tie" in text
+
+
+def test_five_of_five_tell_two_apart(folder, tmp_path):
+    study = loaded(tmp_path, small() | {"confirm": {"top": 2, "seeds": 5}})
+    confirm_all(folder, study, n0=(120,) * 5, n2=(80,) * 5)
+    assert compared(*confirmed(study, folder)) == (5, 0, 0.0625)
+
+
+def test_no_confirmation_where_none_is_wanted_or_nothing_was_balanced(folder, tmp_path):
+    study = loaded(tmp_path, small() | {"confirm": {"top": 0}})
+    assert missing(study, folder) == []
+    assert confirmed(study, folder) == []
+    assert winner(study, folder).number == 0
+
+
+def test_the_default_is_four_by_five(tmp_path):
+    confirm = loaded(tmp_path).confirm
+    assert (confirm.top, confirm.seeds) == (4, 5)
+
+
+def test_a_confirmations_record_is_judged_like_any(folder, study):
+    missing(study, folder)
+    confirm(folder, study, 0, 1, 60)
+    record = record_of(folder.confirmation(0, 1), study)
+    assert (record.number, record.cost, record.trained_steps, record.values[PRETRAIN]) == (0, 60.0, 200, 20)
+    assert record.account == {"executed": 200, "sharing": 0, "balance": 0, "capping": 0}

@@ -1,0 +1,131 @@
+"""In which order trials start: nobody waits idly, and nobody computes what another is computing if it can be helped."""
+
+import pytest
+
+from tests.studies import PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small
+from tune_srgan.capping import Incumbent
+from tune_srgan.records import UNFINISHED, StudyFolder
+from tune_srgan.runner import Budget, TrialFeed
+from tune_srgan.searcher import Searcher
+
+pytest.importorskip("ray")
+WARMUP = "Schedulers.g_warmup_steps"
+FINISHED = "FINISHED"
+
+
+class Watching:
+    def __init__(self):
+        self.ended = []
+
+    def on_end(self, trial):
+        self.ended.append(trial.number)
+
+
+class Board:
+    """Stands for the actor's handle."""
+
+    def __init__(self):
+        self.offered = []
+        self.offer = self
+
+    def remote(self, found):
+        self.offered.append(found)
+
+
+class Study:
+    """A feed, its study, and what has become of its trials."""
+
+    def __init__(self, path, tried, slots=2, trials=None, **search):
+        document = small()
+        document["space"][WARMUP] = {"int": [0, 20], "step": 10}
+        document["search"] |= {"trials": trials or len(tried), "try_first": tried} | search
+        self.study = loaded(path, document)
+        self.folder = StudyFolder(path / "runs" / "small")
+        self.folder.open(self.study)
+        self.slots = slots
+        self.begin()
+
+    def begin(self):
+        self.watching, self.board = Watching(), Board()
+        searcher = Searcher(self.study, self.folder.records(self.study), self.folder.optuna_url)
+        budget = Budget(self.study, self.folder, slots=self.slots)
+        self.feed = TrialFeed(self.study, budget, self.watching, searcher, self.board)
+
+    def named(self, name):
+        found = self.feed.suggest(name)
+        return found if found == FINISHED else int(found["trial"][-5:])
+
+    def reach(self, number, step):
+        trial = self.folder.trial(number)
+        for at in range(trial.last_step() + 4, step + 1, 4):
+            trial.append(reading(at))
+
+    def end(self, name, number, **how):
+        self.folder.trial(number).readings_file.unlink(missing_ok=True)
+        finish(self.folder, self.study, number, **how)
+        self.feed.on_trial_complete(name)
+
+
+def values(warmup, pretraining, weight=0.01):
+    return VALUES | {WARMUP: warmup, PRETRAIN: pretraining, WEIGHT: weight}
+
+
+def test_trials_that_share_a_missing_stretch_do_not_start_at_once(tmp_path):
+    study = Study(tmp_path, [values(10, 40), values(10, 60), values(0, 40), values(0, 60)])
+    assert study.named("a") == 0
+    assert study.named("b") == 2  # 1 would compute 0's pretraining beside it
+    study.reach(0, 36)
+    study.end("b", 2)
+    assert study.named("c") == 3  # 0 is not there yet; 2's path is
+    study.reach(0, 40)
+    assert study.named("d") == 1
+    assert study.named("e") == FINISHED
+
+
+def test_no_worker_idles_for_it(tmp_path):
+    study = Study(tmp_path, [values(10, 40), values(10, 60), values(10, 20)])
+    assert [study.named(name) for name in "abc"] == [0, 1, 2]
+
+
+def test_what_waited_counts_once_and_survives_a_restart(tmp_path):
+    study = Study(tmp_path, [values(10, 40), values(10, 60), values(0, 40)], trials=3)
+    assert [study.named("a"), study.named("b")] == [0, 2]
+    assert [record.end for record in study.folder.records(study.study)] == [UNFINISHED] * 3
+    study.begin()  # the driver was killed
+    assert study.feed.left == 3
+    assert sorted(study.named(name) for name in "abc") == [0, 1, 2]
+    assert study.named("d") == FINISHED
+
+
+def test_without_sharing_the_order_is_the_searchers(tmp_path):
+    study = Study(tmp_path, [values(10, 40), values(10, 60), values(0, 40)], sharing={"enabled": False})
+    assert [study.named(name) for name in "abc"] == [0, 1, 2]
+
+
+def test_a_configuration_that_is_too_long_to_win_is_ended_without_a_start(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 60), values(0, 20)], capping={"slack": 1.0})
+    assert study.named("a") == 0
+    study.end("a", 0, since=60)
+    assert study.board.offered == [None, Incumbent(60, 0)]
+    assert study.named("b") == 2  # 1 pretrains to 60 and ramps to 80
+    capped = study.folder.trial(1).outcome()
+    assert (capped["end"], capped["trained_steps"], capped["censored"]) == ("capped", 0, True)
+    assert study.watching.ended == [1]
+    assert study.named("c") == FINISHED
+
+
+def test_the_incumbent_is_known_after_a_restart(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 60)], capping={"slack": 1.0})
+    study.named("a")
+    study.end("a", 0, since=60)
+    study.begin()
+    assert study.board.offered == [Incumbent(60, 0)]
+    assert study.named("b") == FINISHED
+    assert study.folder.trial(1).outcome()["end"] == "capped"
+
+
+def test_capping_that_is_switched_off_starts_everything(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 60)], capping={"enabled": False})
+    study.named("a")
+    study.end("a", 0, since=60)
+    assert study.named("b") == 1
