@@ -315,3 +315,37 @@ def test_a_trial_whose_attempts_are_used_up_has_failed_and_the_study_goes_on(tmp
     assert [end["end"] for end in ends] == ["failed", "exhausted"]
     assert "died without a word" in ends[0]["cause"]
     assert len((first / "attempts.jsonl").read_text().splitlines()) == 2  # the first and one more
+
+
+def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
+    """With a ruler that lets such networks pass: what one trial pretrained no other need, and the best comes again."""
+    lax = {"validation_pairs": 64, "probability_tolerance": 1.0, "rank_tolerance": 0.5, "control_auc": 0.500001}
+    study = STUDY | {"objective": STUDY["objective"] | {"nash": lax}, "confirm": {"top": 1, "seeds": 2}}
+    study["training"] = study["training"] | {"Optimizers": {"optim_d_lr": 5e-3}}
+    first = {"Training.Losses.adv_loss_beta": 0.1, "Schedulers.patience_g": 4}
+    tried = [first | {"Training.g_pretrain_steps": steps} for steps in (12, 4, 8)]
+    study["search"] = {"trials": 3, "startup": 3, "try_first": tried, "capping": {"slack": 5.0}}
+    study["resources"] = {"concurrent": 1}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    printed = finish(command("run", "tiny.yaml", cwd=tmp_path))
+    ends = [json.loads((trial / "outcome.json").read_text()) for trial in trials(tmp_path)]
+    assert ends[0]["end"] == "balanced"
+    shared = [[r["step"] for r in readings(trial) if "training/shared" in r] for trial in trials(tmp_path)]
+    assert shared == [[], [2.0, 4.0], [2.0, 4.0, 6.0, 8.0]]
+    known = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/runs/tiny/optuna.db")
+    assert known.user_attrs["steps_sharing"] == 12
+    assert known.user_attrs["steps_executed"] == sum(end["trained_steps"] for end in ends) - 12
+    assert not list((tmp_path / "runs/tiny/pretraining").rglob("0*"))  # nobody needs them any more
+    winner = min((end["steps"], number) for number, end in enumerate(ends) if not end["censored"])[1]
+    confirmations = sorted((tmp_path / "runs/tiny/confirm").glob("0*"))
+    assert [trial.name for trial in confirmations] == [f"{winner:05d}-1", f"{winner:05d}-2"]
+    for further, trial in enumerate(confirmations, start=1):
+        assert readings(trial)[-1]["step"] == 100.0
+        assert yaml.safe_load((trial / "configuration.yaml").read_text())["Training"]["seed"] == further
+        history, summary, _, _ = tracked(trial)
+        assert sum("val_metrics/psnr" in item for item in history) == 50
+        assert "steps/executed" in summary
+    assert "Confirmed on 2 further seed(s)" in printed
+    assert f"Winner: trial {winner}" in printed
+    again = finish(command("resume", "tiny", cwd=tmp_path))
+    assert "All trials of 'tiny' have ended" in again
