@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.tiny import saved, textured, tiny
+from tests.tiny import everything, same, saved, textured, tiny
 from trainables import dense, fused
 from trainables.imagery import Imagery
 from trainables.networks import Discriminator, Generator
+from trainables.pretraining import fingerprint, pack, unpack
 from trainables.state import State
 from trainables.step import Stepper
 from trainables.trainer import train
+from trainables.validation import probes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = {"Training.device": "cuda", "Data.normalization": "identity"}
@@ -176,6 +178,50 @@ def test_a_training_goes_through_both_phases_and_goes_on_from_its_checkpoint(tmp
     assert resumed.step == whole.step
     for first, second in zip(whole.generator.parameters(), resumed.generator.parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_starts_from_anothers_pretraining(tmp_path, precision):
+    """In fp32 it ends as it would have alone, to the bit; in bf16 what is loaded is what was saved, to the bit."""
+    path = saved(tmp_path / "scene.npy", textured())
+    values = GPU | {"Data.path": path, "Training.max_steps": 100, "Training.validate_every": 2}
+    values |= {"Training.precision": precision, "Training.EMA.enabled": True, "Generator.n_channels": 16}
+    long = tiny(**values, **{"Training.g_pretrain_steps": 40, "Training.Losses.adv_loss_beta": 0.2})
+    short = tiny(**values, **{"Training.g_pretrain_steps": 30, "Schedulers.patience_g": 1})
+    imagery = Imagery(long, CUDA)
+    assert fingerprint(long, imagery, CUDA) == fingerprint(short, imagery, CUDA)
+    lender = State(long, CUDA)
+    for _ in zip(range(14), train(lender, imagery), strict=False):
+        pass
+    borrower = unpack(pack(lender), short, CUDA)
+    assert borrower.step == 28
+    for part in ("generator", "optimizer_g", "averaged"):
+        assert same(everything_on_host(lender), everything_on_host(borrower), part + ".")
+    if precision == "bf16":
+        return
+    alone = State(short, CUDA)
+    for state in (alone, borrower):
+        list(train(state, imagery))
+    assert same(everything_on_host(alone), everything_on_host(borrower))
+    mine = ("time/", "memory/")
+    first, second = (
+        [{k: v for k, v in reading.items() if not k.startswith(mine)} for reading in state.readings]
+        for state in (alone, borrower)
+    )
+    assert first == second
+
+
+def everything_on_host(state):
+    return {
+        name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in everything(state).items()
+    }
+
+
+def test_probes_run_on_a_gpu(tmp_path):
+    state, _, _ = played(tmp_path, **{"Training.precision": "bf16", "Discriminator.base_channels": 32})
+    found = probes(state, Imagery(state.configuration, CUDA))
+    assert len(found) == 9
+    assert all(0 <= rank <= 1 for rank in found.values())
 
 
 def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):

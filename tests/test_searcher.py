@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -10,7 +11,7 @@ from optuna.trial import TrialState
 from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, small, start
 from trainables.errors import InvalidInput
 from tune_srgan.records import StudyFolder
-from tune_srgan.searcher import Searcher, check_sampler
+from tune_srgan.searcher import Searcher, check_sampler, learnt_from
 
 SECOND = VALUES | {PATIENCE: 8}
 COMPLETE, FAIL, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING
@@ -209,7 +210,7 @@ def test_the_same_seed_draws_the_same_points(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "random", "quasirandom"])
 def test_every_sampler_stays_in_the_space(tmp_path, sampler):
     driver = Driver(tmp_path, sampler=sampler, startup=3)
     found = []
@@ -224,7 +225,7 @@ def test_every_sampler_stays_in_the_space(tmp_path, sampler):
         assert values[PATIENCE] in range(2, 13)
         assert 1e-3 <= values[WEIGHT] <= 0.3
         assert values["Schedulers.g_warmup_type"] in {"linear", "cosine"}
-    startup = sampler if sampler == "random" else "startup"
+    startup = sampler if "random" in sampler else "startup"
     assert [proposal.proposed_by for proposal in found] == [startup] * 3 + [sampler] * 3
 
 
@@ -244,3 +245,76 @@ def test_a_startup_that_is_too_short_for_its_sampler_is_one_problem(tmp_path):
     document["search"] |= {"sampler": "nsgaii", "startup": 1}  # nothing to cross
     with pytest.raises(InvalidInput, match=r"study.yaml: search\.startup"):
         check_sampler(loaded(tmp_path, document), "study.yaml")
+
+
+def earlier(path, name, trials, **changes):
+    """A study that has ended: its folder, and the study."""
+    document = small() | {"study": name} | changes
+    (path / name).mkdir()
+    study = loaded(path / name, document)
+    folder = StudyFolder(path / "runs" / name)
+    folder.open(study)
+    for number, (values, since) in enumerate(trials):
+        start(folder, study, number, values)
+        finish(folder, study, number, *(("balanced", since) if since else ("exhausted",)))
+    return folder, study
+
+
+def test_what_an_earlier_study_knows_of_this_space_is_learnt(tmp_path):
+    folder, _ = earlier(tmp_path, "old", [(VALUES, 60), (VALUES | {WEIGHT: 0.25}, 80), (SECOND, None)])
+    document = small()
+    document["space"][WEIGHT] = {"float": [1e-3, 1e-1], "log": True}  # 0.25 is not in it
+    document["objective"]["max_steps"] = 400
+    study = loaded(tmp_path, document)
+    found = learnt_from(study, [folder])
+    assert [values for values, _ in found] == [VALUES, SECOND]
+    assert found[0][1] == 60 * 2  # at this study's length
+    assert found[1][1] > 400
+    searcher = Searcher(study, learnt=found + found)
+    proposal = searcher.propose()
+    assert (proposal.number, proposal.proposed_by) == (0, "tpe")  # no random start: four trials are known
+
+
+def test_a_key_that_was_fixed_in_an_earlier_study_has_its_value(tmp_path):
+    training = small()["training"]
+    training["Schedulers"] = {"patience_g": 7}
+    space = {key: value for key, value in small()["space"].items() if key != PATIENCE}
+    values = {key: value for key, value in VALUES.items() if key != PATIENCE}
+    folder, _ = earlier(tmp_path, "old", [(values, 60)], training=training, space=space)
+    assert learnt_from(loaded(tmp_path), [folder]) == [(VALUES | {PATIENCE: 7}, 60.0)]
+
+
+def test_an_earlier_study_with_another_metric_says_nothing(tmp_path):
+    objective = small()["objective"] | {"metric": "seconds_to_nash"}
+    folder, _ = earlier(tmp_path, "old", [(VALUES, 60)], objective=objective)
+    assert learnt_from(loaded(tmp_path), [folder]) == []
+
+
+def test_what_was_learnt_does_not_stand_in_this_studys_database(tmp_path):
+    folder, _ = earlier(tmp_path, "old", [(VALUES, 60), (SECOND, 80)])
+    driver = Driver(tmp_path)
+    learnt = [
+        (values | {"Schedulers.g_warmup_type": "cosine"}, cost)
+        for values, cost in learnt_from(loaded(tmp_path), [folder])
+    ]
+    driver.searcher = Searcher(driver.study, [], driver.folder.optuna_url, learnt)
+    driver.end(driver.propose().number)
+    assert driver.states() == [COMPLETE]
+    driver.searcher = Searcher(driver.study, driver.folder.records(driver.study), driver.folder.optuna_url, learnt)
+    assert driver.propose().number == 1
+    assert driver.states() == [COMPLETE, RUNNING]
+
+
+@pytest.mark.parametrize(("censored", "value", "state"), [
+    ("cost", 250.0, COMPLETE), ("clipped", 200.0, COMPLETE), ("pruned", 250.0, TrialState.PRUNED),
+])  # fmt: skip
+def test_how_a_sampler_may_see_a_censored_trial(tmp_path, censored, value, state):
+    study = loaded(tmp_path)
+    folder = StudyFolder(tmp_path / "runs" / "small")
+    folder.open(study)
+    searcher = Searcher(study, censored=censored)
+    proposal = searcher.propose()
+    start(folder, study, proposal.number, proposal.values)
+    searcher.tell(replace(finish(folder, study, proposal.number, "capped"), cost=250.0))
+    (seen,) = searcher._sampled.trials
+    assert (seen.value, seen.state) == (value, state)
