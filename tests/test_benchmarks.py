@@ -35,3 +35,15 @@ def test_the_readmes_packing_is_the_benchmarks():
 
 def found_as(mode: str) -> str:
     return "by turns" if mode == "plain" else mode
+
+
+def test_the_readmes_account_of_the_quickstart_is_the_benchmarks():
+    measured = json.loads((FOLDER / "quickstart_account.json").read_text())
+    text = (ROOT / "README.md").read_text()
+    assert measured["date"] in text
+    cases = {"both": "on | on", "sharing": "on | off", "capping": "off | on", "neither": "off | off"}
+    for name, found in measured["cases"].items():
+        figures = " | ".join(str(found[kind]) for kind in ("executed", "sharing", "capping", "balance"))
+        assert f"| {cases[name]} | {figures} |" in text
+        assert found["configurations"] == measured["cases"]["both"]["configurations"]
+        assert found["winner"] == measured["cases"]["both"]["winner"]

@@ -6,6 +6,7 @@ Both networks are in evaluation mode, on the fixed held-out pairs. `balance.py` 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -146,15 +147,32 @@ def _respond(
     return auc(real, _answers(responder, images, val_size))[0]
 
 
-def pictures(state: State, imagery: Imagery, count: int) -> NDArray[np.uint8]:
-    """(rows, columns, 3): `count` detailed held-out pairs, one a row: LR | bicubic | SR | HR."""
+@dataclass(frozen=True)
+class Pictures:
+    """`sheet` (rows, columns, 3): detailed held-out pairs, one a row; `columns`: each one's name and figures of merit.
+
+    The figures (PSNR in dB, SSIM, spectral angle in radians) are over all held-out pairs; LR and HR have none.
+    """
+
+    sheet: NDArray[np.uint8]
+    columns: dict[str, dict[str, float]]
+
+
+def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
+    """`count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
+    losses, size = state.configuration.Training.Losses, state.configuration.Data.val_batch_size
+    every = {"bicubic": imagery.pairs.bicubic}
+    if state.pretrained is not None:
+        every["after pretraining"] = _answers(state.pretrained, imagery.pairs.lr, size)
+    every["at the end"] = _answers(state.judged, imagery.pairs.lr, size)
+    figures = {name: image_metrics(images, imagery.pairs.hr, losses) for name, images in every.items()}
     pairs = imagery.pairs
     chosen = pairs.detailed.nonzero().flatten()
     chosen = chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
-    lr, hr, bicubic = pairs.lr[chosen], pairs.hr[chosen], pairs.bicubic[chosen]
+    lr, hr = pairs.lr[chosen], pairs.hr[chosen]
     near = lr.repeat_interleave(imagery.factor, -1).repeat_interleave(imagery.factor, -2)
-    columns = [near, bicubic, _answers(state.judged, lr, len(lr)), hr]
-    # one stretch a row, from its HR image, so that the four can be compared
+    columns = [near, *(images[chosen] for images in every.values()), hr]
+    # one stretch a row, from its HR image, so that they can be compared
     low = torch.quantile(hr.flatten(1), 0.01, dim=1)[:, None, None, None]
     high = torch.quantile(hr.flatten(1), 0.99, dim=1)[:, None, None, None]
     shown = [((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)[:, :3] for image in columns]
@@ -162,7 +180,8 @@ def pictures(state: State, imagery: Imagery, count: int) -> NDArray[np.uint8]:
     sheet = torch.cat([torch.cat(list(image), dim=-2) for image in framed], dim=-1)
     if sheet.shape[0] < 3:
         sheet = sheet[:1].expand(3, -1, -1)
-    return (sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    named = {"LR": {}, **{name: {k: f[k] for k in ("psnr", "ssim", "sam")} for name, f in figures.items()}, "HR": {}}
+    return Pictures((sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy(), named)
 
 
 @torch.no_grad()

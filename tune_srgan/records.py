@@ -91,8 +91,13 @@ class TrialFolder:
 
     @property
     def samples(self) -> Path:
-        """LR | bicubic | SR | HR at the end."""
+        """LR | bicubic | after pretraining | at the end | HR."""
         return self.path / "samples.png"
+
+    @property
+    def samples_figures(self) -> Path:
+        """The columns of the samples, with PSNR, SSIM and spectral angle."""
+        return self.path / "samples.json"
 
     @property
     def attempts_file(self) -> Path:

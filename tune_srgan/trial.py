@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import os
 import socket
@@ -103,7 +104,9 @@ def _train(
         return outcome(state, "diverged", str(error))
     state.save(trial.checkpoint)
     if configuration.Logging.num_val_images:
-        Image.fromarray(pictures(state, imagery, configuration.Logging.num_val_images)).save(trial.samples)
+        shown = pictures(state, imagery, configuration.Logging.num_val_images)
+        Image.fromarray(shown.sheet).save(trial.samples)
+        write_atomically(trial.samples_figures, json.dumps(shown.columns))
     return result or outcome(state)
 
 
