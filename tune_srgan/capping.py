@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trainables.balance import Ruler, earliest_possible, lost
-from trainables.trainer import End
 from tune_srgan.records import StudyFolder, TrialRecord, best_of, in_seconds, step_seconds_of
 from tune_srgan.study import Capping, Study
+
+if TYPE_CHECKING:
+    from trainables.trainer import End
 
 NAMESPACE = "tune-srgan"  # of the actor's name
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 INTERRUPTED = 130
+WATCH_S = 10.0
 
 app = typer.Typer(
     add_completion=False,
@@ -47,6 +50,15 @@ Address = Annotated[
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, file or name.")]
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Format(StrEnum):
+    """Of a report."""
+
+    html = "html"
+    md = "md"
+    pdf = "pdf"
+    json = "json"
 
 
 def _answers_problems(command: F) -> F:
@@ -141,11 +153,18 @@ def resume(
 
 @app.command()
 @_answers_problems
-def status(study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs") -> None:
+def status(
+    study: StudyName,
+    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
     """Where a study stands, from its records alone."""
     folder = find_study(study, storage)
     loaded = folder.study()
     records = folder.records(loaded)
+    if as_json:
+        sys.stdout.write(json.dumps(live.standing(loaded, folder), indent=1) + "\n")
+        return
     for record in records:
         out.print(f"trial {record.number:3d}  {live.ending(record)}", highlight=False)
     for trial, record in zip(folder.trials("confirm"), folder.records(loaded, "confirm"), strict=True):
@@ -154,18 +173,45 @@ def status(study: StudyName, storage: Annotated[str, typer.Option(help="Folder f
     best = winner(loaded, folder)
     text = f"trial {best.number}, balanced from step {best.steps}" if best else "none"
     out.print(f"{ended} of {loaded.search.trials} trials ended; best so far: {text}.", highlight=False)
+    live.print_standing(live.standing(loaded, folder), out)
 
 
 @app.command("report")
 @_answers_problems
 def report_command(
-    study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs"
+    study: StudyName,
+    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    formats: Annotated[list[Format], typer.Option("--format", help="Of the report; may be given again.")] = [  # noqa: B006
+        Format.html
+    ],
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again while the study runs.")] = False,
 ) -> None:
-    """Print the summary of a study; write its best.yaml and best.pt."""
+    """Print the summary of a study; write its report, best.yaml and best.pt."""
     folder = find_study(study, storage)
     loaded = folder.study()
     report.write_best(loaded, folder)
     report.print_report(loaded, folder, out)
+    running = _write_reports(loaded, folder, formats, watch)
+    while watch and running:
+        time.sleep(WATCH_S)
+        report.write_best(loaded, folder)
+        running = _write_reports(loaded, folder, formats, watch, quiet=True)
+
+
+@app.command()
+@_answers_problems
+def dashboard(
+    study: StudyName,
+    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    port: Annotated[int, typer.Option(help="On this machine.")] = 8080,
+) -> None:
+    """Serve optuna-dashboard over a study on this machine, until Ctrl-C."""
+    folder = find_study(study, storage)
+    from tune_srgan import dashboard as served
+
+    served.check(port)
+    out.print(Text(f"http://127.0.0.1:{port}/dashboard/  (Ctrl-C ends it)"), soft_wrap=True)
+    served.serve(folder.study(), folder, port)
 
 
 @app.command()
@@ -276,6 +322,24 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
     report.write_best(study, folder)
     out.print()
     report.print_report(study, folder, out)
+    _write_reports(study, folder, [Format.html])
+
+
+def _write_reports(
+    study: Study, folder: StudyFolder, formats: Sequence[Format], watched: bool = False, quiet: bool = False
+) -> bool:
+    """The report in the wanted formats; whether the study is still running."""
+    from tune_srgan import page
+    from tune_srgan.review import review
+    from tune_srgan.searcher import importances
+
+    found = review(study, folder, importances)
+    for kind in formats:
+        to = folder.report_file.with_suffix(f".{kind.value}")
+        page.write(found, to, kind.value, watched)
+        if not quiet:
+            out.print(Text(f"Report: {to}"), soft_wrap=True)
+    return bool(found["running"])
 
 
 def _left(study: Study, folder: StudyFolder) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from trainables.errors import InvalidInput
 from tune_srgan.confirmation import candidates
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, record_of
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, read_json, record_of
 from tune_srgan.study import Study
 
 COLOURS = {"balanced": "green", "exhausted": "yellow", "capped": "yellow", "collapsed": "yellow"}
@@ -152,4 +153,67 @@ def training_progress(console: Console) -> Progress:
         TextColumn("{task.fields[balance]}"),
         TimeElapsedColumn(),
         console=console,
+    )
+
+
+BARS = "▁▂▃▄▅▆▇█"
+LATELY_S = 120.0  # a trial that wrote a reading within this is at work
+
+
+def standing(study: Study, folder: StudyFolder) -> dict[str, Any]:
+    """Where a study stands: trials by outcome, the incumbent and its history, what is used and about what is left."""
+    trials = [*folder.trials(), *folder.trials("confirm")]
+    records = folder.records(study)
+    confirming = folder.records(study, "confirm")
+    every = [*records, *confirming]
+    ended = [record for record in every if record.end != UNFINISHED]
+    best = best_of(records)
+    history = [best_of(records[: count + 1]) for count in range(len(records))]
+    clock = (read_json(folder.clock_file) or {}).get("seconds", 0.0)
+    now = time.time()
+    running = [
+        {"trial": trial.name, "step": record.trained_steps}
+        for trial, record in zip(trials, every, strict=True)
+        if record.end == UNFINISHED
+        and trial.readings_file.exists()
+        and now - trial.readings_file.stat().st_mtime < LATELY_S
+    ]
+    wanted = study.search.trials + len(candidates(study, records)) * study.confirm.seeds
+    per_trial = sum(record.seconds for record in ended) / len(ended) if ended else None
+    left = max(0, wanted - len(ended))
+    at_once = max(1, len(running), study.resources.concurrent or 1)
+    return {
+        "study": study.study,
+        "trials": dict(Counter(record.end for record in records)),
+        "confirmations": dict(Counter(record.end for record in confirming)),
+        "wanted": {"trials": study.search.trials, "in_all": wanted},
+        "best": None if best is None else {"trial": best.number, "steps": best.steps, "cost": best.cost},
+        "best_so_far": [None if one is None else one.cost for one in history],
+        "running": running,
+        "gpus_in_use": len(running) * study.resources.gpus,
+        "steps": sum(record.account["executed"] for record in every),
+        "steps_left_at_most": left * study.max_steps,
+        "seconds": clock,
+        "seconds_left_about": None if per_trial is None else per_trial * left / at_once,
+    }
+
+
+def print_standing(found: dict[str, Any], console: Console) -> None:
+    """The curve of the best so far, and what is used and left."""
+    known = [cost for cost in found["best_so_far"] if cost is not None]
+    if known:
+        low, high = min(known), max(known)
+        curve = "".join(
+            "·" if cost is None else BARS[round((cost - low) / (high - low or 1) * (len(BARS) - 1))]
+            for cost in found["best_so_far"]
+        )
+        console.print(f"best so far by trial: {curve}  {high:g} to {low:g}", highlight=False)
+    at_work = ", ".join(f"{one['trial']} at step {one['step']}" for one in found["running"]) or "none"
+    gpus = f" on {found['gpus_in_use']:g} GPU(s)" if found["gpus_in_use"] else ""
+    left = found["seconds_left_about"]
+    console.print(f"at work: {at_work}{gpus}", highlight=False)
+    console.print(
+        f"{found['steps']} steps in {duration(found['seconds'])}; at most {found['steps_left_at_most']} steps left"
+        + (f", about {duration(left)}" if left is not None else ""),
+        highlight=False,
     )

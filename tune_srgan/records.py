@@ -255,6 +255,16 @@ class StudyFolder:
         return self.path / "best.pt"
 
     @property
+    def versions_file(self) -> Path:
+        """What the study ran on."""
+        return self.path / "versions.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The report for a browser; other formats beside it."""
+        return self.path / "report.html"
+
+    @property
     def clock_file(self) -> Path:
         """Seconds the study has run, over all its drivers."""
         return self.path / "clock.json"

@@ -4,49 +4,19 @@ from __future__ import annotations
 
 import math
 import shutil
-import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainables.balance import CONDITIONS, Ruler, excesses
-from tune_srgan.confirmation import TOLD_APART, compared, confirmed, winner
+from tune_srgan.confirmation import winner
 from tune_srgan.live import COLOURS, duration, figure
-from tune_srgan.records import (
-    UNFINISHED,
-    WAITS,
-    StudyFolder,
-    TrialFolder,
-    TrialRecord,
-    account_of_study,
-    read_json,
-    write_atomically,
-)
-from tune_srgan.study import Study
-
-SHORT = {
-    "Schedulers.g_warmup_steps": "warm-up",
-    "Training.g_pretrain_steps": "pretrain",
-    "Training.Losses.adv_loss_beta": "weight",
-    "Schedulers.patience_g": "pat. G",
-    "Schedulers.patience_d": "pat. D",
-    "Training.adv_loss_ramp_steps": "ramp",
-    "Optimizers.optim_d_lr": "lr D",
-}
-PROBES = {
-    "nash/probe/warm_100": "warm 100",
-    "nash/probe/warm_300": "warm 300",
-    "nash/probe/fresh_300": "fresh 300",
-    "nash/probe/fresh_300_bicubic": "bicubic",
-    "nash/probe/fresh_300_real": "real",
-}
-LIMITS = (
-    "Balance holds against this discriminator and, as its exploitability shows, not against every better one. "
-    "One seed is an anecdote: rely on what was confirmed on further seeds."
-)
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, write_atomically
+from tune_srgan.review import review, value_text
+from tune_srgan.study import Study, Value
 
 
 def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
@@ -83,51 +53,55 @@ def print_training(trial: TrialFolder, console: Console) -> str:
 
 
 def print_report(study: Study, folder: StudyFolder, console: Console) -> None:
-    """Trials, winner, account, limits."""
-    records = folder.records(study)
-    console.print(_table(study, records))
-    best = winner(study, folder)
+    """Trials, winner, confirmation, account, limits."""
+    found = review(study, folder)
+    console.print(_table(found))
+    answer = found["answer"]
     console.print()
-    if best is None:
+    if answer is None:
         console.print(Text("No trial reached the balance.", style="bold yellow"))
-        _print_nearest(study, folder, records, console)
+        if found["nearest"]:
+            nearest = found["nearest"]
+            gap, late = figure(nearest["gap"]), nearest["of"]
+            console.print(
+                f"Nearest: trial {nearest['number']}, gap {gap}. Of its last {late} readings", highlight=False
+            )
+            console.print(f"{nearest['missed']} miss the condition “{nearest['condition']}”.", highlight=False)
     else:
-        header = Text.assemble(("Winner: trial ", "bold"), (str(best.number), "bold green"))
-        header.append(f", balanced from step {best.steps} of {study.max_steps}", "bold")
+        header = Text.assemble(("Winner: trial ", "bold"), (str(answer["number"]), "bold green"))
+        header.append(f", balanced from step {answer['steps']} of {study.max_steps}", "bold")
         console.print(header)
-        seconds = f", seconds_to_nash {best.cost:.1f}" if study.objective.metric == "seconds_to_nash" else ""
-        for key, value in best.values.items():
-            console.print(f"  {key}: {_short(value)}", highlight=False)
+        seconds = f", seconds_to_nash {answer['cost']:.1f}" if found["unit"] == "s" else ""
+        for key, value in answer["values"].items():
+            console.print(f"  {key}: {value_text(value)}", highlight=False)
         console.print(
-            f"  steps_to_nash {best.steps}{seconds}, exploitability {figure(best.exploitability)} "
+            f"  steps_to_nash {answer['steps']}{seconds}, exploitability {figure(answer['exploitability'])} "
             "(held-out rank of a best response; 0.5 none, 1 full)",
             highlight=False,
         )
         for name, path in (("best.yaml", folder.best_configuration), ("best.pt  ", folder.best_generator)):
             if path.exists():
                 console.print(Text(f"  {name}  {path}"), soft_wrap=True)
-        _print_confirmation(study, folder, console)
-    _print_account(study, folder, records, console)
+        _print_confirmation(found["confirmed"], console)
+    _print_account(study, folder, found, console)
 
 
-def _print_confirmation(study: Study, folder: StudyFolder, console: Console) -> None:
+def _print_confirmation(found: list[dict[str, Any]], console: Console) -> None:
     """The confirmed configurations on the same further seeds, the best first; which of them cannot be told apart."""
-    found = confirmed(study, folder)
     if not found:
         return
-    seeds = len(found[0].seeds)
+    seeds = len(found[0]["seeds"])
     console.print()
     console.print(f"Confirmed on {seeds} further seed(s), the same for each, to max_steps:", highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in ("trial", "median", "by seed", "kept", *PROBES.values()):
+    heads = ("warm 100", "warm 300", "fresh 300", "bicubic", "real")
+    for name in ("trial", "median", "by seed", "kept", *heads):
         table.add_column(name, justify="left" if name == "by seed" else "right", no_wrap=True)
     for one in found:
-        probed = [figure(_middle([probes[key] for probes in one.probes])) for key in PROBES]
-        kept = _middle([share for share in one.kept if math.isfinite(share)])
-        steps = ", ".join(_cost(cost) for cost in one.costs)
-        table.add_row(
-            str(one.record.number), _cost(one.median), steps, "–" if math.isnan(kept) else f"{kept:.0%}", *probed
-        )
+        kept = "–" if one["kept"] is None else f"{one['kept']:.0%}"
+        steps = ", ".join(_cost(cost) for cost in one["seeds"])
+        probed = [figure(rank) for rank in one["probes"].values()]
+        table.add_row(str(one["number"]), _cost(one["median"]), steps, kept, *probed)
     console.print(table)
     console.print(
         "kept: later readings still balanced. The ranks (medians; 0.5 cannot tell, 1 always tells) are those of D "
@@ -137,103 +111,76 @@ def _print_confirmation(study: Study, folder: StudyFolder, console: Console) -> 
         highlight=False,
     )
     for other in found[1:]:
-        faster, slower, p = compared(found[0], other)
-        verdict = "a tie" if p > TOLD_APART else "told apart"
         console.print(
-            f"Trial {found[0].record.number} against {other.record.number}: faster on {faster}, slower on {slower} of "
-            f"{seeds} seeds (sign test p {p:.2f}): {verdict}.",
+            f"Trial {found[0]['number']} against {other['number']}: faster on {other['faster']}, slower on "
+            f"{other['slower']} of {seeds} seeds (sign test p {other['p']:.2f}): "
+            f"{'a tie' if other['tie'] else 'told apart'}.",
             highlight=False,
         )
 
 
-def _middle(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else math.nan
+def _cost(cost: float | None) -> str:
+    return "never" if cost is None else f"{cost:g}"
 
 
-def _cost(cost: float) -> str:
-    return "never" if math.isinf(cost) else f"{cost:g}"
-
-
-def _table(study: Study, records: Sequence[TrialRecord]) -> Table:
+def _table(found: dict[str, Any]) -> Table:
     """All trials, the cheapest first."""
-    table = Table(box=None, padding=(0, 1, 0, 0), title=f"Study {study.study}", title_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0), title=f"Study {found['study']}", title_justify="left")
     table.add_column("trial", justify="right")
-    for key in study.space:
-        table.add_column(SHORT.get(key, key.rpartition(".")[2]), justify="right", no_wrap=True)
-    in_seconds = study.objective.metric == "seconds_to_nash"
+    for name in found["names"].values():
+        table.add_column(name, justify="right", no_wrap=True)
+    in_seconds = found["unit"] == "s"
     for name in ("by", "ended", "cost, s" if in_seconds else "cost", "gap", "exploit."):
         table.add_column(name, justify="left" if name in {"by", "ended"} else "right", no_wrap=True)
-    for record in sorted(records, key=lambda r: (r.cost if r.cost is not None else float("inf"), r.number)):
-        values = [_short(record.values.get(key)) for key in study.space]
+    trials = found["trials"]
+    for trial in sorted(trials, key=lambda t: (t["cost"] if t["cost"] is not None else math.inf, t["number"])):
         table.add_row(
-            str(record.number),
-            *values,
-            record.proposed_by,
-            Text(record.end, style=COLOURS.get(record.end, "red")),
-            figure(record.cost, 1 if in_seconds else 0),
-            figure(record.gap),
-            figure(record.exploitability),
+            str(trial["number"]),
+            *(value_text(trial["values"].get(key)) for key in found["space"]),
+            trial["by"],
+            Text(trial["end"], style=COLOURS.get(trial["end"], "red")),
+            figure(trial["cost"], 1 if in_seconds else 0),
+            figure(trial["gap"]),
+            figure(trial["exploitability"]),
         )
     return table
 
 
-def _print_nearest(study: Study, folder: StudyFolder, records: Sequence[TrialRecord], console: Console) -> None:
-    """Where nothing was balanced: which condition stood in the way of the best trial."""
-    judged = [record for record in records if record.cost is not None]
-    if not judged:
-        return
-    nearest = min(judged, key=lambda record: record.cost or 0.0)
-    trial = folder.trial(nearest.number)
-    ruler = Ruler.of(trial.configuration())
-    late = trial.readings()[-study.objective.nash.window :]
-    missed = {name: sum(excesses(reading, ruler)[name] > 0 for reading in late) for name in CONDITIONS}
-    worst = max(missed, key=lambda name: missed[name])
-    console.print(
-        f"Nearest: trial {nearest.number}, gap {figure(nearest.gap)}. Of its last {len(late)} readings", highlight=False
-    )
-    console.print(f"{missed[worst]} miss the condition “{CONDITIONS[worst]}”.", highlight=False)
-
-
-def _print_account(study: Study, folder: StudyFolder, records: Sequence[TrialRecord], console: Console) -> None:
-    counts = Counter(record.end for record in records)
+def _print_account(study: Study, folder: StudyFolder, found: dict[str, Any], console: Console) -> None:
+    counts = Counter(trial["end"] for trial in found["trials"])
     ends = ", ".join(f"{count} {'unfinished' if end == UNFINISHED else end}" for end, count in sorted(counts.items()))
-    seconds = (read_json(folder.clock_file) or {}).get("seconds", 0.0)
-    fitted = sum(record.proposed_by == study.search.sampler for record in records)
+    fitted = sum(trial["by"] == study.search.sampler for trial in found["trials"])
     console.print()
+    trials = len(found["trials"])
+    console.print(f"{trials} trials: {ends}; {fitted} proposed by the fitted {study.search.sampler}.", highlight=False)
+    account = found["account"]
+    search, more = account["search"], account["confirmation"]["executed"]
     console.print(
-        f"{len(records)} trials: {ends}; {fitted} proposed by the fitted {study.search.sampler}.", highlight=False
-    )
-    confirming = folder.records(study, "confirm")
-    account = account_of_study(records)
-    console.print(
-        f"{account['executed']} steps of the search"
-        + (f" and {account_of_study(confirming)['executed']} of the confirmation" if confirming else "")
-        + f" in {duration(seconds)}. Saved: {account['sharing']} by sharing pretraining; at most {account['capping']} "
-        f"by capping and {account['balance']} by stopping at the balance.",
+        f"{search['executed']} steps of the search{f' and {more} of the confirmation' if more else ''} in "
+        f"{duration(account['wall_s'])}. Saved: {search['sharing']} by sharing pretraining; at most "
+        f"{search['capping']} by capping and {search['balance']} by stopping at the balance.",
         highlight=False,
     )
-    console.print(_pace([*records, *confirming]).strip(), highlight=False)
+    console.print(_pace(account).strip(), highlight=False)
     for key, value in study.non_default_ruler().items():
         console.print(f"Ruler other than the default: nash.{key} = {value}", style="yellow")
-    complaints = Counter(line for trial in (*folder.trials(), *folder.trials("confirm")) for line in trial.complaints())
-    for line, count in complaints.most_common(5):
+    for line, count in list(found["complaints"].items())[:5]:
         console.print(Text(f"{count} trial(s): {line}", style="yellow"), soft_wrap=True)
     if study.tracking.wandb.mode != "disabled" and list(folder.path.glob("trials/*/tracker/wandb/offline-run-*")):
         command = f"wandb sync {folder.path}/trials/*/tracker/wandb/offline-run-*"
         console.print(Text(f"Runs were kept offline; send them with: {command}"), soft_wrap=True)
-    console.print(LIMITS, style="dim", highlight=False)
+    console.print(" ".join(found["limits"]), style="dim", highlight=False)
 
 
-def _pace(records: Sequence[TrialRecord]) -> str:
+def _pace(account: dict[str, Any]) -> str:
     """What a step of each phase took, in the middle of all trials, and what share of the time was no training."""
     found = ""
-    for phase, name in enumerate(("pretraining", "the game")):
-        known = [record.step_seconds[phase] for record in records if math.isfinite(record.step_seconds[phase])]
-        if known:
-            found += f" A step of {name} took {statistics.median(known) * 1e3:.3g} ms."
-    waits = {kind: sum(record.waits[kind] for record in records) for kind in WAITS}
+    for name, seconds in zip(("pretraining", "the game"), account["step_s"], strict=True):
+        if seconds is not None:
+            found += f" A step of {name} took {seconds * 1e3:.3g} ms."
+    waits = account["waits_s"]
     # validations are in a trial's seconds, the other waits are not
-    whole = sum(record.seconds for record in records) + sum(waits.values()) - waits["validate"]
+    whole = account["trials_s"] + sum(waits.values()) - waits.get("validate", 0.0)
     if whole:
         shares = ", ".join(f"{kind} {seconds / whole:.1%}" for kind, seconds in waits.items())
         found += f" Of the trials' time: {shares}."
@@ -259,7 +206,7 @@ def clean(study: Study, folder: StudyFolder) -> int:
     return freed
 
 
-def describe_training(flat: dict[str, object]) -> str:
+def describe_training(flat: Mapping[str, Value]) -> str:
     """The settings the guide is about, in one line."""
     keys = {
         "warm-up": "Schedulers.g_warmup_steps",
@@ -269,8 +216,4 @@ def describe_training(flat: dict[str, object]) -> str:
         "rates": "Optimizers.optim_g_lr",
         "/": "Optimizers.optim_d_lr",
     }
-    return ", ".join(f"{name} {_short(flat[key])}" for name, key in keys.items()).replace(", / ", " / ")
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} {value_text(flat[key])}" for name, key in keys.items()).replace(", / ", " / ")

@@ -10,9 +10,11 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import socket
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -312,6 +314,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
     resources = study.resources
     budget.slots = resources.concurrent or _slots(study)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
+    write_atomically(folder.versions_file, json.dumps({"python": platform.python_version()} | _versions()))
     learnt = learnt_from(study, [find_study(name, str(folder.path.parent)) for name in study.search.learn_from])
     searcher = Searcher(study, folder.records(study), folder.optuna_url, learnt)
     board = ray.remote(num_cpus=0)(Board).options(name=board_of(folder), namespace=NAMESPACE).remote()
@@ -371,6 +374,11 @@ def _end_mps() -> None:
             if node["Alive"] and node["Resources"].get("GPU")
         ]
         ray.get([ending.options(scheduling_strategy=place).remote() for place in places], timeout=60)
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the figures."""
+    return {package: version(package) for package in ("torch", "ray", "optuna", "numpy", "tune-srgan")}
 
 
 def _slots(study: Study) -> int:

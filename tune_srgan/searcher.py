@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -29,6 +30,7 @@ from tune_srgan.study import Parameter, Search, Study, Value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TRY_FIRST = "try_first"
+LEAST_FOR_IMPORTANCE, RESAMPLES = 6, 40
 BLIND = {"random", "quasirandom"}  # samplers that learn nothing
 Censored = Literal["cost", "pruned", "clipped"]  # what a sampler sees of a trial that did not reach the balance
 
@@ -229,3 +231,36 @@ def _sampler(search: Search, known_trials: int) -> BaseSampler:
         warnings.simplefilter("ignore")
         sampler: BaseSampler = makers[search.sampler]()
     return sampler
+
+
+def importances(study: Study, records: Sequence[TrialRecord]) -> dict[str, tuple[float, float, float]]:
+    """How much of what parts the best quarter from the rest each key explains: share, and its 90 % interval.
+
+    PED-ANOVA (Watanabe et al. 2023, Optuna's), over bootstrap samples of the trials; nothing where there are too few.
+    """
+    told = [record for record in records if record.cost is not None]
+    if len(told) < LEAST_FOR_IMPORTANCE or len({record.cost for record in told}) < 2:
+        return {}
+    space = {key: _distribution(parameter) for key, parameter in study.space.items()}
+    frozen = [
+        optuna.trial.create_trial(params=record.values, distributions=space, value=record.cost) for record in told
+    ]
+    draw, shares = np.random.default_rng(0), []
+    for sample in [range(len(frozen)), *(draw.integers(len(frozen), size=len(frozen)) for _ in range(RESAMPLES))]:
+        found = optuna.create_study(direction="minimize")
+        found.add_trials([frozen[index] for index in sample])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shares.append(_shares(found, list(study.space)))
+    values = np.array(shares)
+    low, high = np.percentile(values[1:], [5, 95], axis=0)
+    return {key: (float(values[0, i]), float(low[i]), float(high[i])) for i, key in enumerate(study.space)}
+
+
+def _shares(study: optuna.Study, keys: list[str]) -> list[float]:
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=keys)
+    except (ValueError, RuntimeError):  # a sample in which all are alike
+        found = {}
+    return [found.get(key, 0.0) for key in keys]
