@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -41,10 +42,10 @@ FIGURES = {  # column: a reading's key, and the digits kept
     "p_g": ("nash/p_g", 4),
     "rank": ("nash/rank", 4),
     "control": ("nash/control", 4),
-    "lr_d": ("lr_discriminator", 9),
     "psnr": ("nash/psnr", 3),
     "psnr_bicubic": ("nash/psnr_bicubic", 3),
 }
+COLUMNS = (*FIGURES, "rate_d")  # the last one a share of the configured rate, since its floor is one
 
 
 def configurations(study: Study, points: int, seed: int = 0) -> list[dict[str, Value]]:
@@ -81,12 +82,15 @@ def record(job: tuple[Study, Path, str | None, int, int, list[tuple[int, dict[st
                 shared.offer(state)
         except Diverged as error:
             end = str(error)
+        configured = configuration.Optimizers.optim_d_lr
         readings = [
-            {"step": int(r["step"])} | {c: round(r[k], digits) for c, (k, digits) in FIGURES.items() if k in r}
+            {"step": int(r["step"])}
+            | {c: round(r[k], digits) for c, (k, digits) in FIGURES.items() if k in r}
+            | ({"rate_d": round(r["lr_discriminator"] / configured, 6)} if "lr_discriminator" in r else {})
             for r in state.readings
         ]
         pretraining, game = step_seconds_of(state.readings, configuration.Training.pretrain_steps)
-        validating = statistics.median(r["time/validate_s"] for r in state.readings)
+        validating = statistics.median([r["time/validate_s"] for r in state.readings] or [math.nan])
         times = {"pretraining_step_s": pretraining, "game_step_s": game, "validation_s": validating}
         kept = {"number": number, "seed": seed, "values": values, "end": end, "readings": readings} | times
         write_atomically(file, json.dumps(kept))
@@ -108,12 +112,12 @@ def write_table(study_file: Path, folder: Path, out: Path) -> None:
     import pyarrow.parquet as pq
 
     found = [json.loads(file.read_text()) for file in sorted(folder.glob("[0-9]*-*.json"))]
-    columns: dict[str, list[Any]] = {name: [] for name in ("number", "seed", "step", *FIGURES)}
+    columns: dict[str, list[Any]] = {name: [] for name in ("number", "seed", "step", *COLUMNS)}
     for training in found:
         for reading in training["readings"]:
             columns["number"].append(training["number"])
             columns["seed"].append(training["seed"])
-            for name in ("step", *FIGURES):
+            for name in ("step", *COLUMNS):
                 columns[name].append(reading.get(name))
     whole_numbers = {"number": pa.int16(), "seed": pa.int8(), "step": pa.int32()}
     table = pa.table(

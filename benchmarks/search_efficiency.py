@@ -49,7 +49,6 @@ WEIGHT = "Training.Losses.adv_loss_beta"
 WORKERS = 4
 WITHIN = 1.1  # of the best median
 NEVER_GAP = 1e3  # what ASHA is told before the game
-KEYS = {"lr_d": "lr_discriminator"}  # the others are a reading's under nash/
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,15 @@ def load(file: Path, part: str) -> Table:
     study = Study.model_validate(document)
     values = {int(number): found for number, found in made["configurations"].items()}
     rows: dict[tuple[int, int], list[dict[str, float]]] = {}
-    columns = table.to_pydict()
+    columns, rates = table.to_pydict(), {n: study.configuration(v).Optimizers.optim_d_lr for n, v in values.items()}
     names = [name for name in columns if name not in ("number", "seed", "step")]
     for index, (number, seed) in enumerate(zip(columns["number"], columns["seed"], strict=True)):
         reading = {"step": float(columns["step"][index])}
         for name in names:
             if columns[name][index] is not None:
-                reading[KEYS.get(name, f"nash/{name}")] = columns[name][index]
+                reading[f"nash/{name}"] = columns[name][index]
+        if "nash/rate_d" in reading:  # recorded as a share of the configured rate, so that the floor is met exactly
+            reading["lr_discriminator"] = reading.pop("nash/rate_d") * rates[number]
         rows.setdefault((number, seed), []).append(reading)
     seeds = sorted({seed for _, seed in rows})
     whole = [number for number in values if all((number, seed) in rows for seed in seeds)]
@@ -161,7 +162,7 @@ class Ours(Proposer):
     """The project's searcher."""
 
     def __init__(self, study: Study, seed: int, sampler: str = "tpe", censored: Any = "cost", startup: int = 8) -> None:
-        own = None if sampler in {"tpe", "gp", "cmaes", "random", "quasirandom"} else SAMPLERS[sampler](seed, startup)
+        own = None if sampler in {"tpe", "gp", "cmaes", "random"} else SAMPLERS[sampler](seed, startup)
         known = "tpe" if own is not None else sampler
         search = study.search.model_copy(update={"seed": seed, "sampler": known, "startup": startup})
         self._searcher = Searcher(study.model_copy(update={"search": search}), sampler=own, censored=censored)
@@ -190,6 +191,7 @@ SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
     "tpe, Optuna's tenth": lambda seed, startup: optuna.samplers.TPESampler(
         n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
     ),
+    "quasirandom": lambda seed, startup: optuna.samplers.QMCSampler(seed=seed, scramble=True),
 }
 
 
@@ -223,6 +225,7 @@ class Arm:
     proposer: Callable[[Study, int], Proposer]
     stops_at_balance: bool = False
     asha: bool = False
+    halves: bool = False  # ASHA with the half of the grace period and of the reduction, which suits it better
     capping: float | None = None  # slack
     sharing: bool = False
 
@@ -236,6 +239,7 @@ ARMS = {
     "Ray Tune + OptunaSearch, stop": Arm(RayOptuna, stops_at_balance=True),
     "Ray Tune + OptunaSearch + ASHA": Arm(RayOptuna, asha=True),
     "Ray Tune + OptunaSearch + ASHA, stop": Arm(RayOptuna, asha=True, stops_at_balance=True),
+    "Ray Tune + OptunaSearch + ASHA by halves, stop": Arm(RayOptuna, asha=True, halves=True, stops_at_balance=True),
     "ours": OURS,
     "ours without capping": Arm(Ours, stops_at_balance=True, sharing=True),
     "ours without sharing": Arm(Ours, stops_at_balance=True, capping=1.25),
@@ -289,7 +293,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
     """One study until it holds a good configuration, or has tried all that is recorded."""
     study, seed = table.study, table.seeds[repetition % len(table.seeds)]
     every, max_steps, good = study.lowest().Training.validate_every, study.max_steps, table.good
-    proposer, scheduler = arm.proposer(study, repetition), asha(study) if arm.asha else None
+    proposer, scheduler = arm.proposer(study, repetition), asha(study, arm.halves) if arm.asha else None
     untried, points = dict(table.configurations), points_of(study) if arm.sharing else []
     reached: dict[tuple[Any, ...], int] = {}  # by path, how far snapshots go
     heap: list[Running] = []
@@ -374,8 +378,8 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
     return spent
 
 
-def asha(study: Study) -> Any:
-    """Ray's scheduler on the gap; the grace period is the longest pretraining."""
+def asha(study: Study, halves: bool) -> Any:
+    """Ray's scheduler on the gap; the grace period is the longest pretraining, or half of it."""
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     return AsyncHyperBandScheduler(
@@ -383,7 +387,8 @@ def asha(study: Study) -> Any:
         metric="gap",
         mode="min",
         max_t=study.max_steps,
-        grace_period=int(study.space[PRETRAIN].high),
+        grace_period=int(study.space[PRETRAIN].high) // (2 if halves else 1),
+        reduction_factor=2 if halves else 4,
     )
 
 

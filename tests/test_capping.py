@@ -179,3 +179,20 @@ def test_seconds_are_capped_at_what_a_trials_own_steps_cost(tmp_path):
     cost_of = cost_in(study, readings, 20)
     assert cost_of(64) == pytest.approx(20 * 0.1 + 44 * 0.2)
     assert cost_in(loaded(tmp_path), readings, 20)(64) == 64
+
+
+def test_the_first_steps_of_the_game_do_not_cap_by_the_seconds_they_take(tmp_path):
+    document = small()
+    document["objective"]["metric"] = "seconds_to_nash"
+    study = loaded(tmp_path, document)
+    readings = [BALANCED | OFF | {"step": step, "time/train_s": 0.4} for step in range(4, 21, 4)]
+    readings.append(BALANCED | OFF | {"step": 24, "time/train_s": 30.0})  # kernels are built, the step is recorded
+    assert cost_in(study, readings, 20)(64) == pytest.approx(64 * 0.1)
+
+
+def test_a_game_is_not_lost_while_a_window_is_open():
+    lenient = ruler(rank_tolerance=0.5)
+    readings = run(*({"nash/rank": 1.0} for _ in range(5)))
+    assert lost(readings, lenient, 3)
+    assert why_end(readings, lenient, 1, None, Capping(lost_after=3)) is None
+    assert judge(run(*({"nash/rank": 1.0} for _ in range(10))), lenient).reached

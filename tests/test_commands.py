@@ -193,7 +193,10 @@ def test_a_training_leaves_its_records(trained):
     assert outcome["end"] in {"balanced", "exhausted"}
     assert trial.checkpoint.stat().st_size > 0
     with Image.open(trial.samples) as sheet:
-        assert (sheet.mode, sheet.size) == ("RGB", (4 * 18, 5 * 18))  # LR | bicubic | SR | HR, framed; 5 pairs
+        assert (sheet.mode, sheet.size) == (
+            "RGB",
+            (5 * 18, 5 * 18),
+        )  # LR | bicubic | after pretraining | at the end | HR, framed; 5 pairs
     saved = torch.load(trial.path / "best.pt", weights_only=True)
     assert saved["step"] == outcome["trained_steps"]
     assert saved["low"] < saved["high"]

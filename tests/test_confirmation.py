@@ -82,9 +82,38 @@ def test_the_median_over_the_further_seeds_decides(folder, study):
 
 
 def test_half_a_confirmation_decides_nothing(folder, study):
-    confirm_all(folder, study, n0=(120, 60, 140), n2=(80, 100))
-    assert [one.record.number for one in confirmed(study, folder)] == [0]
-    assert [trial.place for trial in missing(study, folder)] == ["confirm/00002-3"]
+    confirm_all(folder, study, n0=(120, 60), n2=(100, 100, 100))
+    assert [one.record.number for one in confirmed(study, folder)] == [2]
+    assert [trial.place for trial in missing(study, folder)] == ["confirm/00000-3"]
+    assert winner(study, folder).number == 0  # its last seed may yet keep it ahead
+
+
+def test_what_never_balanced_again_wins_nothing(folder, study):
+    confirm_all(folder, study, n0=(None, None, None), n2=(None, 60, None))
+    assert winner(study, folder).number == 0  # the search's best, for want of anything better
+
+
+def test_seeds_are_counted_not_sorted_as_text(folder, tmp_path):
+    study = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 11}})
+    confirm_all(folder, study, n0=(60, None, *range(80, 152, 8)))
+    (found,) = confirmed(study, folder)
+    assert found.costs == [60, math.inf, *range(80, 152, 8)]
+    fewer = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 3}})
+    assert confirmed(fewer, folder)[0].costs == [60, math.inf, 80]
+    assert missing(fewer, folder) == []
+
+
+def test_what_may_still_win_keeps_its_checkpoint_and_a_generator_is_never_anothers(folder, study):
+    missing(study, folder)
+    for number in range(5):
+        folder.trial(number).checkpoint.write_bytes(b"x")
+    assert report.clean(study, folder) == 3
+    assert [trial.number for trial in folder.trials() if trial.checkpoint.exists()] == [0, 2]
+    for number in (0, 2):
+        folder.trial(number).checkpoint.unlink()
+    folder.best_generator.write_bytes(b"of another trial")
+    report.write_best(study, folder)
+    assert not folder.best_generator.exists()
 
 
 def test_a_seed_without_balance_is_later_than_any(folder, study):

@@ -10,8 +10,11 @@ import pytest
 from tests.studies import PATIENCE, VALUES, WEIGHT, finish, loaded, reading, small, start, write
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.records import (
+    BUDGET_USED,
+    SHARED,
     StudyFolder,
     TrialFolder,
+    account_of,
     best_of,
     find_study,
     in_seconds,
@@ -285,3 +288,12 @@ def test_half_a_note_of_an_attempt_is_dropped(folder, study):
 
 def test_a_phase_of_few_readings_costs_what_its_quickest_says():
     assert step_seconds_of(timed((10, 9.0), (20, 1.0), (30, 7.0)), pretraining=20) == (0.1, 0.7)
+
+
+def test_steps_are_shared_where_another_computed_them_and_nowhere_else():
+    readings = [{"step": step} | ({SHARED: 1.0} if 48 < step <= 112 else {}) for step in range(16, 129, 16)]
+    ended = {"end": "balanced", "trained_steps": 128}
+    assert account_of(readings, ended, 800) == {"executed": 64, "sharing": 64, "balance": 672, "capping": 0}
+    capped = ended | {"end": "capped", "cause": "it can no longer win against trial 3"}
+    assert account_of(readings, capped, 800)["capping"] == 672
+    assert account_of(readings, capped | {"cause": BUDGET_USED}, 800)["capping"] == 0  # it might have gone on

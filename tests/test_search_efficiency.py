@@ -43,14 +43,14 @@ def table(tmp_path_factory):
     file = tmp_path_factory.mktemp("curves") / "curves.parquet"
     study = efficiency.Study.model_validate(efficiency.yaml.safe_load(STUDY))
     configurations = curves.configurations(study, 6)
-    rows = {name: [] for name in ("number", "seed", "step", *curves.FIGURES)}
+    rows = {name: [] for name in ("number", "seed", "step", *curves.COLUMNS)}
     trainings = []
     for number, values in enumerate(configurations):
         for seed in (0, 1):
             trainings.append({"pretraining_step_s": 1.0, "game_step_s": 2.0, "number": number, "seed": seed})
             for step in range(4, 401, 4):
                 balanced = values[WEIGHT] > 0.01 and step >= values[PRETRAIN] + 60 + 4 * seed
-                figures = {"p_y": 0.45, "p_g": 0.45, "rank": 0.5 if balanced else 0.9, "control": 1.0, "lr_d": 1e-4}
+                figures = {"p_y": 0.45, "p_g": 0.45, "rank": 0.5 if balanced else 0.9, "control": 1.0, "rate_d": 0.25}
                 figures |= {"psnr": 30.0, "psnr_bicubic": 30.0}
                 if step <= values[PRETRAIN]:
                     figures = {"psnr": 30.0, "psnr_bicubic": 30.0}

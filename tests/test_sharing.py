@@ -262,3 +262,24 @@ def test_how_many_trials_can_share_is_said_before_they_run(tmp_path):
     assert 0 < saved < total
     document["space"]["Optimizers.optim_g_lr"] = {"float": [1e-5, 1e-3], "log": True}  # never the same twice
     assert expected_savings(loaded(tmp_path, document), 8)[:2] == (0, 0)
+
+
+def test_what_was_begun_elsewhere_offers_nothing(tmp_path, complaints):
+    """A checkpoint of another machine: the trial goes on, and no other starts from what it makes."""
+    study = loaded(tmp_path)
+    folder = StudyFolder(tmp_path / "study")
+    folder.open(study)
+    snapshots = Snapshots(Storage(str(tmp_path / "snapshots")), 1e9, complaints)
+    terms = Terms(shared=lambda *parts: SharedPretraining.of(snapshots, points_of(study), *parts))
+    start(folder, study, 0, VALUES | {PRETRAIN: 60})
+    trial = folder.trial(0)
+    begun_here = train_recorded(trial, Tracker(), terms)
+    for _ in range(6):
+        next(begun_here)
+    begun_here.close()
+    assert len(snapshots.storage.entries()) == 1
+    assert trial.path_file.exists()
+    trial.path_file.write_text("of another machine")
+    snapshots.clear()
+    list(itertools.islice(train_recorded(trial, Tracker(), terms), 12))
+    assert snapshots.storage.entries() == []

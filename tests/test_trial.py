@@ -8,7 +8,7 @@ from tests.tiny import tiny
 from tune_srgan import trial as module
 from tune_srgan.records import StudyFolder, TrialFolder
 from tune_srgan.tracking import Tracker
-from tune_srgan.trial import train_recorded
+from tune_srgan.trial import Terms, train_recorded
 
 
 @pytest.fixture
@@ -65,3 +65,14 @@ def test_a_worker_that_was_given_a_gpu_does_not_train_without(tmp_path, monkeypa
         module.run_trial({"folder": str(folder.path), "trial": "trials/00000", "deadline": None, "run": "run-1"})
     assert folder.trial(0).readings() == []
     assert "torch finds none" in folder.trial(0).failures()[0]
+
+
+def test_a_confirmation_that_the_budget_interrupts_goes_on_later(tmp_path):
+    folder = TrialFolder(tmp_path / "00000-1")
+    folder.create({}, "confirm", tiny())
+    list(train_recorded(folder, Tracker(), Terms(deadline=0.0, whole=True)))
+    assert folder.outcome() is None
+    assert folder.last_step() == 2
+    list(train_recorded(folder, Tracker(), Terms(whole=True)))
+    assert folder.outcome()["trained_steps"] == 100
+    assert [reading["step"] for reading in folder.readings()] == list(range(2, 101, 2))

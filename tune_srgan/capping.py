@@ -1,7 +1,8 @@
 """Capping: a trial that can no longer win ends itself. The incumbent lives in one small named actor, a `Board`.
 
-At slack 1 and one seed this never changes the winner: a trial ends only where every balance that its readings still
-allow comes later than the incumbent's, or at the same step in a trial of a higher number.
+At slack 1 and one seed the bound never changes which of given configurations wins: a trial ends only where every
+balance that its readings still allow comes later than the incumbent's, or at the same step in a trial of a higher
+number. That a game is lost is a judgement, not a proof.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tune_srgan.study import Capping, Study
 if TYPE_CHECKING:
     from trainables.trainer import End
 
+SETTLED_AFTER = 4  # readings with steps of the game: until then its steps cost more than later
 NAMESPACE = "tune-srgan"  # of the actor's name
 
 
@@ -54,7 +56,8 @@ def why_end(
     earliest = earliest_possible(readings, ruler)
     if math.isinf(earliest):
         return "exhausted", "no balance can be certified by max_steps any more"
-    if lost(readings, ruler, capping.lost_after):
+    opened = bool(readings) and earliest <= readings[-1]["step"]
+    if not opened and lost(readings, ruler, capping.lost_after):
         return "collapsed", f"the discriminator ordered every pair in {capping.lost_after} validations"
     if incumbent is not None and incumbent.before(cost_of(earliest), number, capping.slack):
         return "capped", f"it can no longer win against trial {incumbent.number}"
@@ -66,6 +69,9 @@ def cost_in(study: Study, readings: Sequence[Mapping[str, float]], pretraining: 
     if study.objective.metric == "steps_to_nash":
         return float
     step_seconds = step_seconds_of(readings, pretraining)
+    played = sum(reading["step"] > pretraining for reading in readings)
+    if played <= SETTLED_AFTER:  # the first ones build kernels and record the step: pretraining's cost is a lower bound
+        step_seconds = step_seconds[0], math.nan
     return lambda steps: in_seconds(steps, pretraining, step_seconds, study.max_steps) or 0.0
 
 

@@ -113,7 +113,7 @@ def check(
 ) -> None:
     """Validate a study and its imagery, and say what it may take. Starts no trial."""
     loaded, warnings = load_study(study)
-    imagery = _check_parts(loaded, str(study))
+    imagery = _check_parts(loaded, str(study), Path(loaded.storage))
     if gpu:
         _check_gpu()
     _warn(warnings)
@@ -147,7 +147,7 @@ def resume(
     """Go on with a study that was interrupted: unfinished trials from their checkpoints, then the rest."""
     folder = find_study(study, storage)
     loaded = folder.study()
-    _check_parts(loaded, str(folder.study_file))
+    _check_parts(loaded, str(folder.study_file), folder.path.parent)
     _drive(loaded, folder, address)
 
 
@@ -288,7 +288,7 @@ def _run(file: Path, trials: int | None, address: str | None, storage: str | Non
     if trials is not None:
         changed["search"] = study.search.model_copy(update={"trials": trials})
     study = study.model_copy(update=changed)
-    _check_parts(study, str(file))
+    _check_parts(study, str(file), Path(study.storage))
     folder = StudyFolder((Path(study.storage) / study.study).expanduser().resolve())
     folder.open(study)
     _warn(warnings)
@@ -317,7 +317,7 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
             out.print(Text(f"Stopped early: {stopped}.", style="yellow"), soft_wrap=True)
         trials = (*folder.trials(), *folder.trials("confirm"))
         interrupted = any(trial.outcome() is None and trial.readings() for trial in trials)
-        if interrupted or (not stopped and _left(study, folder)):
+        if not stopped and (interrupted or _left(study, folder)):
             _say_how_to_resume(folder)
     report.write_best(study, folder)
     out.print()
@@ -356,7 +356,7 @@ def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
     raise typer.Exit(INTERRUPTED)
 
 
-def _check_parts(study: Study, file: str) -> Imagery:
+def _check_parts(study: Study, file: str, storage: Path) -> Imagery:
     """What only the libraries can tell: the imagery and the sampler."""
     if "://" in study.storage:
         fix = "Name a folder, for a cluster one that every node sees."
@@ -369,7 +369,7 @@ def _check_parts(study: Study, file: str) -> Imagery:
     check_sampler(study, file)
     for name in study.search.learn_from:
         try:
-            find_study(name, study.storage)
+            find_study(name, str(storage))
         except InvalidInput as error:
             raise InvalidInput([replace(error.problems[0], file=file, key="search.learn_from", found=name)]) from None
     return load_imagery(study.lowest(), torch.device("cpu"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.balance import Ruler, judge, reading_gap
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of
+from tune_srgan.records import StudyFolder, TrialFolder, TrialRecord, best_of, record_of
 from tune_srgan.study import Study
 
 TOLD_APART = 0.1  # two-sided sign test over paired seeds
@@ -62,24 +62,25 @@ def missing(study: Study, folder: StudyFolder) -> list[TrialFolder]:
 
 def confirmed(study: Study, folder: StudyFolder) -> list[Confirmed]:
     """The configurations all of whose confirmations have ended, the best first."""
-    by_number = {record.number: record for record in folder.records(study)}
-    ended: dict[int, list[TrialRecord]] = {}
-    for record in folder.records(study, "confirm"):
-        if record.end != UNFINISHED:
-            ended.setdefault(record.number, []).append(record)
     found = []
-    for number, seeds in ended.items():
-        if len(seeds) >= study.confirm.seeds and number in by_number:
-            trials = [folder.confirmation(number, 1 + index) for index in range(len(seeds))]
+    for record in folder.records(study):
+        trials = [folder.confirmation(record.number, further) for further in range(1, study.confirm.seeds + 1)]
+        if study.confirm.top and all(trial.exists() and trial.outcome() is not None for trial in trials):
+            seeds = [record_of(trial, study) for trial in trials]
             looked = [_looked(trial) for trial, seed in zip(trials, seeds, strict=True) if not seed.censored]
-            found.append(Confirmed(by_number[number], seeds, [kept for kept, _ in looked], [p for _, p in looked]))
+            found.append(Confirmed(record, seeds, [kept for kept, _ in looked], [probes for _, probes in looked]))
     return sorted(found, key=lambda one: (one.median, one.record.cost, one.record.number))
 
 
 def winner(study: Study, folder: StudyFolder) -> TrialRecord | None:
-    """The configuration of the lowest median over the further seeds; the search's best where none was confirmed."""
-    best = next(iter(confirmed(study, folder)), None)
-    return best.record if best is not None else best_of(folder.records(study))
+    """The configuration of the lowest median over the further seeds.
+
+    The search's best where not every candidate is confirmed yet, or none reached the balance with most seeds.
+    """
+    records, found = folder.records(study), confirmed(study, folder)
+    numbers = {one.record.number for one in found}
+    whole = found and all(record.number in numbers for record in candidates(study, records))
+    return found[0].record if whole and math.isfinite(found[0].median) else best_of(records)
 
 
 def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:

@@ -120,7 +120,9 @@ class StudyView:
     def _forecast(self) -> str:
         """Time used and time left, from the trials that ended in this run."""
         elapsed = self._elapsed_s()
-        left = self._study.search.trials + self._study.confirm.top * self._study.confirm.seeds - len(self._ended)
+        searched = [record for trial, record in self._ended.items() if not trial.confirms]
+        left = self._study.search.trials + len(candidates(self._study, searched)) * self._study.confirm.seeds
+        left -= len(self._ended)
         ended = [record.seconds for record in self._ended.values() if record.seconds]
         text = f"{duration(elapsed)} so far"
         if ended and left > 0:

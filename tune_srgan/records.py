@@ -24,6 +24,7 @@ from trainables.errors import InvalidInput, Problem
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"
+BUDGET_USED = "the study's budget is used up"  # why a trial was capped that might still have won
 CENSORED = {"exhausted", "capped", "collapsed"}  # ends of trainings that did not reach the balance
 SHARED = "training/shared"  # marks a reading that another trial computed
 WAITS = ("validate", "record", "checkpoint", "report")
@@ -104,6 +105,11 @@ class TrialFolder:
         """One JSON object a line: an attempt began, or why one failed; a worker that is killed says nothing."""
         return self.path / "attempts.jsonl"
 
+    @property
+    def path_file(self) -> Path:
+        """Which path of pretraining this trial began on: a fingerprint."""
+        return self.path / "pretraining.txt"
+
     def create(self, values: Mapping[str, Value], proposed_by: str, configuration: Configuration) -> None:
         """Write down what is to be trained; `trial.json` last, for with it the trial exists."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -155,6 +161,10 @@ class TrialFolder:
         cause = causes[-1] if causes else "its worker died without a word (killed, out of memory, or its node was lost)"
         step = self.last_step()
         return {"end": "failed", "steps": step, "censored": True, "gap": None, "trained_steps": step, "cause": cause}
+
+    def path_file_says(self, path: str) -> bool:
+        """Whether this trial's pretraining began on that path."""
+        return self.path_file.exists() and self.path_file.read_text(encoding="utf-8") == path
 
     def complain(self, text: str) -> None:
         """Keep what went wrong beside the training and stopped nothing; the report shows it."""
@@ -392,8 +402,10 @@ def account_of(readings: Sequence[Mapping[str, float]], ended: Mapping[str, Any]
     without that is not known, so these are upper bounds.
     """
     trained = int(ended.get("trained_steps", readings[-1]["step"] if readings else 0))
-    shared = max((int(reading["step"]) for reading in readings if SHARED in reading), default=0)
-    by = "balance" if ended.get("end") == "balanced" else "capping" if ended.get("end") in CENSORED else ""
+    before = [0, *(int(reading["step"]) for reading in readings)]
+    shared = sum(int(r["step"]) - first for first, r in zip(before, readings, strict=False) if SHARED in r)
+    capped = ended.get("end") in CENSORED and ended.get("cause") != BUDGET_USED
+    by = "balance" if ended.get("end") == "balanced" else "capping" if capped else ""
     spared = {kind: max_steps - trained if kind == by else 0 for kind in ("balance", "capping")}
     return {"executed": trained - shared, "sharing": shared} | spared
 
@@ -450,14 +462,15 @@ def best_of(records: list[TrialRecord]) -> TrialRecord | None:
 
 def find_study(name: str, storage: str = "runs") -> StudyFolder:
     """The study a person means: a folder, a study file, or a name below the storage."""
-    candidates = [Path(name), Path(storage) / name]
+    below = Path(storage).expanduser()
+    candidates = [Path(name).expanduser(), below / name]
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         study, _ = load_study(Path(name))
-        candidates = [Path(study.storage).expanduser() / study.study, Path(storage) / study.study]
+        candidates = [Path(study.storage).expanduser() / study.study, below / study.study]
     for candidate in candidates:
         if (candidate / "study.yaml").is_file():
             return StudyFolder(candidate.resolve())
-    known = sorted(path.parent.name for path in Path(storage).glob("*/study.yaml"))
+    known = sorted(path.parent.name for path in below.glob("*/study.yaml"))
     fix = (
         f"Studies in {storage}/: {', '.join(known)}."
         if known

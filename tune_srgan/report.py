@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_srgan.confirmation import winner
+from tune_srgan.confirmation import candidates, winner
 from tune_srgan.live import COLOURS, duration, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, write_atomically
 from tune_srgan.review import review, value_text
@@ -34,6 +34,8 @@ def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
         from tune_srgan.trial import save_generator
 
         save_generator(trial, folder.best_generator)
+    else:
+        folder.best_generator.unlink(missing_ok=True)  # another trial's
     return best
 
 
@@ -188,12 +190,13 @@ def _pace(account: dict[str, Any]) -> str:
 
 
 def clean(study: Study, folder: StudyFolder) -> int:
-    """Delete checkpoints that no result needs (all ended trials' but the winner's); returns bytes freed."""
-    best = winner(study, folder)
+    """Delete checkpoints that no result needs (all but those of configurations that may win); returns bytes freed."""
+    kept = [winner(study, folder), *candidates(study, folder.records(study))]
+    needed = {folder.trial(record.number) for record in kept if record is not None}
     freed = 0
     for trial in (*folder.trials(), *folder.trials("confirm")):
         ended = trial.outcome() is not None
-        if ended and trial.checkpoint.exists() and not (best and trial == folder.trial(best.number)):
+        if ended and trial.checkpoint.exists() and trial not in needed:
             freed += trial.checkpoint.stat().st_size
             trial.checkpoint.unlink()
     for leftover in folder.path.rglob("*.tmp"):

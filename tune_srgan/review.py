@@ -117,7 +117,7 @@ def _answer(
     best: TrialRecord, baseline: TrialRecord | None, records: Sequence[TrialRecord], sure: Sequence[Confirmed]
 ) -> dict[str, Any]:
     """The winner, and what it saves."""
-    random = [record for record in records if record.proposed_by in {"startup", "random", "quasirandom"}]
+    random = [record for record in records if record.proposed_by in {"startup", "random"}]
     costs = sorted(record.cost for record in random if record.cost is not None)
     own = next((one for one in sure if one.record.number == best.number), None)
     return {

@@ -36,6 +36,7 @@ from tune_srgan import mps
 from tune_srgan.capping import NAMESPACE, Board, board_of, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.records import (
+    BUDGET_USED,
     UNFINISHED,
     StudyFolder,
     TrialFolder,
@@ -89,7 +90,7 @@ class Budget:
             if used + reserved > limits.steps:
                 return f"steps: {used} of {limits.steps} used; another trial may take {self.study.max_steps}"
         left = self.seconds_for_a_trial()
-        ended = [record.seconds for record in records if record.end != UNFINISHED]
+        ended = [record.seconds for record in records if record.end != UNFINISHED and record.seconds]
         typical = sum(ended) / len(ended) if ended else 0.0
         if left is not None and left < max(typical, 1.0):
             return f"time: {max(left, 0):.0f} s left for a trial; one takes about {typical:.0f} s"
@@ -163,7 +164,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         if reason and self._running:
             return None  # a trial that ends early may make room: Ray asks again
         if reason:
-            self.stopped_because = f"the study's budget is used up ({reason})"
+            self.stopped_because = f"{BUDGET_USED} ({reason})"
             return str(RaySearcher.FINISHED)
         trial = self._next()
         if trial is None:
@@ -199,6 +200,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
     def _next(self) -> TrialFolder | None:
         """The trial to start now; None where none is left."""
+        if self._searcher is not None:
+            self._waiting = [trial for trial in self._waiting if trial.readings() or not self._too_long(trial)]
         ready = next((trial for trial in self._waiting if not self._overlaps(trial)), None)
         while ready is None and self._to_propose and len(self._waiting) < self.budget.slots:
             self._to_propose -= 1
@@ -225,22 +228,26 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return self._study.configuration(trial.header()["values"]).Training.pretrain_steps
 
     def _propose(self) -> TrialFolder | None:
-        """A new trial; None where its pretraining and ramp alone are too long to win."""
+        """A new trial; None where it is ended at once."""
         assert self._searcher is not None
-        proposal, capping = self._searcher.propose(), self._study.search.capping
-        configuration = self._study.configuration(proposal.values)
+        proposal = self._searcher.propose()
         trial = self._folder.trial(proposal.number)
-        trial.create(proposal.values, proposal.proposed_by, configuration)
-        in_steps = self._study.objective.metric == "steps_to_nash"
+        trial.create(proposal.values, proposal.proposed_by, self._study.configuration(proposal.values))
+        return None if self._too_long(trial) else trial
+
+    def _too_long(self, trial: TrialFolder) -> bool:
+        """Whether its pretraining and ramp alone are too long to win; it is ended then."""
+        capping, in_steps = self._study.search.capping, self._study.objective.metric == "steps_to_nash"
         best = self._best if in_steps else None  # what its steps will cost is not measured yet
-        why = why_end([], Ruler.of(configuration), trial.number, best, capping) if capping.enabled else None
+        ruler = Ruler.of(self._study.configuration(trial.header()["values"]))
+        why = why_end([], ruler, trial.number, best, capping) if capping.enabled else None
         if why is None:
-            return trial
+            return False
         nothing = {"steps": 0, "censored": True, "gap": None, "trained_steps": 0, "exploitability": None}
         trial.end({"end": why[0], **nothing, "cause": why[1]})
         self._end(trial)
         self.observer.on_end(trial)
-        return None
+        return True
 
     def _end(self, trial: TrialFolder) -> None:
         """Tell Optuna and the board."""

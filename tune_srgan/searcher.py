@@ -31,7 +31,7 @@ from tune_srgan.study import Parameter, Search, Study, Value
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 TRY_FIRST = "try_first"
 LEAST_FOR_IMPORTANCE, RESAMPLES = 6, 40
-BLIND = {"random", "quasirandom"}  # samplers that learn nothing
+MODELS = {"tpe", "gp"}  # samplers that can learn from trials they did not propose
 Censored = Literal["cost", "pruned", "clipped"]  # what a sampler sees of a trial that did not reach the balance
 
 
@@ -70,8 +70,9 @@ class Searcher:
             self._kept.append(
                 optuna.create_study(study_name=study.study, storage=url, direction="minimize", load_if_exists=True)
             )
+        logged = [trial.system_attrs for trial in self._kept[-1].get_trials()] if url is not None else []
         for kept, before in zip(self._kept, (self._earlier, 0), strict=False):
-            self._reconcile(kept, before, records)
+            self._reconcile(kept, before, records, logged)
         proposed = len(self._kept[-1].get_trials(deepcopy=False))
         while len(self._sampled.get_trials(deepcopy=False)) - self._earlier < proposed and url is not None:
             self._sampled.add_trial(self._frozen(TrialState.FAIL, {}, None, {}))  # asked for once, never started
@@ -89,11 +90,14 @@ class Searcher:
             trial = self._sampled.ask(fixed_distributions=self._space)
         fixed = "fixed_params" in self._sampled.get_trials(deepcopy=False)[trial.number].system_attrs
         proposed_by = TRY_FIRST if fixed else self._name if trial.relative_params else "startup"
-        if self._name in BLIND and not fixed:
-            proposed_by = self._name
+        if self._name == "random" and not fixed:
+            proposed_by = "random"
         values = dict(trial.params)
+        known = self._sampled.get_trials(deepcopy=False)[trial.number].system_attrs
         for log in self._kept[1:]:
-            log.add_trial(self._frozen(TrialState.RUNNING, values, None, {"proposed_by": proposed_by}))
+            frozen = self._frozen(TrialState.RUNNING, values, None, {"proposed_by": proposed_by})
+            frozen.system_attrs = dict(known)  # where evolution strategies keep what they know
+            log.add_trial(frozen)
         return Proposal(trial.number - self._earlier, values, proposed_by)
 
     def tell(self, record: TrialRecord) -> None:
@@ -131,14 +135,18 @@ class Searcher:
             return TrialState.PRUNED, record.cost
         return TrialState.COMPLETE, min(record.cost, float(self._study.max_steps))
 
-    def _reconcile(self, kept: optuna.Study, before: int, records: Sequence[TrialRecord]) -> None:
+    def _reconcile(
+        self, kept: optuna.Study, before: int, records: Sequence[TrialRecord], logged: Sequence[dict[str, Any]]
+    ) -> None:
         """Make one of Optuna's studies say what the records say."""
         for record in records:
             count = len(kept.get_trials(deepcopy=False)) - before
             for _ in range(count, record.number):  # asked for once, never started: nobody's
                 kept.add_trial(self._frozen(TrialState.FAIL, {}, None, {}))
             if record.number >= count:
-                kept.add_trial(self._frozen(TrialState.RUNNING, record.values, None, _attributes(record)))
+                frozen = self._frozen(TrialState.RUNNING, record.values, None, _attributes(record))
+                frozen.system_attrs = dict(logged[record.number]) if record.number < len(logged) else {}
+                kept.add_trial(frozen)
             if record.end != UNFINISHED:
                 self._tell(kept, before, record)
         owned = {record.number + before for record in records}
@@ -156,9 +164,9 @@ class Searcher:
 
 
 def learnt_from(study: Study, earlier: Sequence[StudyFolder]) -> list[tuple[dict[str, Value], float]]:
-    """What earlier studies know of this space: the configurations that lie in it, and their costs at its length.
+    """What earlier studies know of this space: the configurations that lie in it, and their costs.
 
-    A key that was fixed there has the value it was fixed to.
+    A key that was fixed there has the value it was fixed to. The penalty of a censored trial is one of this length.
     """
     found = []
     for folder in earlier:
@@ -169,7 +177,9 @@ def learnt_from(study: Study, earlier: Sequence[StudyFolder]) -> list[tuple[dict
             settings = flatten(folder.trial(record.number).configuration().model_dump())
             values = {key: settings[key] for key in study.space}
             if all(parameter.admits(values[key]) for key, parameter in study.space.items()):
-                found.append((values, record.cost * study.max_steps / other.max_steps))
+                longer = study.max_steps / other.max_steps
+                cost = record.cost * longer if record.censored else min(record.cost, float(study.max_steps))
+                found.append((values, cost))
     return found
 
 
@@ -177,6 +187,9 @@ def check_sampler(study: Study, file: str) -> None:
     """A sampler whose library is missing, or that cannot begin so, is said before anything starts."""
     if study.search.sampler == "nsgaii" and study.search.startup < 2:
         raise InvalidInput([Problem(file, "search.startup", str(study.search.startup), "at least 2 with nsgaii")])
+    if study.search.learn_from and study.search.sampler not in MODELS:
+        expected = f"one of {', '.join(sorted(MODELS))}, which can learn from others' trials"
+        raise InvalidInput([Problem(file, "search.learn_from", f"sampler {study.search.sampler}", expected)])
     try:
         _sampler(study.search, 0)
     except ImportError as error:
@@ -221,10 +234,9 @@ def _sampler(search: Search, known_trials: int) -> BaseSampler:
         "gp": lambda: optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed),
         "cmaes": lambda: optuna.samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed),
         "nsgaii": lambda: optuna.samplers.NSGAIISampler(population_size=search.startup, seed=seed),
-        "quasirandom": lambda: optuna.samplers.QMCSampler(seed=search.seed, scramble=True),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
     }
-    needs = {"gp": "scipy", "cmaes": "cmaes", "quasirandom": "scipy"}.get(search.sampler)
+    needs = {"gp": "scipy", "cmaes": "cmaes"}.get(search.sampler)
     if needs:
         __import__(needs)
     with warnings.catch_warnings():

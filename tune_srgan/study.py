@@ -182,7 +182,7 @@ class Search(Section):
     """How many trials, and who proposes them."""
 
     trials: Annotated[int, Field(ge=1)] = 20
-    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random", "quasirandom"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random"] = "tpe"
     startup: Annotated[int, Field(ge=1)] = 8
     seed: Annotated[int, Field(ge=0)] = 0
     try_first: list[dict[str, Value]] = []

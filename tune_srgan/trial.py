@@ -29,7 +29,7 @@ from trainables.trainer import Diverged, End, Outcome, outcome, pick_device, tra
 from trainables.validation import pictures
 from tune_srgan import mps
 from tune_srgan.capping import NAMESPACE, Incumbent, cost_in, why_end
-from tune_srgan.records import StudyFolder, TrialFolder, account_of, write_atomically
+from tune_srgan.records import BUDGET_USED, StudyFolder, TrialFolder, account_of, write_atomically
 from tune_srgan.sharing import SharedPretraining, Snapshots, points_of
 from tune_srgan.storage import Storage
 from tune_srgan.study import Study
@@ -62,6 +62,8 @@ def train_recorded(trial: TrialFolder, tracker: Tracker, terms: Terms | None = N
     except torch.OutOfMemoryError as error:
         step = trial.last_step()
         result = Outcome("failed", step, True, None, step, cause=out_of_memory(configuration, error))
+    if result is None:
+        return
     trial.end(result.as_dict())
     account = account_of(trial.readings(), result.as_dict(), configuration.Training.max_steps)
     tracker.finish(result.as_dict() | {f"steps/{kind}": steps for kind, steps in account.items()}, trial.samples)
@@ -69,11 +71,12 @@ def train_recorded(trial: TrialFolder, tracker: Tracker, terms: Terms | None = N
 
 def _train(
     trial: TrialFolder, tracker: Tracker, configuration: Configuration, terms: Terms
-) -> Generator[dict[str, Any], None, Outcome]:
+) -> Generator[dict[str, Any], None, Outcome | None]:
+    """The training; returns its outcome, None where a confirmation was interrupted by the budget and can go on."""
     device = pick_device(configuration)
     imagery = load_imagery(configuration, device)
     shared = terms.shared(configuration, imagery, device)
-    state = _begin(trial, tracker, configuration, device, shared)
+    state, shared = _begin(trial, tracker, configuration, device, shared)
     every = configuration.Training.checkpoint_every
     recorded = {reading["step"]: reading for reading in trial.readings()}
     waited: dict[str, float] = {}  # seconds that the training stood still for the reading before this one
@@ -97,6 +100,9 @@ def _train(
             why = _why_end(state, terms)
             waited = {"time/record_s": noted - began, "time/checkpoint_s": saved - noted}
             waited["time/report_s"] = time.perf_counter() - saved
+            if why is not None and terms.whole:
+                state.save(trial.checkpoint)
+                return None
             if why is not None:
                 result = outcome(state, *why)
                 break
@@ -116,18 +122,25 @@ def _begin(
     configuration: Configuration,
     device: torch.device,
     shared: SharedPretraining | None,
-) -> State:
-    """From its own checkpoint, from a snapshot that lies beyond it, or from scratch."""
+) -> tuple[State, SharedPretraining | None]:
+    """From its own checkpoint, from a snapshot that lies beyond it, or from scratch; and its part in sharing.
+
+    What began on another machine or with other code shares nothing: others must not start from what it makes.
+    """
     own = State.load(trial.checkpoint, configuration, device) if trial.checkpoint.exists() else None
     found = shared.start(configuration, device, own.step if own else 0) if shared is not None else None
+    if found is None and own is not None:
+        return own, shared if shared is not None and trial.path_file_says(shared.path) else None
+    if shared is not None:
+        write_atomically(trial.path_file, shared.path)
     if found is None:
-        return own or State(configuration, device)
+        return State(configuration, device), shared
     first = trial.last_step()
     for reading in found.readings:
         if reading["step"] > first:
             trial.append(reading)
             tracker.log(reading)
-    return found
+    return found, shared
 
 
 def _why_end(state: State, terms: Terms) -> tuple[End, str] | None:
@@ -136,7 +149,7 @@ def _why_end(state: State, terms: Terms) -> tuple[End, str] | None:
     if state.step >= state.configuration.Training.max_steps or (not terms.whole and not ended.censored):
         return None
     if time.time() > terms.deadline:
-        return "capped", "the study's budget is used up"
+        return "capped", BUDGET_USED
     return terms.why_end(state)
 
 
