@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,9 +228,11 @@ class Arm:
     halves: bool = False  # ASHA with the half of the grace period and of the reduction, which suits it better
     capping: float | None = None  # slack
     sharing: bool = False
+    blind: int = 0  # proposals that are asked for at once, of which the soonest starts first
 
 
-OURS = Arm(Ours, stops_at_balance=True, capping=1.25, sharing=True)
+STARTUP = 16
+OURS = Arm(partial(Ours, startup=STARTUP), stops_at_balance=True, capping=1.25, sharing=True, blind=STARTUP)
 RANDOM = partial(Ours, sampler="random")
 ARMS = {
     "random": Arm(RANDOM),
@@ -241,25 +243,26 @@ ARMS = {
     "Ray Tune + OptunaSearch + ASHA, stop": Arm(RayOptuna, asha=True, stops_at_balance=True),
     "Ray Tune + OptunaSearch + ASHA by halves, stop": Arm(RayOptuna, asha=True, halves=True, stops_at_balance=True),
     "ours": OURS,
-    "ours without capping": Arm(Ours, stops_at_balance=True, sharing=True),
-    "ours without sharing": Arm(Ours, stops_at_balance=True, capping=1.25),
-    "ours, random proposals": Arm(RANDOM, stops_at_balance=True, capping=1.25, sharing=True),
+    "ours without capping": replace(OURS, capping=None, blind=0),
+    "ours without sharing": replace(OURS, sharing=False),
+    "ours, starts in the order proposed": replace(OURS, blind=0),
+    "ours, random proposals": replace(OURS, proposer=RANDOM),
 }
 
 
 def variants() -> dict[str, Arm]:
     """Ours with other proposals, encodings and slacks: what the defaults are chosen among."""
 
-    def ours(**changes: Any) -> Arm:
-        return Arm(partial(Ours, **changes), stops_at_balance=True, capping=1.25, sharing=True)
+    def ours(startup: int = STARTUP, **changes: Any) -> Arm:
+        return replace(OURS, proposer=partial(Ours, startup=startup, **changes), blind=startup)
 
     found = {
         f"sampler {name}": ours(sampler=name) for name in ("tpe", *SAMPLERS, "gp", "cmaes", "random", "quasirandom")
     }
     found |= {f"censored as {name}": ours(censored=name) for name in ("cost", "pruned", "clipped")}
-    found |= {f"startup {count}": ours(startup=count) for count in (2, 4, 8, 16)}
+    found |= {f"startup {count}": ours(startup=count) for count in (4, 8, 16, 24, 32)}
     for slack in (1.0, 1.1, 1.25, 1.5, 2.0):
-        found[f"slack {slack:g}"] = Arm(Ours, stops_at_balance=True, capping=slack, sharing=True)
+        found[f"slack {slack:g}"] = replace(OURS, capping=slack)
     return found
 
 
@@ -307,23 +310,33 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         alike = [r for r in heap if path_of(table.configurations[r.number]) == path]
         return any(r.at * every < min(own, reach(points, r.pretraining)) for r in alike)
 
+    def soonest(number: int) -> float:
+        return table.curves[number, seed].earliest[0]
+
+    def too_long(name: str, number: int) -> bool:
+        if not arm.capping or best is None or not best.before(soonest(number), number, arm.capping):
+            return False
+        proposer.tell(name, 2.0 * max_steps, True, 0)
+        spent.trials += 1
+        return True
+
     def next_trial() -> tuple[str, int] | None:
-        ready = next((trial for trial in waiting if not overlaps(trial[1])), None)
-        while ready is None and untried and len(waiting) < WORKERS:
-            name = f"t{len(table.configurations) - len(untried)}"
+        waiting[:] = [trial for trial in waiting if not too_long(*trial)]
+        while untried:
+            proposed = len(table.configurations) - len(untried)
+            if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(overlaps(n) for _, n in waiting)):
+                break
+            name = f"t{proposed}"
             number = nearest(study, untried, proposer.propose(name))
             del untried[number]
-            earliest = table.curves[number, seed].earliest[0]
-            if arm.capping and best is not None and best.before(earliest, number, arm.capping):
-                proposer.tell(name, 2.0 * max_steps, True, 0)
-                spent.trials += 1
-                continue
-            waiting.append((name, number))
-            ready = None if overlaps(number) else waiting[-1]
-        ready = ready or (waiting[0] if waiting else None)
-        if ready is not None:
-            waiting.remove(ready)
-        return ready
+            if not too_long(name, number):
+                waiting.append((name, number))
+        if not waiting:
+            return None
+        order = {trial: (overlaps(trial[1]), soonest(trial[1]) if arm.blind else 0) for trial in waiting}
+        chosen = min(waiting, key=lambda trial: (order[trial], waiting.index(trial)))
+        waiting.remove(chosen)
+        return chosen
 
     def fill() -> None:
         while len(heap) < WORKERS and (found := next_trial()) is not None:
@@ -404,7 +417,7 @@ def nearest(study: Study, untried: dict[int, dict[str, Value]], point: dict[str,
         return np.array(found)
 
     wanted = place(point)
-    return min(untried, key=lambda number: (float(np.abs(place(untried[number]) - wanted).max()), number))
+    return min(untried, key=lambda number: (float(np.linalg.norm(place(untried[number]) - wanted)), number))
 
 
 # --- the benchmark ---------------------------------------------------------------------------------------------------
@@ -487,7 +500,7 @@ def main() -> None:
         f"{table.step_s[0] * 1e3:.2f} and {table.step_s[1] * 1e3:.2f} ms ({table.machine})"
     )
     results: dict[str, Any] = {"part": chosen.part, "machine": table.machine, "best_median": best, "arms": {}}
-    print(f"{'':38s} GPU steps, median [95 %]        GPU seconds   trials   never   of random", flush=True)
+    print(f"{'':46s} GPU steps, median [95 %]        GPU seconds   trials   never   of random", flush=True)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name in names:
             jobs = [
@@ -499,7 +512,7 @@ def main() -> None:
             first = results["arms"][names[0]]["steps"]["median"]
             low, high = result["steps"]["interval"]
             print(
-                f"{name:38s} {result['steps']['median']:9.0f} [{low:7.0f}, {high:7.0f}] "
+                f"{name:46s} {result['steps']['median']:9.0f} [{low:7.0f}, {high:7.0f}] "
                 f"{result['seconds']['median']:14.1f} {result['trials']:8.0f} {result['never']:7.0%} "
                 f"{result['steps']['median'] / first:9.2f}",
                 flush=True,

@@ -84,7 +84,7 @@ def test_trials_that_share_a_missing_stretch_do_not_start_at_once(tmp_path):
 
 def test_no_worker_idles_for_it(tmp_path):
     study = Study(tmp_path, [values(10, 40), values(10, 60), values(10, 20)])
-    assert [study.named(name) for name in "abc"] == [0, 1, 2]
+    assert [study.named(name) for name in "abc"] == [2, 0, 1]
 
 
 def test_what_waited_counts_once_and_survives_a_restart(tmp_path):
@@ -97,8 +97,22 @@ def test_what_waited_counts_once_and_survives_a_restart(tmp_path):
     assert study.named("d") == FINISHED
 
 
-def test_without_sharing_the_order_is_the_searchers(tmp_path):
-    study = Study(tmp_path, [values(10, 40), values(10, 60), values(0, 40)], sharing={"enabled": False})
+def test_what_may_reach_the_balance_soonest_starts_first(tmp_path):
+    """Of what is proposed blindly, so that the longer ones need not start once it has."""
+    tried = [values(10, 60), values(20, 40), values(0, 20), values(20, 20)]
+    study = Study(tmp_path, tried, trials=4, startup=3, capping={"slack": 1.0}, sharing={"enabled": False})
+    assert study.named("a") == 2
+    assert [record.end for record in study.folder.records(study.study)] == [UNFINISHED] * 3
+    study.end("a", 2, since=44)
+    assert study.named("b") == 3  # 0 and 1 come too late; the fourth is asked for when it is needed
+    assert [trial.outcome() and trial.outcome()["end"] for trial in study.folder.trials()] == [
+        "capped", "capped", "balanced", None
+    ]  # fmt: skip
+
+
+def test_without_capping_and_sharing_the_order_is_the_searchers(tmp_path):
+    off = {"enabled": False}
+    study = Study(tmp_path, [values(10, 60), values(10, 40), values(0, 40)], sharing=off, capping=off)
     assert [study.named(name) for name in "abc"] == [0, 1, 2]
 
 

@@ -30,7 +30,7 @@ from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainables.balance import Ruler
+from trainables.balance import Ruler, earliest_possible
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import mps
 from tune_srgan.capping import NAMESPACE, Board, board_of, incumbent_of, why_end
@@ -123,7 +123,7 @@ class Observer(Protocol):
 
 
 class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
-    """Feeds Ray with trials: those that wait first, then the searcher's proposals; ends trials in Optuna.
+    """Feeds Ray with trials: those that wait, and the searcher's proposals; ends trials in Optuna.
 
     A trial that would compute a stretch of pretraining that a running one is computing waits for it, as long as there
     is another to start; one that cannot win any more is ended without a start.
@@ -142,6 +142,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         else:
             self._waiting = [folder.trial(record.number) for record in records if record.end == UNFINISHED]
             self._to_propose = max(0, study.search.trials - len(records))
+        self._proposed, self._blind = len(records), study.search.startup if study.search.capping.enabled else 0
         self._running: dict[str, TrialFolder] = {}  # by Ray's name
         self._points = points_of(study) if study.search.sharing.enabled else []
         self.stopped_because = ""
@@ -199,21 +200,34 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """Nothing: the trial records are the truth."""
 
     def _next(self) -> TrialFolder | None:
-        """The trial to start now; None where none is left."""
+        """The trial to start now; None where none is left.
+
+        What the sampler proposes without knowing anything is asked for at once: of those the one starts that may
+        reach the balance soonest, so that the others need not start once it has. What it proposes from knowledge is
+        asked for one by one.
+        """
         if self._searcher is not None:
             self._waiting = [trial for trial in self._waiting if trial.readings() or not self._too_long(trial)]
-        ready = next((trial for trial in self._waiting if not self._overlaps(trial)), None)
-        while ready is None and self._to_propose and len(self._waiting) < self.budget.slots:
-            self._to_propose -= 1
+        while self._to_propose and (self._proposed < self._blind or self._wants_another()):
             proposed = self._propose()
             if proposed is not None:
                 self._waiting.append(proposed)
-                ready = None if self._overlaps(proposed) else proposed
-        if ready is None and self._waiting:
-            ready = self._waiting[0]  # better twice than a worker that waits
-        if ready is not None:
-            self._waiting.remove(ready)
-        return ready
+        if not self._waiting:
+            return None
+        chosen = min(self._waiting, key=lambda trial: (self._overlaps(trial), self._soonest(trial), trial.number))
+        self._waiting.remove(chosen)
+        return chosen
+
+    def _wants_another(self) -> bool:
+        """Whether all that wait would compute what is being computed, and not too many wait."""
+        return len(self._waiting) < self.budget.slots and all(map(self._overlaps, self._waiting))
+
+    def _soonest(self, trial: TrialFolder) -> float:
+        """The step at which it may reach the balance at the earliest; in their own order without capping."""
+        if not self._study.search.capping.enabled or self._searcher is None:
+            return 0.0
+        ruler = Ruler.of(self._study.configuration(trial.header()["values"]))
+        return earliest_possible(trial.readings(), ruler)
 
     def _overlaps(self, trial: TrialFolder) -> bool:
         """Whether a running trial is computing what this one would compute as well."""
@@ -231,6 +245,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """A new trial; None where it is ended at once."""
         assert self._searcher is not None
         proposal = self._searcher.propose()
+        self._to_propose, self._proposed = self._to_propose - 1, self._proposed + 1
         trial = self._folder.trial(proposal.number)
         trial.create(proposal.values, proposal.proposed_by, self._study.configuration(proposal.values))
         return None if self._too_long(trial) else trial

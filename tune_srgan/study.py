@@ -183,7 +183,7 @@ class Search(Section):
 
     trials: Annotated[int, Field(ge=1)] = 20
     sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random"] = "tpe"
-    startup: Annotated[int, Field(ge=1)] = 8
+    startup: Annotated[int, Field(ge=1)] = 16  # proposed blindly; the soonest of them are started first
     seed: Annotated[int, Field(ge=0)] = 0
     try_first: list[dict[str, Value]] = []
     budget: Budget = Budget()
