@@ -153,7 +153,11 @@ def answer(review: dict[str, Any]) -> list[str]:
         lines += ["", f"On {len(found['seeds'])} further seeds: {by_seed}; median {median}."]
     baseline, random = found["baseline"], found["random"]
     if baseline and baseline["number"] != found["number"]:
-        took = f"{baseline['cost']:g} {unit}" if baseline["end"] == "balanced" else f"never ({baseline['end']})"
+        took = (
+            f"{baseline['cost']:g} {unit}"
+            if baseline["end"] == "balanced"
+            else f"not in {baseline['trained']} steps ({baseline['end']})"
+        )
         lines.append(f"The baseline, trial {baseline['number']}: {took}.")
     if random["count"] and random["median"] is not None:
         reached = f"Of {random['count']} random configurations {random['reached']} reached it"

@@ -130,7 +130,7 @@ def _answer(
         "median": own.median if own else None,
         "baseline": None
         if baseline is None
-        else {"number": baseline.number, "end": baseline.end, "cost": baseline.cost},
+        else {"number": baseline.number, "end": baseline.end, "cost": baseline.cost, "trained": baseline.trained_steps},
         "random": {
             "count": len(random),
             "reached": sum(record.end == "balanced" for record in random),
