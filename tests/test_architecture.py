@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE, TRIAL = sorted((ROOT / "tune_srgan").glob("*.py")), sorted((ROOT / "trainables").glob("*.py"))
-LIGHT = ("__init__", "commands", "study", "records", "live", "report")
+LIGHT = ("__init__", "commands", "study", "records", "live", "report", "review", "tracking", "sweeps", "confirmation")
 
 
 def at_import(tree: ast.AST) -> Iterator[ast.AST]:
@@ -37,7 +37,14 @@ def test_the_training_knows_nothing_of_the_service(file):
 
 
 @pytest.mark.parametrize(
-    ("library", "places"), [("optuna", {"searcher"}), ("wandb", {"tracking"}), ("ray", {"runner", "trial", "commands"})]
+    ("library", "places"),
+    [
+        ("optuna", {"searcher", "dashboard"}),
+        ("wandb", {"tracking", "sweeps"}),
+        ("ray", {"runner", "trial", "commands"}),
+        ("matplotlib", {"figures", "page"}),
+        ("pyarrow", {"storage"}),
+    ],
 )
 def test_each_library_has_its_place(library, places):
     assert {file.stem for file in [ROOT / "tune.py", *SERVICE] if library in imported(file)} == places
