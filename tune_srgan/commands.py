@@ -31,6 +31,7 @@ SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 INTERRUPTED = 130
 WATCH_S = 10.0
+TRACKERS_SHARE = 0.02  # of a study's time that its end waits for what is still being sent
 
 app = typer.Typer(
     add_completion=False,
@@ -185,11 +186,19 @@ def report_command(
         Format.html
     ],
     watch: Annotated[bool, typer.Option("--watch", help="Write it again while the study runs.")] = False,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Make the study's report on Weights & Biases, or bring it up to date.")
+    ] = False,
 ) -> None:
     """Print the summary of a study; write its report, best.yaml and best.pt."""
     folder = find_study(study, storage)
     loaded = folder.study()
     report.write_best(loaded, folder)
+    if wandb:
+        from tune_srgan import sweeps
+
+        out.print(Text(f"Weights & Biases: {sweeps.publish_report(loaded, folder)}"), soft_wrap=True)
+        return
     report.print_report(loaded, folder, out)
     running = _write_reports(loaded, folder, formats, watch)
     while watch and running:
@@ -297,7 +306,7 @@ def _run(file: Path, trials: int | None, address: str | None, storage: str | Non
 
 def _drive(study: Study, folder: StudyFolder, address: str | None, connected: str = "") -> None:
     """Run a study that was found valid, report it, and say how to go on where it was interrupted."""
-    from tune_srgan import runner, tracking
+    from tune_srgan import runner, sweeps, tracking
 
     mode_note = tracking.tracking_mode(study.tracking.wandb)[1]
     if mode_note:
@@ -308,11 +317,16 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
         with folder.locked():
             where = connected or runner.connect(address)
             out.print(Text(f"Study '{study.study}' in {folder.path}; {where}."), soft_wrap=True)
+            if sweep_note := sweeps.open_sweep(study, folder):
+                err.print(Text(sweep_note, style="yellow"), soft_wrap=True)
             budget = runner.Budget(study, folder)
             stopped = ""
             view = live.StudyView(study, folder, out, budget.elapsed_s)
             with view, contextlib.suppress(KeyboardInterrupt):
                 stopped = runner.run_study(study, folder, budget, view)
+            best = winner(study, folder)
+            seconds = max(2.0, TRACKERS_SHARE * budget.elapsed_s())
+            sweeps.close_sweep(study, folder, best.number if best else None, seconds)
         if stopped:
             out.print(Text(f"Stopped early: {stopped}.", style="yellow"), soft_wrap=True)
         trials = (*folder.trials(), *folder.trials("confirm"))

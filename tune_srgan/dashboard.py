@@ -12,6 +12,7 @@ from tune_srgan.live import ending
 from tune_srgan.records import UNFINISHED, StudyFolder
 from tune_srgan.searcher import Searcher
 from tune_srgan.study import Study
+from tune_srgan.tracking import address_of
 
 
 def serve(study: Study, folder: StudyFolder, port: int) -> None:
@@ -53,10 +54,9 @@ def annotate(study: Study, folder: StudyFolder) -> FileSystemArtifactStore:
         if record.end == UNFINISHED:
             continue
         trial, seen = folder.trial(record.number), kept.trials[record.number]
-        run = trial.path / "tracker" / "url"
         lines = [f"**{ending(record)}**", "", f"Proposed by {record.proposed_by}. Record: `{trial.path}`."]
-        if run.exists():
-            lines.append(f"Weights & Biases: [{run.read_text().strip()}]({run.read_text().strip()})")
+        if run := address_of(trial):
+            lines.append(f"Weights & Biases: [{run}]({run})")
         if trial.samples.exists():
             name = f"trial-{trial.path.name}.png"
             if name not in known:  # a trial that has ended takes no files; its study does

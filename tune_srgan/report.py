@@ -17,6 +17,8 @@ from tune_srgan.live import COLOURS, duration, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, write_atomically
 from tune_srgan.review import review, value_text
 from tune_srgan.study import Study, Value
+from tune_srgan.sweeps import sweep_address
+from tune_srgan.tracking import sync_commands
 
 
 def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
@@ -168,9 +170,13 @@ def _print_account(study: Study, folder: StudyFolder, found: dict[str, Any], con
         console.print(f"Ruler other than the default: nash.{key} = {value}", style="yellow")
     for line, count in list(found["complaints"].items())[:5]:
         console.print(Text(f"{count} trial(s): {line}", style="yellow"), soft_wrap=True)
-    if study.tracking.wandb.mode != "disabled" and list(folder.path.glob("trials/*/tracker/wandb/offline-run-*")):
-        command = f"wandb sync {folder.path}/trials/*/tracker/wandb/offline-run-*"
-        console.print(Text(f"Runs were kept offline; send them with: {command}"), soft_wrap=True)
+    address = sweep_address(folder)
+    if address:
+        console.print(Text(f"Weights & Biases: {address}"), soft_wrap=True)
+    if study.tracking.wandb.mode != "disabled":
+        for command in sync_commands(folder):
+            told = "Runs are not on Weights & Biases, nor in a sweep there; send them with"
+            console.print(Text(f"{told}: {command}"), soft_wrap=True)
     console.print(" ".join(found["limits"]), style="dim", highlight=False)
 
 

@@ -1,39 +1,78 @@
-"""The tracker: readings to Weights & Biases. The only module that knows wandb.
+"""The tracker: a trial's record to Weights & Biases, by a process of its own.
 
-The record comes first: whatever goes wrong here is said once and never reaches the training.
+The record comes first. The training only starts that process; it follows the record and sends what is new, so nothing
+that wandb does (slow, hanging, refusing, not installed, its disk full) slows, fails or stops a training. What cannot
+be sent is kept as an offline run, made from the record. With `sweeps`, the only module that knows wandb.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import fcntl
+import json
 import os
-from collections.abc import Mapping
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
+from trainables.balance import Ruler
 from trainables.configuration import flatten
-from tune_srgan.records import TrialFolder, write_atomically
+from tune_srgan.records import CENSORED, StudyFolder, TrialFolder, read_json, record_of, write_atomically
 from tune_srgan.study import Study, WandbMode, WandbTracking
+
+PATIENCE_S = 45.0  # what the server may take to open a run; thrice that, to take the rest after the trial's end
+LEAVE_S = 10.0  # what closing a run may take after its worker was lost
+POLL_S = 0.3
+GRACE_S = 1.0  # a process that was just started holds no lock yet
+OUR_TAGS = {*CENSORED, "balanced", "diverged", "failed", "censored", "best"}
+NOT_INSTALLED = "wandb is not installed (pip install wandb)"
+BALANCE_LINE = "nash/balance_point"  # drawn beside the two probabilities
+# Ray kills a worker's children with it, whatever their session: so a child's child
+DETACHED = """
+import os, runpy
+if os.fork():
+    os._exit(0)
+runpy.run_module("tune_srgan.tracking", run_name="__main__", alter_sys=True)
+"""
+
+_children: list[subprocess.Popen[bytes]] = []
 
 
 class Tracker:
-    """Does nothing: tracking is off, or wandb is not there."""
+    """Follows a trial by its record: told nothing, it cannot hold a training up. By itself it does nothing at all."""
+
+    def __init__(self, lifeline: IO[bytes] | None = None) -> None:
+        # never written to: that it closes, with this object or its process, is how the tracker's process learns of it
+        self._lifeline = lifeline
 
     def log(self, reading: Mapping[str, float]) -> None:
-        """Pass on one reading."""
+        """A reading was recorded."""
 
     def finish(self, outcome: Mapping[str, Any], samples: Path) -> None:
-        """Pass on how it ended, with sample images, and close the run."""
+        """The outcome was recorded."""
 
 
 def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
-    """The tracker of a trial; one that does nothing where none is wanted or none can be had."""
-    settings = study.tracking.wandb
-    if settings.mode == "disabled":
+    """Start the tracker of a trial's attempt; one that does nothing where none is wanted or none can be had."""
+    if study.tracking.wandb.mode == "disabled":
         return Tracker()
     try:
-        return WandbTracker(trial, study, settings)
-    except Exception as error:  # a tracker that is down or misconfigured never stops a training
-        _say(trial, error)
+        _tracker(trial).mkdir(exist_ok=True)
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as held:
+            lifeline = os.fdopen(writing, "wb", buffering=0)
+            _start(trial, held)
+        return Tracker(lifeline)
+    except Exception as error:  # a tracker that cannot be had never stops a training
+        _complain(trial, _reason(error), _again(trial))
         return Tracker()
 
 
@@ -47,69 +86,397 @@ def tracking_mode(settings: WandbTracking) -> tuple[WandbMode, str]:
     return settings.mode, ""
 
 
-class WandbTracker(Tracker):
-    """One run a trial, grouped by study; the run's step is the generator's step."""
+def run_id(trial: TrialFolder, study: Study) -> str:
+    """The same for every attempt, and no other trial's."""
+    return f"{study.study}-{trial.path.name}-{int(trial.header()['created'])}"
 
-    def __init__(self, trial: TrialFolder, study: Study, settings: WandbTracking) -> None:
+
+def address_of(trial: TrialFolder) -> str:
+    """Where a person sees the trial's run; empty where it is not there."""
+    return str(_marker(trial, "sent").get("url") or "")
+
+
+def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
+    """Wait until the tracker of every ended trial is done, or the time is over; returns how many are not.
+
+    A trial whose tracker was lost with its worker is given another.
+    """
+    trials = (*folder.trials(), *folder.trials("confirm"))
+    left = [trial for trial in trials if _tracker(trial).is_dir() and trial.outcome() is not None]
+    begun, orphans = time.monotonic(), True
+    while left := [trial for trial in left if not _is_done(trial)]:
+        waited = time.monotonic() - begun
+        if orphans and waited >= min(GRACE_S, seconds / 2):
+            orphans = False
+            with contextlib.suppress(OSError):
+                for trial in left:
+                    if not _is_held(trial):
+                        _start(trial)
+        if waited >= seconds:
+            break
+        time.sleep(0.05)
+    return len(left)
+
+
+def sync_commands(folder: StudyFolder) -> list[str]:
+    """What sends everything that is not on the server; empty where all of it is."""
+    found: dict[str, None] = {}
+    for of in ("trials", "confirm"):
+        for trial in folder.trials(of):
+            tracked = _tracker(trial).is_dir() and trial.outcome() is not None
+            if (not tracked and not _complained(trial)) or _is_sent(trial):
+                continue
+            command = _marker(trial, "kept").get("command", _again(trial))
+            if command != _sync(trial) or not list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")):
+                found[command] = None
+    return list(found)
+
+
+def mark_best(folder: StudyFolder, winner: int | None) -> None:
+    """Tag the winner's run `best`, and no other; the trackers do it, nobody waits."""
+    for trial in folder.trials():
+        flag = _tracker(trial) / "best"
+        if not flag.parent.is_dir() or flag.exists() == (trial.number == winner):
+            continue
+        with contextlib.suppress(OSError):
+            flag.unlink() if flag.exists() else flag.touch()
+            kept = _tracker(trial) / "kept"
+            offline = kept.exists()
+            kept.unlink(missing_ok=True)
+            if trial.outcome() is not None:
+                _start(trial, more=["--offline"] if offline else [])
+
+
+def sweep_file(folder: StudyFolder) -> Path:
+    """Which sweep the study is: `id` with entity, project and url; why not (`refused`); or `until` when to wait."""
+    return folder.path / "wandb_sweep.json"
+
+
+def _tracker(trial: TrialFolder) -> Path:
+    """`sent` or `kept`, once done; `best`; `lock`; wandb's own files."""
+    return trial.path / "tracker"
+
+
+def _is_done(trial: TrialFolder) -> bool:
+    done = _marker(trial, "sent") or _marker(trial, "kept")
+    return bool(done) and done["best"] == (_tracker(trial) / "best").exists()
+
+
+def _is_sent(trial: TrialFolder) -> bool:
+    return bool(_marker(trial, "sent")) and _is_done(trial)
+
+
+def _marker(trial: TrialFolder, name: str) -> dict[str, Any]:
+    """What a tracker that is done has left; empty where it has not."""
+    with contextlib.suppress(OSError):
+        return read_json(_tracker(trial) / name) or {}
+    return {}
+
+
+def _is_held(trial: TrialFolder) -> bool:
+    """Whether a process is at work on it."""
+    with contextlib.suppress(OSError), (_tracker(trial) / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    return True
+
+
+def _sync(trial: TrialFolder) -> str:
+    """Sends all offline runs beside a trial's."""
+    return f"wandb sync {shlex.quote(str(trial.path.parent))}/*/tracker/wandb/offline-run-*"
+
+
+def _again(trial: TrialFolder) -> str:
+    """Sends all records beside a trial's that were not sent."""
+    return f"python -m tune_srgan.tracking {shlex.quote(str(trial.path.parent))}/*"
+
+
+def _complain(trial: TrialFolder, reason: str, command: str) -> None:
+    """Once a trial, in its folder: the driver shows it at the end. The same text for the same trouble."""
+    if not _complained(trial):
+        trial.complain(f"Weights & Biases: {reason}; send it later with: {command}")
+
+
+def _complained(trial: TrialFolder) -> bool:
+    return any(line.startswith("Weights & Biases") for line in trial.complaints())
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
+        return NOT_INSTALLED
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _is_whole(written: Path) -> bool:
+    """Whether an offline run holds its own end: of a full disk wandb says nothing."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(written)]
+    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return '"type":"exit"' in found.stdout[-200:]
+
+
+def _start(trial: TrialFolder, lifeline: IO[bytes] | int = subprocess.DEVNULL, more: Sequence[str] = ()) -> None:
+    """A tracker's process for a trial; it outlives this one where it must."""
+    _children[:] = [child for child in _children if child.poll() is None]  # they have ended: reap them
+    package = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package}
+    environment.pop("WANDB_SERVICE", None)  # of a wandb in this process: another's connection
+    options = ["--follow", "--patience", str(PATIENCE_S), "--watching", str(os.getpid()), *more]
+    with (_tracker(trial) / "log").open("ab") as log:
+        _children.append(
+            subprocess.Popen(
+                [sys.executable, "-c", DETACHED, str(trial.path.resolve()), *options],
+                stdin=lifeline,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the driver
+                cwd=trial.path,
+                env=environment,
+            )
+        )
+
+
+class _Follower:
+    """What runs in the tracker's process: one run a trial, grouped by study; its step is the generator's step."""
+
+    def __init__(self, trial: TrialFolder, options: argparse.Namespace) -> None:
+        self._trial, self._options = trial, options
+        self._folder = StudyFolder(trial.path.parent.parent)
+        self._study = self._folder.study()
+        self._settings = self._study.tracking.wandb
+        self._online = not options.offline and tracking_mode(self._settings)[0] == "online"
+        self._attempts = len(trial.attempts())
+        self._last_step = -1
+        self._read = 0  # bytes of the record
+
+    def follow(self) -> None:
+        """Send the record until the trial has ended, or its attempt has."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        try:
+            with (_tracker(self._trial) / "lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # an earlier attempt's process may still be closing its run
+                file.truncate(0)
+                file.write(str(os.getpid()))  # for a person who wonders
+                file.flush()
+                sent = _marker(self._trial, "sent")
+                if not sent and not _is_done(self._trial):
+                    self._send()
+                elif sent and sent["best"] != self._is_best():
+                    self._tag(sent)
+        except (Exception, KeyboardInterrupt) as error:  # wandb raises the latter where a person stops the run
+            self._fail(_reason(error))
+
+    def _send(self) -> None:
+        # of attempts before this one: what the server lacks comes from the record
+        shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
+        (_tracker(self._trial) / "kept").unlink(missing_ok=True)
+        run = self._open()
+        point = Ruler.of(self._trial.configuration()).balance_point
+        while True:
+            over = self._is_over()  # asked first: an attempt that ended well has left its outcome before
+            outcome = self._trial.outcome()
+            for reading in self._new_readings():
+                line = {key: value for key, value in reading.items() if key != "step"}
+                if "nash/p_y" in reading:
+                    line[BALANCE_LINE] = point
+                run.log(line, step=int(reading["step"]))
+            if outcome is not None:
+                self._finish(run, outcome)
+                return
+            if over:
+                run.finish(exit_code=1)  # another attempt goes on with it
+                return
+            time.sleep(POLL_S)
+
+    def _open(self) -> Any:
+        os.environ |= self._environment()
         import wandb
 
-        self._trial = trial
-        self._wandb = wandb
-        folder = trial.path / "tracker"
-        folder.mkdir(exist_ok=True)
-        self._marker = folder / "last_step"
-        self._last_step = int(self._marker.read_text()) if self._marker.exists() else 0
-        self._run = wandb.init(
-            id=f"{study.study}-{trial.path.name}-{int(trial.header()['created'])}",
-            name=f"{study.study}-{trial.path.name}",
-            group=study.study,
-            job_type="confirm" if trial.confirms else "search",
-            project=settings.project,
-            entity=settings.entity,
-            mode=tracking_mode(settings)[0],
-            dir=str(folder),
-            config=flatten(trial.configuration().model_dump())
-            | {"trial": trial.number, "proposed_by": trial.header()["proposed_by"]},
-            resume="allow",
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
+        run = wandb.init(
+            config=flatten(self._trial.configuration().model_dump())
+            | {"trial": self._trial.number, "proposed_by": self._trial.header()["proposed_by"]},
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                init_timeout=self._options.patience,
+                x_stats_pid=self._options.watching,  # the training's use of the machine, not this process's
+            ),
         )
-        for reading in trial.readings():  # what was recorded and not sent before a kill
-            self.log(reading)
+        if self._online:
+            # a run that goes on: what the server has is not sent again, what was on its way is
+            self._last_step = run.starting_step - 1
+        elif not Path(run.dir).is_relative_to(_tracker(self._trial)):
+            raise OSError(f"{_tracker(self._trial)} cannot be written")  # wandb would go on in the system's /tmp
+        elif self._options.because:
+            _complain(self._trial, self._options.because, _sync(self._trial))
+        return run
 
-    def log(self, reading: Mapping[str, float]) -> None:
-        """Send one reading; a step that was sent before is left out."""
-        step = int(reading["step"])
-        if step <= self._last_step:
+    def _environment(self) -> dict[str, str]:
+        """wandb's, complete before it is imported: within a sweep it heeds nothing else."""
+        trial, name = self._trial, f"{self._study.study}-{self._trial.path.name}"
+        found = {"RUN_ID": run_id(trial, self._study), "NAME": name, "RUN_GROUP": self._study.study, "RESUME": "allow"}
+        found |= {"JOB_TYPE": "confirm" if trial.confirms else "search", "PROJECT": self._settings.project}
+        found |= {"DIR": str(_tracker(trial)), "MODE": "online" if self._online else "offline"}
+        if not self._online:
+            found["ERROR_REPORTING"] = "false"  # wandb would report on itself, offline or not
+        if self._settings.entity:
+            found["ENTITY"] = self._settings.entity
+        os.environ.pop("WANDB_SWEEP_ID", None)
+        sweep = {} if trial.confirms else self._sweep()  # a confirmation is no trial of the search
+        if "id" in sweep:
+            found |= {"SWEEP_ID": sweep["id"], "ENTITY": sweep["entity"], "PROJECT": sweep["project"]}
+        return {f"WANDB_{key}": value for key, value in found.items()}
+
+    def _sweep(self) -> dict[str, Any]:
+        """The study's sweep; waits for one that is being made."""
+        while time.time() < (found := read_json(sweep_file(self._folder)) or {}).get("until", 0):
+            time.sleep(POLL_S)
+        return found
+
+    def _new_readings(self) -> Iterator[dict[str, float]]:
+        size = self._trial.readings_file.stat().st_size if self._trial.readings_file.exists() else 0
+        if size == self._read:
             return
-        self._last_step = step
+        self._read = size
+        for reading in self._trial.readings():
+            if reading["step"] > self._last_step:
+                self._last_step = int(reading["step"])
+                yield reading
+
+    def _finish(self, run: Any, outcome: Mapping[str, Any]) -> None:
+        """Summary, tags, images; then the run is closed, and the server asked whether it knows."""
+        import wandb
+
+        best, record = self._is_best(), record_of(self._trial, self._study)
+        summary = {key: value for key, value in outcome.items() if value is not None}
+        summary["outcome"] = summary.pop("end")
+        summary |= {f"steps/{kind}": steps for kind, steps in record.account.items()}
+        if not outcome["censored"]:
+            summary["steps_to_nash"] = outcome["steps"]
+        if record.cost is not None:
+            summary["nash_cost"] = record.cost
+        if best:
+            summary["best"] = True
+        if self._trial.samples.exists():
+            run.log({"Val SR": wandb.Image(str(self._trial.samples))}, step=max(self._last_step, 0))
+        run.summary.update(summary)
+        run.tags = self._tags(run.tags or (), outcome, best)
+        url = run.url if self._online else None
+        path = f"{run.entity}/{run.project}/{run.id}"
+        written = Path(run.dir).parent / f"run-{run.id}.wandb"
+        run.finish(exit_code=int(outcome["end"] == "failed"))
+        if self._online:
+            self._known(path).wait_until_finished()  # `finish` is silent where the server took nothing
+            self._note("sent", {"best": best, "url": url, "path": path})
+        elif _is_whole(written):
+            self._keep(best, _sync(self._trial))
+        else:
+            raise OSError("its offline run could not be written whole: is the disk full?")
+
+    def _tag(self, sent: Mapping[str, Any]) -> None:
+        """Tag a run again that was sent, and is the best now, or no more."""
+        best, outcome = self._is_best(), self._trial.outcome()
+        assert outcome is not None
+        run = self._known(sent["path"])
+        run.tags = list(self._tags(run.tags, outcome, best))
+        run.summary["best"] = best
+        run.update()
+        self._note("sent", {**sent, "best": best})
+
+    def _known(self, path: str) -> Any:
+        """The run as the server has it."""
+        import wandb
+
+        os.environ["WANDB_DIR"] = str(_tracker(self._trial) / "wandb")  # where it makes empty folders
+        return wandb.Api().run(path)
+
+    def _tags(self, tags: Sequence[str], outcome: Mapping[str, Any], best: bool) -> tuple[str, ...]:
+        """Ours, after those that a person gave."""
+        ours = [str(outcome["end"]), *(["censored"] if outcome["censored"] else []), *(["best"] if best else [])]
+        return (*(tag for tag in tags if tag not in OUR_TAGS), *ours)
+
+    def _is_best(self) -> bool:
+        return (_tracker(self._trial) / "best").exists()
+
+    def _is_over(self) -> bool:
+        """Whether the attempt is: its process is gone, its tracker closed, or another attempt began."""
+        with contextlib.suppress(OSError, ValueError):
+            if select.select([0], [], [], 0)[0] and not os.read(0, 1):
+                return True
+        return len(self._trial.attempts()) > self._attempts
+
+    def _watch(self) -> None:
+        """Bound what wandb may take: no process stays for ever, whatever it hangs in."""
+        since: dict[bool, float] = {}  # when the trial was first seen ended; when its attempt was, and it had not
+        patience = 3 * self._options.patience
+        while True:
+            with contextlib.suppress(OSError):
+                over, ended = self._is_over(), self._trial.outcome() is not None
+                if ended or over:
+                    waited = time.monotonic() - since.setdefault(ended, time.monotonic())
+                    if ended and waited > patience:
+                        self._fail(f"the server took longer than {patience:g} s")
+                    if not ended and waited > LEAVE_S:
+                        os._exit(1)
+            time.sleep(1.0)
+
+    def _fail(self, reason: str) -> NoReturn:
+        """Online: leave it to another process to keep it offline. Offline: nothing more can be done."""
         try:
-            write_atomically(self._marker, str(step))  # before sending: no step twice
-            self._run.log({key: value for key, value in reading.items() if key != "step"}, step=step)
-        except Exception as error:
-            _say(self._trial, error)
+            reason = reason.replace(run_id(self._trial, self._study), "a trial")
+            if (_tracker(self._trial) / "sent").exists():
+                _complain(self._trial, f"the tag `best` is not sent ({reason})", _again(self._trial))
+            elif self._trial.outcome() is not None or not self._is_over():
+                if self._online and reason != NOT_INSTALLED:
+                    more = ["--offline", "--because", reason, "--watching", str(self._options.watching)]
+                    _start(self._trial, 0, more)  # with the same lifeline: it follows on
+                else:
+                    shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
+                    _complain(self._trial, self._options.because or reason, _again(self._trial))
+                    self._keep(self._is_best(), _again(self._trial))
+        finally:
+            os._exit(1)  # wandb's own end would wait for the server again
 
-    def finish(self, outcome: Mapping[str, Any], samples: Path) -> None:
-        """Summary, tags, images; then the run is closed."""
-        try:
-            summary = {key: value for key, value in outcome.items() if value is not None}
-            summary["outcome"] = summary.pop("end")
-            if not outcome["censored"]:
-                summary["steps_to_nash"] = outcome["steps"]
-            if samples.exists():
-                self._run.log({"Val SR": self._wandb.Image(str(samples))}, step=self._last_step)
-            self._run.summary.update(summary)
-            self._run.tags = (
-                *(self._run.tags or ()),
-                str(outcome["end"]),
-                *(["censored"] if outcome["censored"] else []),
-            )
-            self._run.finish(exit_code=int(outcome["end"] == "failed"))
-            self._wandb.teardown()  # a reused worker would join this run again
-        except Exception as error:
-            _say(self._trial, error)
+    def _keep(self, best: bool, command: str) -> None:
+        self._note("kept", {"best": best, "command": command})
+
+    def _note(self, name: str, content: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            write_atomically(_tracker(self._trial) / name, json.dumps(dict(content)))
 
 
-def _say(trial: TrialFolder, error: Exception) -> None:
-    """Once a trial, in its folder: the driver shows it at the end."""
-    if not any(line.startswith("Weights & Biases") for line in trial.complaints()):
-        trial.complain(f"Weights & Biases: {type(error).__name__}: {' '.join(str(error).split())}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Send the records of trials that were not sent."""
+    parser = argparse.ArgumentParser(prog="python -m tune_srgan.tracking", description=main.__doc__)
+    parser.add_argument("trials", nargs="+", type=Path, metavar="TRIAL", help="a trial's folder")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds the server may take to open a run")
+    # what a training starts for its trial: one, from now to its end
+    parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--offline", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--because", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--watching", type=int, default=os.getpid(), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    trials = [TrialFolder(path.resolve()) for path in options.trials]
+    if options.follow:
+        os.nice(10)  # the training goes first
+        _Follower(trials[0], options).follow()
+        return
+    missing = 0
+    for trial in trials:  # a process each: wandb keeps its first run's settings
+        if not trial.exists() or trial.outcome() is None or _is_sent(trial):
+            continue
+        _tracker(trial).mkdir(exist_ok=True)
+        (_tracker(trial) / "kept").unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tune_srgan.tracking", "--follow", "--patience", str(options.patience)]
+        subprocess.run([*command, str(trial.path)], stdin=subprocess.DEVNULL, check=False)
+        done = "sent" if _is_sent(trial) else "kept offline" if _is_done(trial) else "not sent"
+        missing += done == "not sent"
+        sys.stdout.write(f"{trial.place}: {done}\n")
+    if missing:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
