@@ -144,7 +144,7 @@ def test_the_table_sorts_and_filters(browser, real):
 def test_links_lead_to_the_records(browser, real):
     shown, _, _ = opened(browser, real / "report.html")
     links = [link.get_attribute("href") for link in shown.locator("#trials a").all()]
-    assert len(links) == 16
+    assert len(links) == 8 + len(list(real.glob("trials/*/readings.jsonl")))  # one that is capped at once has none
     assert all((real / link).is_file() for link in links)
 
 

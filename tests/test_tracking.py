@@ -62,6 +62,7 @@ def environment(url, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", API_KEY)
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parent.parent))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # python, wandb
 
 
 def opened(tmp_path, mode="online", trials=3, name="small"):

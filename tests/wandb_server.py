@@ -11,13 +11,11 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
-
-import yaml
 
 Mode = Literal["ok", "slow", "hang", "refuse", "die"]
 API_KEY = "0123456789" * 4  # wandb takes 40 characters and no others
@@ -342,14 +340,7 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def summary_of(sweep: dict[str, Any]) -> dict[str, Any]:
-    """A sweep's configuration, read."""
-    found = yaml.safe_load(sweep["config"])
-    assert isinstance(found, dict)
-    return found
-
-
-def wait_for(condition: Any, seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     """Until something is so."""
     deadline = time.monotonic() + seconds
     while not condition():

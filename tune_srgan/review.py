@@ -191,6 +191,7 @@ def _trial(trial: TrialFolder, record: TrialRecord) -> dict[str, Any]:
         "seconds": record.seconds,
         "cause": record.cause,
         "place": trial.place,
+        "read": trial.readings_file.exists(),
     }
 
 
