@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -37,8 +37,8 @@ import optuna
 import pyarrow.parquet as pq
 import yaml
 
-from trainables.balance import Ruler, earliest_possible, judge, lost, nash_cost
-from tune_srgan.capping import Incumbent
+from trainables.balance import Ruler, Verdict, earliest_possible, judge, lost, nash_cost
+from tune_srgan.capping import Incumbent, better
 from tune_srgan.records import TrialRecord
 from tune_srgan.searcher import Searcher
 from tune_srgan.sharing import PRETRAIN, path_of, points_of, reach
@@ -67,7 +67,7 @@ class Curve:
         if readings and self.steps[readings - 1] >= self.certified_at:
             return self.steps_to_nash
         gap = self.gaps[readings - 1] if readings else math.inf
-        return nash_cost(SimpleNamespace(steps_to_nash=None, gap=gap), max_steps)  # type: ignore[arg-type]
+        return nash_cost(Verdict(None, None, 0, gap), max_steps)
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,17 @@ def judged(readings: list[dict[str, float]], ruler: Ruler, study: Study) -> Curv
 # --- proposals -------------------------------------------------------------------------------------------------------
 
 
-class Proposer:
+class Proposer(Protocol):
     """Proposes points of the space and is told their costs."""
 
     def propose(self, name: str) -> dict[str, Value]:
         """A point of the space."""
-        raise NotImplementedError
 
     def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
         """What became of it."""
 
 
-class Ours(Proposer):
+class Ours:
     """The project's searcher."""
 
     def __init__(self, study: Study, seed: int, sampler: str = "tpe", censored: Any = "cost", startup: int = 8) -> None:
@@ -195,7 +194,7 @@ SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
 }
 
 
-class RayOptuna(Proposer):
+class RayOptuna:
     """Ray Tune's OptunaSearch, as it comes."""
 
     def __init__(self, study: Study, seed: int) -> None:
@@ -368,8 +367,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
             spent.held = True
             return spent
         if balanced and arm.capping:
-            found = Incumbent(curve.steps_to_nash, trial.number)
-            best = found if best is None or found.before(best.cost, best.number) else best
+            best = better(best, Incumbent(curve.steps_to_nash, trial.number))
         cost = curve.cost(trial.at, max_steps)
         ends = step >= max_steps or trial.at >= len(curve.steps) or (balanced and arm.stops_at_balance)
         if not ends and arm.capping:

@@ -232,9 +232,9 @@ def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
     bias = torch.randn(blocks, features + 4 * growth, device=CUDA) * 0.1
 
     def reference(x, weight, bias):
-        offsets = dense.offsets(features, growth)
+        offsets, around = dense.offsets(features, growth), x
         for block in range(blocks):
-            around = x if block % 3 == 0 else around  # noqa: F821
+            around = x if block % 3 == 0 else around
             seen = [x]
             for layer in range(5):
                 part = weight[block][offsets[layer] : offsets[layer + 1]]

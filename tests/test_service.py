@@ -70,7 +70,7 @@ def write_study(folder: Path, **search: object) -> Path:
     return file
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -190,10 +190,10 @@ def test_status_and_clean(study: tuple[Path, str]) -> None:
 def test_a_killed_driver_and_a_lost_database_lose_nothing(tmp_path: Path) -> None:
     write_study(tmp_path)
     driver = command("run", "tiny.yaml", cwd=tmp_path)
-    wait_for(lambda: len(trials(tmp_path)) >= 3 and len(readings(trials(tmp_path)[2])) >= 5)
+    wait_for(lambda: len(trials(tmp_path)) >= 3 and len(readings(trials(tmp_path)[2])) >= 5, 90)
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
-    wait_for(lambda: not workers_of(tmp_path))
+    wait_for(lambda: not workers_of(tmp_path), 90)
     before = {trial.name: (trial / "readings.jsonl").read_text() for trial in trials(tmp_path) if readings(trial)}
     (tmp_path / "runs/tiny/optuna.db").unlink()  # it can be rebuilt from the trial records
     finish(command("resume", "tiny", cwd=tmp_path))
@@ -208,7 +208,7 @@ def test_a_killed_driver_and_a_lost_database_lose_nothing(tmp_path: Path) -> Non
 def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     write_study(tmp_path, trials=1, capping={"enabled": False})
     driver = command("run", "tiny.yaml", cwd=tmp_path)
-    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 10)
+    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 10, 90)
     killed = workers_of(tmp_path)
     for process in killed:
         process.kill()
@@ -225,7 +225,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_everything_and_says_how_to_resume(tmp_path: Path) -> None:
     write_study(tmp_path)
     driver = command("run", "tiny.yaml", cwd=tmp_path)
-    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 3)
+    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 3, 90)
     os.kill(driver.pid, signal.SIGINT)
     out, err = driver.communicate(timeout=60)
     assert "Traceback" not in err
@@ -243,7 +243,7 @@ def test_one_driver_at_a_time_and_imagery_that_is_gone(tmp_path: Path) -> None:
     study["training"]["Data"]["path"] = "scene.npy"
     file.write_text(yaml.safe_dump(study))
     driver = command("run", "tiny.yaml", cwd=tmp_path)
-    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 3)
+    wait_for(lambda: bool(trials(tmp_path)) and len(readings(trials(tmp_path)[0])) >= 3, 90)
     second = command("resume", "tiny", cwd=tmp_path)
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
@@ -309,7 +309,7 @@ def test_a_trial_whose_attempts_are_used_up_has_failed_and_the_study_goes_on(tmp
                 process.kill()
         return (first / "outcome.json").exists()
 
-    wait_for(kill_each_worker_once)
+    wait_for(kill_each_worker_once, 90)
     finish(driver)
     ends = [json.loads((trial / "outcome.json").read_text()) for trial in trials(tmp_path)]
     assert [end["end"] for end in ends] == ["failed", "exhausted"]

@@ -214,12 +214,23 @@ def test_a_recorded_trial_that_starts_from_a_snapshot_ends_as_it_would_have_alon
     assert complaints == []
 
 
-def test_a_trial_that_is_killed_after_it_took_a_snapshot_has_its_readings_once(tmp_path, complaints):
+@pytest.fixture
+def sharing(tmp_path, complaints):
+    """A study's folder, the study, its snapshots, and the terms of a trial that shares."""
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "study")
     folder.open(study)
     snapshots = Snapshots(Storage(str(tmp_path / "snapshots")), 1e9, complaints)
-    terms = Terms(shared=lambda *parts: SharedPretraining.of(snapshots, points_of(study), *parts))
+    return (
+        folder,
+        study,
+        snapshots,
+        Terms(shared=lambda *parts: SharedPretraining.of(snapshots, points_of(study), *parts)),
+    )
+
+
+def test_a_trial_that_is_killed_after_it_took_a_snapshot_has_its_readings_once(sharing):
+    folder, study, _, terms = sharing
     for number in (0, 1):
         start(folder, study, number, VALUES | {PRETRAIN: 40})
     list(itertools.islice(train_recorded(folder.trial(0), Tracker(), terms), 12))
@@ -264,13 +275,9 @@ def test_how_many_trials_can_share_is_said_before_they_run(tmp_path):
     assert expected_savings(loaded(tmp_path, document), 8)[:2] == (0, 0)
 
 
-def test_what_was_begun_elsewhere_offers_nothing(tmp_path, complaints):
+def test_what_was_begun_elsewhere_offers_nothing(sharing):
     """A checkpoint of another machine: the trial goes on, and no other starts from what it makes."""
-    study = loaded(tmp_path)
-    folder = StudyFolder(tmp_path / "study")
-    folder.open(study)
-    snapshots = Snapshots(Storage(str(tmp_path / "snapshots")), 1e9, complaints)
-    terms = Terms(shared=lambda *parts: SharedPretraining.of(snapshots, points_of(study), *parts))
+    folder, study, snapshots, terms = sharing
     start(folder, study, 0, VALUES | {PRETRAIN: 60})
     trial = folder.trial(0)
     begun_here = train_recorded(trial, Tracker(), terms)

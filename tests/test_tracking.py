@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 
 from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small, start
-from tests.test_service import tracked
-from tests.wandb_server import API_KEY, ENTITY, WandbServer, wait_for
+from tests.test_service import tracked, wait_for
+from tests.wandb_server import API_KEY, ENTITY, WandbServer
 from trainables.errors import InvalidInput
 from tune_srgan import sweeps, tracking
 from tune_srgan.records import StudyFolder

@@ -80,7 +80,10 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
     stepper = Stepper(state, imagery)
     if state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(state.device)
-    while state.step < settings.max_steps and (whole or not judge(state.readings, ruler).reached):
+    while state.step < settings.max_steps:
+        reached = judge(state.readings, ruler).reached
+        if reached and not whole:
+            return
         began = time.perf_counter()
         found: list[Losses] = []
         for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
@@ -92,7 +95,9 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
         reading = {"step": float(state.step)} | _means(found) | _train_metrics(state, *stepper.last)
         reading |= measure(state, imagery) | _state_of_schedules(state)
         _watch_plateaus(state, reading)
-        reading |= _content_slope(state, reading) | _judgement(state, reading, ruler, imagery, whole)
+        reading |= _content_slope(state, reading) | _judgement(reading, ruler)
+        if not reached:
+            reading |= _certificate(state, reading, ruler, imagery, whole)
         reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
         if state.device.type == "cuda":
             # what the allocator holds, the recorded step's own pool included
@@ -186,18 +191,21 @@ def _content_slope(state: State, reading: dict[str, float]) -> dict[str, float]:
     return {"training/pretrain_slope": change, "training/pretrain_settled": float(abs(change) <= SETTLED)}
 
 
-def _judgement(
-    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, whole: bool
-) -> dict[str, float]:
-    """The meter's word on this reading; with a best response where it certifies a balance."""
+def _judgement(reading: dict[str, float], ruler: Ruler) -> dict[str, float]:
+    """The meter's word on this reading."""
     found = {f"nash/excess_{name}": value for name, value in excesses(reading, ruler).items() if math.isfinite(value)}
     gap = reading_gap(reading, ruler)
     found["nash/balanced"] = float(gap == 0)
     if math.isfinite(gap):
         found["nash/gap"] = gap
-    before = judge(state.readings, ruler).reached
-    # with exploitability 0 nothing is refused: does the window hold but for the best response?
-    if not before and judge([*state.readings, reading | {EXPLOITABILITY: 0.0}], ruler).reached:
-        found[EXPLOITABILITY] = best_response(state, imagery)
-        found |= probes(state, imagery) if whole else {}
     return found
+
+
+def _certificate(
+    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, whole: bool
+) -> dict[str, float]:
+    """A best response where this reading certifies a balance, and more probes of it in a whole training."""
+    # with exploitability 0 nothing is refused: does the window hold but for the best response?
+    if not judge([*state.readings, reading | {EXPLOITABILITY: 0.0}], ruler).reached:
+        return {}
+    return {EXPLOITABILITY: best_response(state, imagery)} | (probes(state, imagery) if whole else {})

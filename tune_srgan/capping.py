@@ -41,6 +41,13 @@ def incumbent_of(records: list[TrialRecord]) -> Incumbent | None:
     return None if best is None or best.cost is None else Incumbent(best.cost, best.number)
 
 
+def better(one: Incumbent | None, other: Incumbent | None) -> Incumbent | None:
+    """The one that stands before the other; `one` where neither does."""
+    if one is None or other is None:
+        return other if one is None else one
+    return other if other.before(one.cost, one.number) else one
+
+
 def why_end(
     readings: Sequence[Mapping[str, float]],
     ruler: Ruler,
@@ -88,8 +95,7 @@ class Board:
 
     def offer(self, found: Incumbent | None) -> None:
         """Take it, if it is better."""
-        if found is not None and (self._best is None or found.before(self._best.cost, self._best.number)):
-            self._best = found
+        self._best = better(self._best, found)
 
     def best(self) -> Incumbent | None:
         """The incumbent."""

@@ -329,8 +329,7 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
             sweeps.close_sweep(study, folder, best.number if best else None, seconds)
         if stopped:
             out.print(Text(f"Stopped early: {stopped}.", style="yellow"), soft_wrap=True)
-        trials = (*folder.trials(), *folder.trials("confirm"))
-        interrupted = any(trial.outcome() is None and trial.readings() for trial in trials)
+        interrupted = any(trial.outcome() is None and trial.readings() for trial in folder.every_trial())
         if not stopped and (interrupted or _left(study, folder)):
             _say_how_to_resume(folder)
     report.write_best(study, folder)

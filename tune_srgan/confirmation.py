@@ -49,9 +49,9 @@ def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord
 
 def missing(study: Study, folder: StudyFolder) -> list[TrialFolder]:
     """The confirmations that have not ended, created; seed by seed, so that what they share is shared."""
-    found = []
+    found, chosen = [], candidates(study, folder.records(study))
     for further in range(1, study.confirm.seeds + 1):
-        for record in candidates(study, folder.records(study)):
+        for record in chosen:
             trial = folder.confirmation(record.number, further)
             if not trial.exists():
                 trial.create(record.values, "confirm", study.confirming(record.values, further))
@@ -60,10 +60,10 @@ def missing(study: Study, folder: StudyFolder) -> list[TrialFolder]:
     return found
 
 
-def confirmed(study: Study, folder: StudyFolder) -> list[Confirmed]:
-    """The configurations all of whose confirmations have ended, the best first."""
+def confirmed(study: Study, folder: StudyFolder, records: Sequence[TrialRecord] | None = None) -> list[Confirmed]:
+    """The configurations all of whose confirmations have ended, the best first; `records` are those of the search."""
     found = []
-    for record in folder.records(study):
+    for record in folder.records(study) if records is None else records:
         trials = [folder.confirmation(record.number, further) for further in range(1, study.confirm.seeds + 1)]
         if study.confirm.top and all(trial.exists() and trial.outcome() is not None for trial in trials):
             seeds = [record_of(trial, study) for trial in trials]
@@ -73,11 +73,16 @@ def confirmed(study: Study, folder: StudyFolder) -> list[Confirmed]:
 
 
 def winner(study: Study, folder: StudyFolder) -> TrialRecord | None:
+    """The configuration that is handed out: `winner_of` what the study's folder holds."""
+    records = folder.records(study)
+    return winner_of(study, records, confirmed(study, folder, records))
+
+
+def winner_of(study: Study, records: Sequence[TrialRecord], found: Sequence[Confirmed]) -> TrialRecord | None:
     """The configuration of the lowest median over the further seeds.
 
     The search's best where not every candidate is confirmed yet, or none reached the balance with most seeds.
     """
-    records, found = folder.records(study), confirmed(study, folder)
     numbers = {one.record.number for one in found}
     whole = found and all(record.number in numbers for record in candidates(study, records))
     return found[0].record if whole and math.isfinite(found[0].median) else best_of(records)

@@ -37,7 +37,6 @@ COLOURS = {
     )},
 }  # fmt: skip
 RAMP = 8  # colours from the lowest cost to the highest
-NAMES = dict.fromkeys(("balanced",), "a") | dict.fromkeys(("exhausted", "capped", "collapsed"), "muted")
 
 Draw = Callable[[dict[str, Any]], Figure | None]
 _svg = True  # which of the two colours is drawn
@@ -306,13 +305,15 @@ def _thirds(points: list[tuple[float, float]]) -> tuple[list[float], list[float]
     if len(points) < 6:
         return [], [], [], []
     draw = np.random.default_rng(0)
-    found: tuple[list[float], ...] = ([], [], [], [])
+    places, middles, lows, highs = [], [], [], []
     for share in np.array_split(np.array(points, float), 3):
         resampled = np.median(share[draw.integers(len(share), size=(300, len(share))), 1], axis=1)
         low, high = np.percentile(resampled, [5, 95])
-        for kept, value in zip(found, (np.median(share[:, 0]), np.median(share[:, 1]), low, high), strict=True):
-            kept.append(float(value))
-    return found  # type: ignore[return-value]
+        places.append(float(np.median(share[:, 0])))
+        middles.append(float(np.median(share[:, 1])))
+        lows.append(float(low))
+        highs.append(float(high))
+    return places, middles, lows, highs
 
 
 def _range(review: dict[str, Any], key: str) -> tuple[float, float]:

@@ -15,7 +15,16 @@ from rich.text import Text
 
 from trainables.errors import InvalidInput
 from tune_srgan.confirmation import candidates
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, best_of, read_json, record_of
+from tune_srgan.records import (
+    UNFINISHED,
+    StudyFolder,
+    TrialFolder,
+    TrialRecord,
+    best_of,
+    best_so_far,
+    read_json,
+    record_of,
+)
 from tune_srgan.study import Study
 
 COLOURS = {"balanced": "green", "exhausted": "yellow", "capped": "yellow", "collapsed": "yellow"}
@@ -50,7 +59,7 @@ class StudyView:
         self._study, self._folder, self._console, self._elapsed_s = study, folder, console, elapsed_s
         self._last: dict[TrialFolder, dict[str, Any]] = {}  # of the running trials
         self._ended: dict[TrialFolder, TrialRecord] = {}
-        for trial in (*folder.trials(), *folder.trials("confirm")):
+        for trial in folder.every_trial():
             record = record_of(trial, study)
             if record.end != UNFINISHED:
                 self._ended[trial] = record
@@ -99,7 +108,7 @@ class StudyView:
         for trial, reading in sorted(self._last.items(), key=lambda item: item[0].path):
             shown = [figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank", "gap")]
             table.add_row(trial.name, reading["phase"], f"{int(reading['step'])}/{self._study.max_steps}", *shown)
-        searched = [record for trial, record in self._ended.items() if not trial.confirms]
+        searched = self._searched()
         counts = Counter(record.end for record in searched)
         summary = ", ".join(f"{count} {end}" for end, count in sorted(counts.items())) or "none ended yet"
         head = f"{self._study.study}: {len(searched)} of {self._study.search.trials} trials ({summary})"
@@ -114,15 +123,20 @@ class StudyView:
         ended = [trial for trial in self._ended if bool(trial.confirms) == bool(like.confirms)]
         if not like.confirms:
             return f"{len(ended)} of {self._study.search.trials}"
-        found = candidates(self._study, [record for trial, record in self._ended.items() if not trial.confirms])
-        return f"{len(ended)} of {len(found) * self._study.confirm.seeds} confirmations"
+        return f"{len(ended)} of {self._to_confirm()} confirmations"
+
+    def _searched(self) -> list[TrialRecord]:
+        """The search's trials that have ended."""
+        return [record for trial, record in self._ended.items() if not trial.confirms]
+
+    def _to_confirm(self) -> int:
+        """Confirmations there will be, as things stand."""
+        return len(candidates(self._study, self._searched())) * self._study.confirm.seeds
 
     def _forecast(self) -> str:
         """Time used and time left, from the trials that ended in this run."""
         elapsed = self._elapsed_s()
-        searched = [record for trial, record in self._ended.items() if not trial.confirms]
-        left = self._study.search.trials + len(candidates(self._study, searched)) * self._study.confirm.seeds
-        left -= len(self._ended)
+        left = self._study.search.trials + self._to_confirm() - len(self._ended)
         ended = [record.seconds for record in self._ended.values() if record.seconds]
         text = f"{duration(elapsed)} so far"
         if ended and left > 0:
@@ -164,13 +178,11 @@ LATELY_S = 120.0  # a trial that wrote a reading within this is at work
 
 def standing(study: Study, folder: StudyFolder) -> dict[str, Any]:
     """Where a study stands: trials by outcome, the incumbent and its history, what is used and about what is left."""
-    trials = [*folder.trials(), *folder.trials("confirm")]
-    records = folder.records(study)
+    trials, records = folder.every_trial(), folder.records(study)
     confirming = folder.records(study, "confirm")
     every = [*records, *confirming]
     ended = [record for record in every if record.end != UNFINISHED]
     best = best_of(records)
-    history = [best_of(records[: count + 1]) for count in range(len(records))]
     clock = (read_json(folder.clock_file) or {}).get("seconds", 0.0)
     now = time.time()
     running = [
@@ -190,7 +202,7 @@ def standing(study: Study, folder: StudyFolder) -> dict[str, Any]:
         "confirmations": dict(Counter(record.end for record in confirming)),
         "wanted": {"trials": study.search.trials, "in_all": wanted},
         "best": None if best is None else {"trial": best.number, "steps": best.steps, "cost": best.cost},
-        "best_so_far": [None if one is None else one.cost for one in history],
+        "best_so_far": [None if one is None else one.cost for one in best_so_far(records)],
         "running": running,
         "gpus_in_use": len(running) * study.resources.gpus,
         "steps": sum(record.account["executed"] for record in every),

@@ -15,7 +15,7 @@ import matplotlib
 from tune_srgan import figures
 from tune_srgan.live import duration
 from tune_srgan.records import write_atomically
-from tune_srgan.review import value_text
+from tune_srgan.review import account_text, value_text
 
 Format = Literal["html", "md", "pdf", "json"]
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -69,6 +69,7 @@ def html(review: dict[str, Any], watched: bool = False) -> str:
         heads=heads,
         texts=("trial", *TEXTS),
         patience=patience(review),
+        account=account_text(review["account"]),
         refresh=REFRESH_S if watched and review["running"] else None,
         light=_variables(light),
         dark=_variables(DARK),
@@ -92,7 +93,18 @@ def markdown(review: dict[str, Any]) -> str:
         title = figures.FIGURES[name][0]
         assert isinstance(image, bytes)
         lines += [f"## {title}", "", f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})", ""]
-    lines += [*patience(review), "", "## All trials", "", *_rows(review), "", "## The account", "", account(review), ""]
+    lines += [
+        *patience(review),
+        "",
+        "## All trials",
+        "",
+        *_rows(review),
+        "",
+        "## The account",
+        "",
+        account_text(review["account"]),
+        "",
+    ]
     return "\n".join([*lines, *review["limits"], ""])
 
 
@@ -124,7 +136,7 @@ def pdf(review: dict[str, Any]) -> bytes:
         text(f"Trial {sheet['number']}: " + " | ".join(sheet["columns"]), 11, bold=True)
         page.image(io.BytesIO(base64.b64decode(sheet["png"])), w=page.epw)
         page.ln(3)
-    for line in (*patience(review), account(review)):
+    for line in (*patience(review), account_text(review["account"])):
         text(line)
     text("All trials", 11, bold=True)
     page.set_font("DejaVu", "", 6.5)
@@ -176,17 +188,6 @@ def patience(review: dict[str, Any]) -> list[str]:
         acted = f"cut {name}'s rate {cuts} time(s)" if cuts else "never acted: any longer one would have done the same"
         lines.append(f"A patience of {patience_of} validations {acted}.")
     return lines
-
-
-def account(review: dict[str, Any]) -> str:
-    """Steps trained and saved."""
-    found = review["account"]
-    search, more = found["search"], found["confirmation"]["executed"]
-    return (
-        f"{search['executed']} steps of the search and {more} of the confirmation in {duration(found['wall_s'])}. "
-        f"Saved: {search['sharing']} by sharing pretraining; at most {search['capping']} by capping and "
-        f"{search['balance']} by stopping at the balance."
-    )
 
 
 def counts(review: dict[str, Any]) -> list[tuple[str, int]]:

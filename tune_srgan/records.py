@@ -333,8 +333,8 @@ class StudyFolder:
         begun = [attempt["time"] for attempt in attempts if attempt.get("run") == run]
         failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
         shared = any(failure["gpu"] for failure in failed)
-        both = [*self.trials(), *self.trials("confirm")] if shared else []
-        others = [fault for other in both if other != trial for fault in other.attempts()]
+        every = self.every_trial() if shared else []
+        others = [fault for other in every if other != trial for fault in other.attempts()]
         excused = 0
         for failure in failed:
             lost_imagery = failure["cause"].startswith(InvalidInput.__name__)  # no trial's fault: the driver stops
@@ -355,6 +355,10 @@ class StudyFolder:
                 found = "a study that another process is running"
                 raise InvalidInput([Problem(str(self.path), "", found, "one driver at a time", fix)]) from None
             yield
+
+    def every_trial(self) -> list[TrialFolder]:
+        """All trials that exist: those of the search, then the confirmations."""
+        return [*self.trials(), *self.trials("confirm")]
 
     def records(self, study: Study, of: str = "trials") -> list[TrialRecord]:
         """All trials, by number; those of the search, or the confirmations (`confirm`)."""
@@ -454,7 +458,15 @@ def in_seconds(cost: float, pretraining: int, step_seconds: tuple[float, float],
     return times * (alone * pretrained + (steps - alone) * played)
 
 
-def best_of(records: list[TrialRecord]) -> TrialRecord | None:
+def best_so_far(records: Sequence[TrialRecord]) -> list[TrialRecord | None]:
+    """After each trial, the best up to it."""
+    found: list[TrialRecord | None] = []
+    for record in records:
+        found.append(best_of([known for known in (*found[-1:], record) if known is not None]))
+    return found
+
+
+def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The balanced trial of the lowest cost; the earlier one of two alike."""
     balanced = [record for record in records if record.end == "balanced" and record.cost is not None]
     return min(balanced, key=lambda record: (record.cost or 0.0, record.number), default=None)

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_srgan.confirmation import candidates, winner
-from tune_srgan.live import COLOURS, duration, figure
+from tune_srgan.live import COLOURS, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, write_atomically
-from tune_srgan.review import review, value_text
+from tune_srgan.review import account_text, review, value_text
 from tune_srgan.study import Study, Value
 from tune_srgan.sweeps import sweep_address
 from tune_srgan.tracking import sync_commands
@@ -157,15 +157,8 @@ def _print_account(study: Study, folder: StudyFolder, found: dict[str, Any], con
     console.print()
     trials = len(found["trials"])
     console.print(f"{trials} trials: {ends}; {fitted} proposed by the fitted {study.search.sampler}.", highlight=False)
-    account = found["account"]
-    search, more = account["search"], account["confirmation"]["executed"]
-    console.print(
-        f"{search['executed']} steps of the search{f' and {more} of the confirmation' if more else ''} in "
-        f"{duration(account['wall_s'])}. Saved: {search['sharing']} by sharing pretraining; at most "
-        f"{search['capping']} by capping and {search['balance']} by stopping at the balance.",
-        highlight=False,
-    )
-    console.print(_pace(account).strip(), highlight=False)
+    console.print(account_text(found["account"]), highlight=False)
+    console.print(_pace(found["account"]).strip(), highlight=False)
     for key, value in study.non_default_ruler().items():
         console.print(f"Ruler other than the default: nash.{key} = {value}", style="yellow")
     for line, count in list(found["complaints"].items())[:5]:
@@ -200,7 +193,7 @@ def clean(study: Study, folder: StudyFolder) -> int:
     kept = [winner(study, folder), *candidates(study, folder.records(study))]
     needed = {folder.trial(record.number) for record in kept if record is not None}
     freed = 0
-    for trial in (*folder.trials(), *folder.trials("confirm")):
+    for trial in folder.every_trial():
         ended = trial.outcome() is not None
         if ended and trial.checkpoint.exists() and trial not in needed:
             freed += trial.checkpoint.stat().st_size

@@ -10,19 +10,20 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainables.balance import CONDITIONS, Ruler, excesses
 from trainables.configuration import Configuration
-from tune_srgan.capping import incumbent_of
-from tune_srgan.confirmation import TOLD_APART, Confirmed, compared, confirmed, winner
+from tune_srgan.confirmation import TOLD_APART, Confirmed, compared, confirmed, winner_of
+from tune_srgan.live import duration
 from tune_srgan.records import (
     UNFINISHED,
     StudyFolder,
     TrialFolder,
     TrialRecord,
     account_of_study,
+    best_so_far,
     read_json,
 )
 from tune_srgan.study import Study, Value
@@ -74,7 +75,8 @@ def short(key: str) -> str:
 def review(study: Study, folder: StudyFolder, importance: Importance = lambda *_: {}) -> dict[str, Any]:
     """The whole review of a study, as far as it has come; `importance` of the settings takes Optuna."""
     records = folder.records(study)
-    best, sure = winner(study, folder), confirmed(study, folder)
+    sure = confirmed(study, folder, records)
+    best = winner_of(study, records, sure)
     baseline = next((record for record in records if record.proposed_by == "try_first"), None)
     shown = [record for record in (best, baseline) if record is not None]
     unique = {record.number: folder.trial(record.number) for record in shown}
@@ -105,9 +107,7 @@ def review(study: Study, folder: StudyFolder, importance: Importance = lambda *_
         "measured": _measured(study, folder),
         "limits": list(LIMITS),
         "complaints": dict(
-            Counter(
-                line for trial in (*folder.trials(), *folder.trials("confirm")) for line in trial.complaints()
-            ).most_common()
+            Counter(line for trial in folder.every_trial() for line in trial.complaints()).most_common()
         ),
     }
     return _finite(found)  # type: ignore[no-any-return]
@@ -163,13 +163,13 @@ def _curves(trial: TrialFolder) -> dict[str, Any]:
 
 
 def _phases(configuration: Configuration) -> dict[str, Any]:
-    training, schedulers = configuration.Training, configuration.Schedulers
+    ruler, schedulers = Ruler.of(configuration), configuration.Schedulers
     return {
         "warmup": schedulers.g_warmup_steps,
-        "pretraining": training.pretrain_steps,
-        "game_on": training.pretrain_steps + training.adv_loss_ramp_steps,
-        "balance_point": training.real_label / 2,
-        "tolerance": configuration.Nash.probability_tolerance,
+        "pretraining": configuration.Training.pretrain_steps,
+        "game_on": ruler.game_on,
+        "balance_point": ruler.balance_point,
+        "tolerance": ruler.nash.probability_tolerance,
         "patience_g": schedulers.patience_g,
         "patience_d": schedulers.patience_d,
     }
@@ -197,12 +197,10 @@ def _trial(trial: TrialFolder, record: TrialRecord) -> dict[str, Any]:
 
 def _history(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """By number: each trial's cost and the best so far."""
-    found, so_far = [], []
-    for record in records:
-        so_far.append(record)
-        best = incumbent_of(so_far)
-        found.append({"number": record.number, "cost": record.cost, "end": record.end, "best": best and best.cost})
-    return found
+    return [
+        {"number": record.number, "cost": record.cost, "end": record.end, "best": best and best.cost}
+        for record, best in zip(records, best_so_far(records), strict=True)
+    ]
 
 
 def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
@@ -266,6 +264,16 @@ def _measured(study: Study, folder: StudyFolder) -> dict[str, Any]:
         "imagery": configuration.Data.path,
         "versions": read_json(folder.versions_file) or {},
     }
+
+
+def account_text(account: Mapping[str, Any]) -> str:
+    """Steps trained and saved, in a sentence or two."""
+    search, more = account["search"], account["confirmation"]["executed"]
+    return (
+        f"{search['executed']} steps of the search{f' and {more} of the confirmation' if more else ''} in "
+        f"{duration(account['wall_s'])}. Saved: {search['sharing']} by sharing pretraining; at most "
+        f"{search['capping']} by capping and {search['balance']} by stopping at the balance."
+    )
 
 
 def _middle(values: Sequence[float]) -> float | None:

@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.balance import Ruler, earliest_possible
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import mps
-from tune_srgan.capping import NAMESPACE, Board, board_of, incumbent_of, why_end
+from tune_srgan.capping import NAMESPACE, Board, better, board_of, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.records import (
     BUDGET_USED,
@@ -80,7 +80,7 @@ class Budget:
         limits = self.study.search.budget
         if not limits.model_dump(exclude_none=True):
             return ""  # Ray asks often; records are not read for nothing
-        trials = [*self.folder.trials(), *self.folder.trials("confirm")]
+        trials = self.folder.every_trial()
         records = [record_of(trial, self.study) for trial in trials]
         if limits.steps is not None:
             reserved_for = {*self.running, candidate}
@@ -270,8 +270,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             return
         record = record_of(trial, self._study)
         self._searcher.tell(record)
-        best = incumbent_of([record])
-        if best is not None and (self._best is None or best.before(self._best.cost, self._best.number)):
+        best = better(self._best, incumbent_of([record]))
+        if best is not self._best:
             self._best = best
             if self._board is not None:
                 self._board.offer.remote(best)

@@ -88,12 +88,12 @@ class Searcher:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._sampled.ask(fixed_distributions=self._space)
-        fixed = "fixed_params" in self._sampled.get_trials(deepcopy=False)[trial.number].system_attrs
+        known = self._sampled.get_trials(deepcopy=False)[trial.number].system_attrs
+        fixed = "fixed_params" in known
         proposed_by = TRY_FIRST if fixed else self._name if trial.relative_params else "startup"
         if self._name == "random" and not fixed:
             proposed_by = "random"
         values = dict(trial.params)
-        known = self._sampled.get_trials(deepcopy=False)[trial.number].system_attrs
         for log in self._kept[1:]:
             frozen = self._frozen(TrialState.RUNNING, values, None, {"proposed_by": proposed_by})
             frozen.system_attrs = dict(known)  # where evolution strategies keep what they know

@@ -21,6 +21,7 @@ from typing import Any
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.confirmation import winner
 from tune_srgan.records import UNFINISHED, StudyFolder, read_json, write_atomically
+from tune_srgan.review import value_text
 from tune_srgan.study import Parameter, Study
 from tune_srgan.tracking import (
     BALANCE_LINE,
@@ -203,10 +204,7 @@ def _said(study: Study, folder: StudyFolder, sweep: Mapping[str, Any]) -> list[s
     censored = sum(record.censored for record in records if record.end != UNFINISHED)
     told = [f"{ended} of {study.search.trials} trials have ended; {censored} are censored: without a balance."]
     if best is not None:
-        values = ", ".join(
-            f"{key} = {value:.4g}" if isinstance(value, float) else f"{key} = {value}"
-            for key, value in best.values.items()
-        )
+        values = ", ".join(f"{key} = {value_text(value)}" for key, value in best.values.items())
         told.insert(0, f"Trial {best.number} (tag `best`) reached the balance at step {best.steps}, with {values}.")
     return [*told, f"The sweep itself: {sweep['url']}"] if sweep.get("url") else told
 
@@ -305,8 +303,8 @@ def _is_there(trial: Path) -> bool:
 
 
 def _has_ended(study: Study, folder: StudyFolder) -> bool:
-    trials = [*folder.trials(), *folder.trials("confirm")]
-    return len(folder.trials()) >= study.search.trials and all(trial.outcome() is not None for trial in trials)
+    whole = len(folder.trials()) >= study.search.trials
+    return whole and all(trial.outcome() is not None for trial in folder.every_trial())
 
 
 def _set_state(folder: StudyFolder, state: str) -> None:

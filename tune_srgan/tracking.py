@@ -101,8 +101,7 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
 
     A trial whose tracker was lost with its worker is given another.
     """
-    trials = (*folder.trials(), *folder.trials("confirm"))
-    left = [trial for trial in trials if _tracker(trial).is_dir() and trial.outcome() is not None]
+    left = [trial for trial in folder.every_trial() if _tracker(trial).is_dir() and trial.outcome() is not None]
     begun, orphans = time.monotonic(), True
     while left := [trial for trial in left if not _is_done(trial)]:
         waited = time.monotonic() - begun
@@ -121,14 +120,13 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
 def sync_commands(folder: StudyFolder) -> list[str]:
     """What sends everything that is not on the server; empty where all of it is."""
     found: dict[str, None] = {}
-    for of in ("trials", "confirm"):
-        for trial in folder.trials(of):
-            tracked = _tracker(trial).is_dir() and trial.outcome() is not None
-            if (not tracked and not _complained(trial)) or _is_sent(trial):
-                continue
-            command = _marker(trial, "kept").get("command", _again(trial))
-            if command != _sync(trial) or not list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")):
-                found[command] = None
+    for trial in folder.every_trial():
+        tracked = _tracker(trial).is_dir() and trial.outcome() is not None
+        if (not tracked and not _complained(trial)) or _is_sent(trial):
+            continue
+        command = _marker(trial, "kept").get("command", _again(trial))
+        if command != _sync(trial) or not list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")):
+            found[command] = None
     return list(found)
 
 

@@ -205,8 +205,8 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
         snapshots = Snapshots(Storage(str(folder.pretraining)), 1e9 * search.sharing.disk_gb, trial.complain)
         terms = replace(terms, shared=lambda *parts: SharedPretraining.of(snapshots, points, *parts))
     if search.capping.enabled and not whole:
-        ask, ruler = _Reader(config["board"]), Ruler.of(trial.configuration())
-        pretraining = trial.configuration().Training.pretrain_steps
+        ask, configuration = _Reader(config["board"]), trial.configuration()
+        ruler, pretraining = Ruler.of(configuration), configuration.Training.pretrain_steps
 
         def why(state: State) -> tuple[End, str] | None:
             cost_of = cost_in(study, state.readings, pretraining)
