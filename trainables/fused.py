@@ -135,7 +135,7 @@ def cut_crops(pool: Tensor, crops: Tensor, column: int, side: int) -> Tensor:
     """Images (size, bands, side, side), channels last, of `Imagery.crops`; `column` is where they are named there."""
     bands, pixels = pool.shape[1], 256
     images = torch.empty((len(crops), side, side, bands), device=pool.device)
-    grid = (-(-side * side // pixels), len(crops))
+    grid = (len(crops), -(-side * side // pixels))
     padded = 1 << (bands - 1).bit_length()
     kernels.cut_crops[grid](pool, crops, images, side, COLUMN=column, BANDS=bands, PADDED=padded, PIXELS=pixels)
     return images.permute(0, 3, 1, 2)

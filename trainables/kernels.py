@@ -223,9 +223,10 @@ def cut_crops(
     PADDED: tl.constexpr,
     PIXELS: tl.constexpr,
 ):
-    crop = crops + tl.program_id(1) * 5
+    which_crop = tl.program_id(0).to(tl.int64)  # the axis that may have more than 65535 programs
+    crop = crops + which_crop * 5
     begin, width, which = tl.load(crop + COLUMN), tl.load(crop + COLUMN + 1), tl.load(crop + 4)
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
     row, column = pixel // side, pixel % side
     last = side - 1
     # turned by a quarter `which % 4` times, after it was mirrored where `which` is 4 or more
@@ -237,7 +238,7 @@ def cut_crops(
     where = (pixel < side * side)[:, None] & (band < BANDS)
     at = (begin.to(tl.int64) + r * width + c)[:, None] * BANDS + band
     values = tl.load(pool + at, mask=where, other=0.0)
-    place = (tl.program_id(1) * side * side + pixel)[:, None] * BANDS + band
+    place = (which_crop * side * side + pixel)[:, None] * BANDS + band
     tl.store(result + place, values, mask=where)
 
 

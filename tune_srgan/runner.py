@@ -32,7 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.balance import Ruler, earliest_possible
 from trainables.errors import InvalidInput, Problem
-from tune_srgan import mps
+from tune_srgan import __version__, mps
 from tune_srgan.capping import NAMESPACE, Board, better, board_of, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.records import (
@@ -400,7 +400,7 @@ def _end_mps() -> None:
 
 def _versions() -> dict[str, str]:
     """Of what decides the figures."""
-    return {package: version(package) for package in ("torch", "ray", "optuna", "numpy", "tune-srgan")}
+    return {package: version(package) for package in ("torch", "ray", "optuna", "numpy")} | {"tune-srgan": __version__}
 
 
 def _slots(study: Study) -> int:
