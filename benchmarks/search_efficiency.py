@@ -9,6 +9,8 @@ kinds of steps. A study holds a good configuration once a trial of one has a cer
 of `steps_to_nash` over the recorded seeds within 10 % of the table's best.
 
 The table is split by bands of the adversarial weight: `choose` is what defaults were chosen on, `report` is reported.
+`--never-until 200` replays a harder world, in which no training with so little pretraining ever balances: the shortest
+pretraining is a good bet in the recorded one, and a default must not live by that bet alone.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ WITHIN = 1.1  # of the best median
 NEVER_GAP = 1e3  # what ASHA is told before the game
 
 
-@dataclass(frozen=True)
+@dataclass
 class Curve:
     """One recorded training, judged once: by reading, what a search would know after it."""
 
@@ -68,6 +70,12 @@ class Curve:
             return self.steps_to_nash
         gap = self.gaps[readings - 1] if readings else math.inf
         return nash_cost(Verdict(None, None, 0, gap), max_steps)
+
+    def never_balances(self) -> None:
+        """Make it a training in which no reading of the game is balanced."""
+        self.steps_to_nash = self.certified_at = math.inf
+        self.gaps = [1.0] * len(self.gaps)
+        self.earliest = [self.earliest[0], *(max(self.earliest[0], step) for step in self.steps)]
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Table:
 
 
 @cache
-def load(file: Path, part: str) -> Table:
+def load(file: Path, part: str, never_until: int = 0) -> Table:
     """Read and judge the table; `part` is choose, report or all."""
     table = pq.read_table(file)
     made = json.loads(table.schema.metadata[b"curves"])
@@ -122,6 +130,9 @@ def load(file: Path, part: str) -> Table:
         for number in chosen
         for seed in seeds
     }
+    for (number, _), curve in curves.items():
+        if int(values[number][PRETRAIN]) <= never_until:
+            curve.never_balances()
     costs = [
         statistics.median(t[key] for t in made["trainings"] if math.isfinite(t[key]))
         for key in ("pretraining_step_s", "game_step_s")
@@ -227,11 +238,14 @@ class Arm:
     halves: bool = False  # ASHA with the half of the grace period and of the reduction, which suits it better
     capping: float | None = None  # slack
     sharing: bool = False
-    blind: int = 0  # proposals that are asked for at once, of which the soonest starts first
+    blind: int = 0  # best first: proposals that are asked for at once, of which the soonest starts first
+    margin: float = math.inf  # a trial makes way when it is this many times as late as one that waits
 
 
-STARTUP = 16
-OURS = Arm(partial(Ours, startup=STARTUP), stops_at_balance=True, capping=1.25, sharing=True, blind=STARTUP)
+STARTUP, MARGIN = 32, 1.25
+OURS = Arm(
+    partial(Ours, startup=STARTUP), stops_at_balance=True, capping=1.25, sharing=True, blind=STARTUP, margin=MARGIN
+)
 RANDOM = partial(Ours, sampler="random")
 ARMS = {
     "random": Arm(RANDOM),
@@ -242,9 +256,10 @@ ARMS = {
     "Ray Tune + OptunaSearch + ASHA, stop": Arm(RayOptuna, asha=True, stops_at_balance=True),
     "Ray Tune + OptunaSearch + ASHA by halves, stop": Arm(RayOptuna, asha=True, halves=True, stops_at_balance=True),
     "ours": OURS,
-    "ours without capping": replace(OURS, capping=None, blind=0),
+    "ours without capping": replace(OURS, capping=None, blind=0, margin=math.inf),  # it takes best first with it
     "ours without sharing": replace(OURS, sharing=False),
-    "ours, starts in the order proposed": replace(OURS, blind=0),
+    "ours without best first": replace(OURS, blind=0, margin=math.inf),
+    "ours, nobody makes way": replace(OURS, margin=math.inf),
     "ours, random proposals": replace(OURS, proposer=RANDOM),
 }
 
@@ -259,7 +274,11 @@ def variants() -> dict[str, Arm]:
         f"sampler {name}": ours(sampler=name) for name in ("tpe", *SAMPLERS, "gp", "cmaes", "random", "quasirandom")
     }
     found |= {f"censored as {name}": ours(censored=name) for name in ("cost", "pruned", "clipped")}
-    found |= {f"startup {count}": ours(startup=count) for count in (4, 8, 16, 24, 32)}
+    found |= {f"startup {count}": ours(startup=count) for count in (4, 8, 16, 24, 32, 48, 64)}
+    for margin in (1.0, 1.1, 1.25, 1.5, 2.0, math.inf):
+        found |= {
+            f"startup {count}, margin {margin:g}": replace(ours(startup=count), margin=margin) for count in (16, 32)
+        }
     for slack in (1.0, 1.1, 1.25, 1.5, 2.0):
         found[f"slack {slack:g}"] = replace(OURS, capping=slack)
     return found
@@ -288,6 +307,7 @@ class Spent:
     steps: int = 0
     seconds: float = 0.0
     trials: int = 0
+    pauses: int = 0  # how often a trial made way
     held: bool = False
 
 
@@ -300,6 +320,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
     reached: dict[tuple[Any, ...], int] = {}  # by path, how far snapshots go
     heap: list[Running] = []
     waiting: list[tuple[str, int]] = []
+    paused: dict[str, Running] = {}  # of those that wait, the ones that made way
     best: Incumbent | None = None
     spent, now = Spent(), 0.0
 
@@ -309,15 +330,22 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         alike = [r for r in heap if path_of(table.configurations[r.number]) == path]
         return any(r.at * every < min(own, reach(points, r.pretraining)) for r in alike)
 
-    def soonest(number: int) -> float:
-        return table.curves[number, seed].earliest[0]
+    def soonest(name: str, number: int) -> float:
+        return table.curves[number, seed].earliest[paused[name].at if name in paused else 0]
 
     def too_long(name: str, number: int) -> bool:
-        if not arm.capping or best is None or not best.before(soonest(number), number, arm.capping):
+        if not arm.capping or best is None or not best.before(soonest(name, number), number, arm.capping):
             return False
-        proposer.tell(name, 2.0 * max_steps, True, 0)
-        spent.trials += 1
+        spent.trials += name not in paused
+        readings = paused.pop(name).at if name in paused else 0
+        proposer.tell(name, table.curves[number, seed].cost(readings, max_steps), True, readings * every)
         return True
+
+    def makes_way(trial: Running) -> bool:
+        if math.isinf(arm.margin) or trial.at * every < trial.pretraining:
+            return False
+        ready = [soonest(*other) for other in waiting if not overlaps(other[1])]
+        return bool(ready) and trial.curve.earliest[trial.at] > arm.margin * min(ready)
 
     def next_trial() -> tuple[str, int] | None:
         waiting[:] = [trial for trial in waiting if not too_long(*trial)]
@@ -332,7 +360,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
                 waiting.append((name, number))
         if not waiting:
             return None
-        order = {trial: (overlaps(trial[1]), soonest(trial[1]) if arm.blind else 0) for trial in waiting}
+        order = {trial: (overlaps(trial[1]), soonest(*trial) if arm.blind else 0) for trial in waiting}
         chosen = min(waiting, key=lambda trial: (order[trial], waiting.index(trial)))
         waiting.remove(chosen)
         return chosen
@@ -341,9 +369,12 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         while len(heap) < WORKERS and (found := next_trial()) is not None:
             name, number = found
             values = table.configurations[number]
-            trial = Running(now, spent.trials, name, number, table.curves[number, seed], int(values[PRETRAIN]))
-            spent.trials += 1
-            trial.at = min(reached.get(path_of(values), 0), reach(points, trial.pretraining)) // every
+            if name in paused:
+                trial = paused.pop(name)
+            else:
+                trial = Running(now, spent.trials, name, number, table.curves[number, seed], int(values[PRETRAIN]))
+                trial.at = min(reached.get(path_of(values), 0), reach(points, trial.pretraining)) // every
+                spent.trials += 1
             trial.due = now + seconds_of(trial)
             heapq.heappush(heap, trial)
 
@@ -383,6 +414,11 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         if ends:
             proposer.tell(trial.name, cost, not balanced, step)
             fill()
+        elif makes_way(trial):
+            paused[trial.name] = trial
+            waiting.append((trial.name, trial.number))
+            spent.pauses += 1
+            fill()
         else:
             trial.due = now + seconds_of(trial)
             heapq.heappush(heap, trial)
@@ -421,12 +457,12 @@ def nearest(study: Study, untried: dict[int, dict[str, Value]], point: dict[str,
 # --- the benchmark ---------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, file: Path, part: str, repetition: int, among: str) -> Spent:
+def measure(name: str, file: Path, part: str, never_until: int, repetition: int, among: str) -> Spent:
     """One replayed study, in a process of its own kind."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     arm = (ARMS if among == "arms" else variants())[name]
-    return replay(arm, load(file, part), repetition)
+    return replay(arm, load(file, part, never_until), repetition)
 
 
 def interval(values: list[float], seeds: list[int], draws: int = 2000) -> tuple[float, float]:
@@ -485,11 +521,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=HERE / "curves.parquet")
     parser.add_argument("--part", choices=["choose", "report", "all"], default="report")
+    parser.add_argument("--never-until", type=int, default=0, metavar="STEPS", help="the harder world, see above")
     parser.add_argument("--among", choices=["arms", "variants"], default="arms", help="variants: of ours")
     parser.add_argument("--repetitions", type=int, default=60)
     parser.add_argument("--out", type=Path, help="JSON; a plot is written beside it")
     chosen = parser.parse_args()
-    table, began = load(chosen.table, chosen.part), time.perf_counter()
+    table, began = load(chosen.table, chosen.part, chosen.never_until), time.perf_counter()
     names = list(ARMS if chosen.among == "arms" else variants())
     best = min(table.median(number) for number in table.configurations)
     print(
@@ -497,12 +534,19 @@ def main() -> None:
         f"{best:g} steps of {table.study.max_steps}; good: {len(table.good)}; steps cost "
         f"{table.step_s[0] * 1e3:.2f} and {table.step_s[1] * 1e3:.2f} ms ({table.machine})"
     )
-    results: dict[str, Any] = {"part": chosen.part, "machine": table.machine, "best_median": best, "arms": {}}
+    results: dict[str, Any] = {
+        "part": chosen.part,
+        "never_until": chosen.never_until,
+        "machine": table.machine,
+        "best_median": best,
+        "arms": {},
+    }
     print(f"{'':46s} GPU steps, median [95 %]        GPU seconds   trials   never   of random", flush=True)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name in names:
             jobs = [
-                (name, chosen.table, chosen.part, repetition, chosen.among) for repetition in range(chosen.repetitions)
+                (name, chosen.table, chosen.part, chosen.never_until, repetition, chosen.among)
+                for repetition in range(chosen.repetitions)
             ]
             found = list(pool.map(measure, *zip(*jobs, strict=True)))
             result = summary(found, table)

@@ -158,6 +158,17 @@ def test_the_board_keeps_the_best_and_the_earlier_of_two_alike():
     assert board.best() == Incumbent(300, 2)
 
 
+def test_one_start_stops_one_trial():
+    board = Board(1.25)
+    assert not board.makes_way(1000)  # nobody waits
+    board.wait([200, 100])
+    assert [board.makes_way(earliest) for earliest in (125, 126, 126, 250, 251, 1000)] == [
+        False, True, False, False, True, False
+    ]  # fmt: skip
+    board.wait([300])
+    assert board.makes_way(math.inf)
+
+
 def test_the_incumbent_is_the_studys_best_and_never_a_censored_trial(tmp_path):
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "runs" / study.study)

@@ -1,5 +1,7 @@
 """In which order trials start: nobody waits idly, and nobody computes what another is computing if it can be helped."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tests.studies import PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small
@@ -10,7 +12,7 @@ from tune_srgan.searcher import Searcher
 
 pytest.importorskip("ray")
 WARMUP = "Schedulers.g_warmup_steps"
-FINISHED = "FINISHED"
+FINISHED, NOT_NOW = "FINISHED", None  # one that runs may still make way
 
 
 class Watching:
@@ -25,11 +27,9 @@ class Board:
     """Stands for the actor's handle."""
 
     def __init__(self):
-        self.offered = []
-        self.offer = self
-
-    def remote(self, found):
-        self.offered.append(found)
+        self.offered, self.waits = [], []
+        self.offer = SimpleNamespace(remote=self.offered.append)
+        self.wait = SimpleNamespace(remote=self.waits.append)
 
 
 class Study:
@@ -53,12 +53,12 @@ class Study:
 
     def named(self, name):
         found = self.feed.suggest(name)
-        return found if found == FINISHED else int(found["trial"][-5:])
+        return found if found in (None, FINISHED) else int(found["trial"][-5:])
 
-    def reach(self, number, step):
+    def reach(self, number, step, rank=0.5):
         trial = self.folder.trial(number)
         for at in range(trial.last_step() + 4, step + 1, 4):
-            trial.append(reading(at))
+            trial.append(reading(at, rank))
 
     def end(self, name, number, **how):
         self.folder.trial(number).readings_file.unlink(missing_ok=True)
@@ -79,6 +79,9 @@ def test_trials_that_share_a_missing_stretch_do_not_start_at_once(tmp_path):
     assert study.named("c") == 3  # 0 is not there yet; 2's path is
     study.reach(0, 40)
     assert study.named("d") == 1
+    assert study.named("e") == NOT_NOW
+    for name, number in (("a", 0), ("c", 3), ("d", 1)):
+        study.end(name, number)
     assert study.named("e") == FINISHED
 
 
@@ -94,7 +97,7 @@ def test_what_waited_counts_once_and_survives_a_restart(tmp_path):
     study.begin()  # the driver was killed
     assert study.feed.left == 3
     assert sorted(study.named(name) for name in "abc") == [0, 1, 2]
-    assert study.named("d") == FINISHED
+    assert study.named("d") == NOT_NOW
 
 
 def test_what_may_reach_the_balance_soonest_starts_first(tmp_path):
@@ -108,6 +111,55 @@ def test_what_may_reach_the_balance_soonest_starts_first(tmp_path):
     assert [trial.outcome() and trial.outcome()["end"] for trial in study.folder.trials()] == [
         "capped", "capped", "balanced", None
     ]  # fmt: skip
+
+
+def test_a_trial_that_falls_behind_makes_way_and_goes_on_when_it_is_the_soonest_again(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 40), values(0, 60)], startup=3, sharing={"enabled": False})
+    assert study.named("a") == 0
+    assert study.board.waits[-1] == [60, 80]  # pretraining and ramp of the other two
+    study.reach(0, 64, rank=0.875)  # and no reading of its game was balanced
+    assert study.feed.left == 2
+    study.feed.on_trial_complete("a")  # its attempt is over, the trial is not
+    assert (study.feed.left, study.folder.trial(0).outcome()) == (3, None)
+    assert study.board.waits[-1] == [60, 80, 68]  # its next reading may be the first that holds
+    assert study.named("b") == 1
+    study.reach(1, 80, rank=0.875)
+    study.feed.on_trial_complete("b")
+    assert study.named("c") == 0
+
+
+def test_a_trial_that_made_way_and_cannot_win_any_more_never_goes_on(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 40)], capping={"slack": 1.0}, startup=2)
+    study.named("a")
+    study.reach(0, 100, rank=0.875)
+    study.feed.on_trial_complete("a")
+    assert study.named("b") == 1
+    study.end("b", 1, since=60)
+    assert study.named("c") == FINISHED
+    outcome = study.folder.trial(0).outcome()
+    assert (outcome["end"], outcome["trained_steps"], outcome["censored"]) == ("capped", 100, True)
+    assert outcome["gap"] is None or outcome["gap"] > 0
+    assert study.watching.ended == [0]
+
+
+def test_a_balance_that_was_reached_before_the_driver_was_killed_is_not_capped(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 20)], capping={"slack": 1.0}, startup=2)
+    study.named("a")
+    study.named("b")
+    finish(study.folder, study.study, 1, since=80)
+    (study.folder.trial(1).path / "outcome.json").unlink()  # killed after its last reading
+    study.end("a", 0, since=60)
+    study.begin()
+    assert study.named("c") == 1
+
+
+@pytest.mark.parametrize("off", ["best_first", "capping"])
+def test_nobody_makes_way_where_that_is_switched_off(tmp_path, off):
+    study = Study(tmp_path, [values(10, 60), values(0, 20)], startup=2, **{off: {"enabled": False}})
+    assert study.named("a") == 0
+    assert study.board.waits == []
+    assert study.named("b") == 1
+    assert study.named("c") == FINISHED
 
 
 def test_without_capping_and_sharing_the_order_is_the_searchers(tmp_path):
@@ -125,7 +177,7 @@ def test_a_configuration_that_is_too_long_to_win_is_ended_without_a_start(tmp_pa
     capped = study.folder.trial(1).outcome()
     assert (capped["end"], capped["trained_steps"], capped["censored"]) == ("capped", 0, True)
     assert study.watching.ended == [1]
-    assert study.named("c") == FINISHED
+    assert study.named("c") == NOT_NOW
 
 
 def test_the_incumbent_is_known_after_a_restart(tmp_path):

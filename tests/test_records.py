@@ -275,6 +275,19 @@ def test_attempts_that_are_a_neighbours_fault_are_not_spent(folder, study, monke
     assert trials[1].failures()[-1].startswith("InvalidInput")
 
 
+def test_an_attempt_that_made_way_is_not_spent(folder, study):
+    start(folder, study, 0, VALUES)
+    trial = folder.trial(0)
+    for _ in range(5):
+        trial.begin_attempt("run-1")
+        trial.note_pause()
+    assert folder.spent_attempts(trial, "run-1") == 0
+    assert trial.failures() == []
+    trial.begin_attempt("run-2")
+    trial.begin_attempt("run-2")  # the one before was killed
+    assert folder.spent_attempts(trial, "run-2") == 2
+
+
 def test_half_a_note_of_an_attempt_is_dropped(folder, study):
     start(folder, study, 0, VALUES)
     trial = folder.trial(0)

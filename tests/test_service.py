@@ -131,6 +131,28 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, finish(command("run", "tiny.yaml", cwd=folder))
 
 
+def test_trials_that_make_way_for_one_another_end_as_they_would_alone(tmp_path):
+    """One worker and the smallest margin: it goes from trial to trial at nearly every reading."""
+    found = {}
+    for name, enabled in (("first", True), ("alone", False)):
+        (tmp_path / name).mkdir()
+        search = {"trials": 3, "startup": 3, "best_first": {"enabled": enabled, "margin": 1.0}}
+        study = STUDY | {"search": STUDY["search"] | search, "resources": {"concurrent": 1}}
+        (tmp_path / name / "tiny.yaml").write_text(yaml.safe_dump(study))
+        finish(command("run", "tiny.yaml", cwd=tmp_path / name))
+        assert_every_trial_ended_once(tmp_path / name, 3)
+        left = [(trial / "attempts.jsonl").read_text().count("paused") for trial in trials(tmp_path / name)]
+        assert (sum(left) > 5) == enabled
+        found[name] = [
+            [
+                {key: value for key, value in reading.items() if not key.startswith("time/")}
+                for reading in readings(trial)
+            ]
+            for trial in trials(tmp_path / name)
+        ]
+    assert found["first"] == found["alone"]
+
+
 def test_a_study_runs_to_its_end(study: tuple[Path, str]) -> None:
     folder, printed = study
     assert_every_trial_ended_once(folder, 4)

@@ -38,6 +38,34 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path, monkeypatch):
     assert saved == [40, 80, 100]
 
 
+def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
+    """To the bit, with nothing computed twice."""
+    asked = []
+
+    def makes_way(state):
+        asked.append(state.step)
+        return len(asked) % 3 == 0
+
+    attempts = 0
+    while trial.outcome() is None:
+        list(train_recorded(trial, Tracker(), Terms(makes_way=makes_way)))
+        attempts += 1
+    assert attempts > 3
+    assert sorted(set(asked)) == asked
+    alone = TrialFolder(tmp_path / "00001")
+    alone.create({}, "train", tiny())
+    list(train_recorded(alone, Tracker()))
+    assert figures(trial) == figures(alone)
+    assert trial.outcome() == alone.outcome()
+    ours, others = (torch.load(one.checkpoint, weights_only=True) for one in (trial, alone))
+    for name, weight in ours["generator"].items():
+        assert torch.equal(weight, others["generator"][name])
+
+
+def figures(trial):
+    return [{key: value for key, value in one.items() if not key.startswith("time/")} for one in trial.readings()]
+
+
 def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(trial, monkeypatch):
     def steps(state, imagery, whole):
         yield from ()

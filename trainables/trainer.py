@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -108,14 +108,25 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
 
 def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
     """How a training ended, by its readings: balanced or exhausted, unless something else ended it."""
-    verdict = judge(state.readings, Ruler.of(state.configuration))
-    probed = [reading[EXPLOITABILITY] for reading in state.readings if EXPLOITABILITY in reading]
+    return outcome_of(state.readings, state.configuration, state.step, end, cause)
+
+
+def outcome_of(
+    readings: Sequence[Mapping[str, float]],
+    configuration: Configuration,
+    trained_steps: int,
+    end: End | None = None,
+    cause: str = "",
+) -> Outcome:
+    """The same of a training of which only the readings are here."""
+    verdict = judge(readings, Ruler.of(configuration))
+    probed = [reading[EXPLOITABILITY] for reading in readings if EXPLOITABILITY in reading]
     return Outcome(
         end=end or ("balanced" if verdict.reached else "exhausted"),
         steps=verdict.steps_to_nash if verdict.steps_to_nash is not None else verdict.open_since,
         censored=not verdict.reached,
         gap=verdict.gap if math.isfinite(verdict.gap) else None,
-        trained_steps=state.step,
+        trained_steps=trained_steps,
         exploitability=probed[-1] if verdict.reached else None,
         cause=cause,
     )

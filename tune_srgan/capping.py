@@ -88,10 +88,12 @@ def board_of(folder: StudyFolder) -> str:
 
 
 class Board:
-    """Holds the incumbent."""
+    """Holds the incumbent, and what the trials that wait may reach at the earliest."""
 
-    def __init__(self) -> None:
+    def __init__(self, margin: float = math.inf) -> None:
         self._best: Incumbent | None = None
+        self._waiting: list[float] = []
+        self._margin = margin
 
     def offer(self, found: Incumbent | None) -> None:
         """Take it, if it is better."""
@@ -100,3 +102,17 @@ class Board:
     def best(self) -> Incumbent | None:
         """The incumbent."""
         return self._best
+
+    def wait(self, earliest: list[float]) -> None:
+        """These trials wait, and nobody computes what they would: the step of each one's earliest possible balance."""
+        self._waiting = sorted(earliest)
+
+    def makes_way(self, earliest: float) -> bool:
+        """Whether a running trial whose balance lies that far now waits, for one that may come sooner.
+
+        Each one that waits is promised once, so that one start stops one trial.
+        """
+        if not self._waiting or earliest <= self._margin * self._waiting[0]:
+            return False
+        self._waiting.pop(0)
+        return True

@@ -95,6 +95,8 @@ class StudyView:
         self._last.pop(trial, None)
         record = record_of(trial, self._study)
         if record.end == UNFINISHED:
+            if self._live is None and "paused" in (trial.attempts() or [{}])[-1]:
+                self._console.print(f"trial {trial.name:>3s}  step {trial.last_step():6d}  makes way", highlight=False)
             return
         self._ended[trial] = record
         if self._live is None:

@@ -142,6 +142,10 @@ class TrialFolder:
         """Note that a worker of a driver's run takes this trial on."""
         _append(self.attempts_file, {"run": run, "time": time.time()})
 
+    def note_pause(self) -> None:
+        """Note that the attempt ended well, before the trial did: it makes way for another."""
+        _append(self.attempts_file, {"paused": time.time()})
+
     def note_failure(self, error: Exception, gpu: str = "") -> None:
         """Keep the cause of a failed attempt; `gpu` names the device where it is the device's fault."""
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
@@ -331,6 +335,7 @@ class StudyFolder:
         """
         attempts = trial.attempts()
         begun = [attempt["time"] for attempt in attempts if attempt.get("run") == run]
+        paused = [attempt for attempt in attempts if begun and attempt.get("paused", 0) >= begun[0]]
         failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
         shared = any(failure["gpu"] for failure in failed)
         every = self.every_trial() if shared else []
@@ -342,7 +347,7 @@ class StudyFolder:
                 failure["gpu"] and fault.get("gpu") == failure["gpu"] and 0 <= failure["time"] - fault["time"] < FAULT_S
                 for fault in others
             )
-        return len(begun) - excused
+        return len(begun) - len(paused) - excused
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -30,10 +30,11 @@ from ray import tune
 from ray.tune.search import Searcher as RaySearcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from trainables.balance import Ruler, earliest_possible
+from trainables.balance import Ruler, earliest_possible, judge
 from trainables.errors import InvalidInput, Problem
+from trainables.trainer import outcome_of
 from tune_srgan import __version__, mps
-from tune_srgan.capping import NAMESPACE, Board, better, board_of, incumbent_of, why_end
+from tune_srgan.capping import NAMESPACE, Board, better, board_of, cost_in, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.records import (
     BUDGET_USED,
@@ -125,7 +126,8 @@ class Observer(Protocol):
 class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     """Feeds Ray with trials: those that wait, and the searcher's proposals; ends trials in Optuna.
 
-    A trial that would compute a stretch of pretraining that a running one is computing waits for it, as long as there
+    Best first: a running trial that falls behind one that waits makes way for it, and goes on later or never. A trial
+    that would compute a stretch of pretraining that a running one is computing waits for it, as long as there
     is another to start; one that cannot win any more is ended without a start.
     """
 
@@ -142,8 +144,11 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         else:
             self._waiting = [folder.trial(record.number) for record in records if record.end == UNFINISHED]
             self._to_propose = max(0, study.search.trials - len(records))
-        self._proposed, self._blind = len(records), study.search.startup if study.search.capping.enabled else 0
+        search = study.search
+        self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
+        self._proposed, self._blind = len(records), search.startup if self._best_first else 0
         self._running: dict[str, TrialFolder] = {}  # by Ray's name
+        self._pretraining_of: dict[str, int] = {}  # its length, of those that run and are not past it
         self._points = points_of(study) if study.search.sharing.enabled else []
         self.stopped_because = ""
         self.run = f"run-{time.time():.3f}"
@@ -159,6 +164,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     # Ray's Searcher: its documentation says what each is for.
     # ruff: noqa: D102
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.left <= 0 and self._running and self._best_first and not self.stopped_because:
+            return None  # one of them may make way, and go on later
         if self.left <= 0 or self.stopped_because:
             return str(RaySearcher.FINISHED)
         reason = self.budget.why_not_another(next(iter(self._waiting), None))
@@ -169,16 +176,24 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             return str(RaySearcher.FINISHED)
         trial = self._next()
         if trial is None:
-            return str(RaySearcher.FINISHED)
+            return None if self._running and self._best_first else str(RaySearcher.FINISHED)
         self._running[trial_id] = trial
+        self._pretraining_of[trial_id] = self._pretraining(trial)
         self.budget.running.add(trial)
+        self._post()
         seconds = self.budget.seconds_for_a_trial()
         deadline = None if seconds is None else time.time() + seconds
         told = {"trial": trial.place, "folder": str(self._folder.path), "deadline": deadline}
         return told | {"run": self.run, "board": board_of(self._folder)}
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self._pretraining_of and result["step"] >= self._pretraining_of[trial_id]:
+            del self._pretraining_of[trial_id]
+            self._post()  # what waited for its pretraining waits no more
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._running.pop(trial_id)
+        self._pretraining_of.pop(trial_id, None)
         self.budget.running.discard(trial)
         if trial.outcome() is None and error:
             causes = trial.failures()
@@ -189,6 +204,9 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             trial.end(trial.failed())
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
             self._end(trial)
+        elif self._best_first and not error:  # it made way
+            self._waiting.append(trial)
+        self._post()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Ray pickles its experiment; what counts is in the records
@@ -200,14 +218,14 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """Nothing: the trial records are the truth."""
 
     def _next(self) -> TrialFolder | None:
-        """The trial to start now; None where none is left.
+        """The trial to start, or to go on with, now; None where none is left.
 
         What the sampler proposes without knowing anything is asked for at once: of those the one starts that may
         reach the balance soonest, so that the others need not start once it has. What it proposes from knowledge is
         asked for one by one.
         """
         if self._searcher is not None:
-            self._waiting = [trial for trial in self._waiting if trial.readings() or not self._too_long(trial)]
+            self._waiting = [trial for trial in self._waiting if not self._too_long(trial)]
         while self._to_propose and (self._proposed < self._blind or self._wants_another()):
             proposed = self._propose()
             if proposed is not None:
@@ -223,11 +241,16 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return len(self._waiting) < self.budget.slots and all(map(self._overlaps, self._waiting))
 
     def _soonest(self, trial: TrialFolder) -> float:
-        """The step at which it may reach the balance at the earliest; in their own order without capping."""
-        if not self._study.search.capping.enabled or self._searcher is None:
+        """The step at which it may reach the balance at the earliest; in their own order where that does not count."""
+        if not self._best_first:
             return 0.0
-        ruler = Ruler.of(self._study.configuration(trial.header()["values"]))
-        return earliest_possible(trial.readings(), ruler)
+        return earliest_possible(trial.readings(), Ruler.of(trial.configuration()))
+
+    def _post(self) -> None:
+        """Tell the running trials, by the board, what those that wait may reach."""
+        if self._best_first and self._board is not None:
+            ready = [trial for trial in self._waiting if not self._overlaps(trial)]
+            self._board.wait.remote([self._soonest(trial) for trial in ready])
 
     def _overlaps(self, trial: TrialFolder) -> bool:
         """Whether a running trial is computing what this one would compute as well."""
@@ -251,15 +274,19 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return None if self._too_long(trial) else trial
 
     def _too_long(self, trial: TrialFolder) -> bool:
-        """Whether its pretraining and ramp alone are too long to win; it is ended then."""
-        capping, in_steps = self._study.search.capping, self._study.objective.metric == "steps_to_nash"
-        best = self._best if in_steps else None  # what its steps will cost is not measured yet
-        ruler = Ruler.of(self._study.configuration(trial.header()["values"]))
-        why = why_end([], ruler, trial.number, best, capping) if capping.enabled else None
+        """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""
+        capping, readings, configuration = self._study.search.capping, trial.readings(), trial.configuration()
+        ruler = Ruler.of(configuration)
+        if not capping.enabled or judge(readings, ruler).reached:
+            return False
+        known = (
+            bool(readings) or self._study.objective.metric == "steps_to_nash"
+        )  # else what its steps will cost is not
+        cost_of = cost_in(self._study, readings, configuration.Training.pretrain_steps)
+        why = why_end(readings, ruler, trial.number, self._best if known else None, capping, cost_of)
         if why is None:
             return False
-        nothing = {"steps": 0, "censored": True, "gap": None, "trained_steps": 0, "exploitability": None}
-        trial.end({"end": why[0], **nothing, "cause": why[1]})
+        trial.end(outcome_of(readings, configuration, trial.last_step(), *why).as_dict())
         self._end(trial)
         self.observer.on_end(trial)
         return True
@@ -339,7 +366,8 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
     write_atomically(folder.versions_file, json.dumps({"python": platform.python_version()} | _versions()))
     learnt = learnt_from(study, [find_study(name, str(folder.path.parent)) for name in study.search.learn_from])
     searcher = Searcher(study, folder.records(study), folder.optuna_url, learnt)
-    board = ray.remote(num_cpus=0)(Board).options(name=board_of(folder), namespace=NAMESPACE).remote()
+    margin = study.search.best_first.margin
+    board = ray.remote(num_cpus=0)(Board).options(name=board_of(folder), namespace=NAMESPACE).remote(margin)
     try:
         stopped = _train(TrialFeed(study, budget, observer, searcher, board), study, budget)
         ended = sum(record.end != UNFINISHED for record in folder.records(study))
@@ -368,7 +396,7 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> str:
             search_alg=feed,
             metric="step",
             mode="max",
-            num_samples=feed.left,
+            num_samples=-1,  # until the feed has no more
             max_concurrent_trials=budget.slots,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{study.study}-{Path(trial.config['trial']).name}",

@@ -171,6 +171,15 @@ class Capping(Section):
     lost_after: Annotated[int, Field(ge=1)] = 20  # validations of the game in which D orders every pair
 
 
+class BestFirst(Section):
+    """The trial that may reach the balance soonest is trained first. Takes capping, which ends what is left over."""
+
+    enabled: bool = True
+    margin: Annotated[float, Field(ge=1)] = (
+        1.25  # a trial makes way when it is this many times as late as one that waits
+    )
+
+
 class Sharing(Section):
     """Pretraining that several trials have in common is computed once."""
 
@@ -183,11 +192,12 @@ class Search(Section):
 
     trials: Annotated[int, Field(ge=1)] = 20
     sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random"] = "tpe"
-    startup: Annotated[int, Field(ge=1)] = 16  # proposed blindly; the soonest of them are started first
+    startup: Annotated[int, Field(ge=1)] = 32  # proposed blindly; the soonest of them are started first
     seed: Annotated[int, Field(ge=0)] = 0
     try_first: list[dict[str, Value]] = []
     budget: Budget = Budget()
     capping: Capping = Capping()
+    best_first: BestFirst = BestFirst()
     sharing: Sharing = Sharing()
     learn_from: list[str] = []  # earlier studies: a folder, or a name in the same storage
 

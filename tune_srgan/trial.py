@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from trainables.balance import Ruler
+from trainables.balance import Ruler, earliest_possible, judge
 from trainables.configuration import Configuration
 from trainables.imagery import Imagery, load_imagery
 from trainables.schedules import phase
@@ -28,7 +28,7 @@ from trainables.state import State
 from trainables.trainer import Diverged, End, Outcome, outcome, pick_device, train
 from trainables.validation import pictures
 from tune_srgan import mps
-from tune_srgan.capping import NAMESPACE, Incumbent, cost_in, why_end
+from tune_srgan.capping import NAMESPACE, cost_in, why_end
 from tune_srgan.records import BUDGET_USED, StudyFolder, TrialFolder, account_of, write_atomically
 from tune_srgan.sharing import SharedPretraining, Snapshots, points_of
 from tune_srgan.storage import Storage
@@ -46,6 +46,7 @@ class Terms:
     deadline: float = math.inf  # seconds since the epoch: what the study's budget leaves
     whole: bool = False  # to max_steps, and probed at the balance: a confirmation
     why_end: Callable[[State], tuple[End, str] | None] = lambda state: None
+    makes_way: Callable[[State], bool] = lambda state: False  # whether another trial goes first now
     shared: Callable[[Configuration, Imagery, torch.device], SharedPretraining | None] = lambda *_: None
 
 
@@ -72,7 +73,7 @@ def train_recorded(trial: TrialFolder, tracker: Tracker, terms: Terms | None = N
 def _train(
     trial: TrialFolder, tracker: Tracker, configuration: Configuration, terms: Terms
 ) -> Generator[dict[str, Any], None, Outcome | None]:
-    """The training; returns its outcome, None where a confirmation was interrupted by the budget and can go on."""
+    """The training; returns its outcome, None where it can go on: it makes way, or the budget ends a confirmation."""
     device = pick_device(configuration)
     imagery = load_imagery(configuration, device)
     shared = terms.shared(configuration, imagery, device)
@@ -106,6 +107,10 @@ def _train(
             if why is not None:
                 result = outcome(state, *why)
                 break
+            if not _is_over(state) and terms.makes_way(state):
+                state.save(trial.checkpoint)
+                trial.note_pause()
+                return None
     except Diverged as error:
         return outcome(state, "diverged", str(error))
     state.save(trial.checkpoint)
@@ -145,12 +150,18 @@ def _begin(
 
 def _why_end(state: State, terms: Terms) -> tuple[End, str] | None:
     """What ends a training before the balance or max_steps do."""
-    ended = outcome(state)
-    if state.step >= state.configuration.Training.max_steps or (not terms.whole and not ended.censored):
+    if _is_over(state, terms.whole):
         return None
     if time.time() > terms.deadline:
         return "capped", BUDGET_USED
     return terms.why_end(state)
+
+
+def _is_over(state: State, whole: bool = False) -> bool:
+    """Whether the training ends by itself with this reading."""
+    if state.step >= state.configuration.Training.max_steps:
+        return True
+    return not whole and judge(state.readings, Ruler.of(state.configuration)).reached
 
 
 def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -> str:
@@ -205,14 +216,17 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
         snapshots = Snapshots(Storage(str(folder.pretraining)), 1e9 * search.sharing.disk_gb, trial.complain)
         terms = replace(terms, shared=lambda *parts: SharedPretraining.of(snapshots, points, *parts))
     if search.capping.enabled and not whole:
-        ask, configuration = _Reader(config["board"]), trial.configuration()
+        board, configuration = _Reader(config["board"]), trial.configuration()
         ruler, pretraining = Ruler.of(configuration), configuration.Training.pretrain_steps
 
         def why(state: State) -> tuple[End, str] | None:
             cost_of = cost_in(study, state.readings, pretraining)
-            return why_end(state.readings, ruler, trial.number, ask(), search.capping, cost_of)
+            return why_end(state.readings, ruler, trial.number, board("best"), search.capping, cost_of)
 
-        terms = replace(terms, why_end=why)
+        def makes_way(state: State) -> bool:
+            return state.step >= pretraining and bool(board("makes_way", earliest_possible(state.readings, ruler)))
+
+        terms = replace(terms, why_end=why, makes_way=makes_way)
     return terms
 
 
@@ -226,18 +240,17 @@ class _Reader:
         with contextlib.suppress(Exception):  # no board: nothing to be capped by
             self._board = ray.get_actor(name, namespace=NAMESPACE)
 
-    def __call__(self) -> Incumbent | None:
-        """The incumbent; None where there is none, or nobody answers."""
+    def __call__(self, method: str, *arguments: Any) -> Any:
+        """The board's answer; None where nobody answers."""
         if self._board is None:
             return None
         import ray
 
         try:
-            found: Incumbent | None = ray.get(self._board.best.remote(), timeout=ANSWER_S)
+            return ray.get(getattr(self._board, method).remote(*arguments), timeout=ANSWER_S)
         except Exception:  # whatever Ray says of an actor that is gone
             self._board = None
             return None
-        return found
 
 
 def _is_fault(error: Exception) -> bool:
