@@ -270,10 +270,9 @@ def variants() -> dict[str, Arm]:
     def ours(startup: int = STARTUP, **changes: Any) -> Arm:
         return replace(OURS, proposer=partial(Ours, startup=startup, **changes), blind=startup)
 
-    found = {
-        f"sampler {name}": ours(sampler=name) for name in ("tpe", *SAMPLERS, "gp", "cmaes", "random", "quasirandom")
-    }
-    found |= {f"censored as {name}": ours(censored=name) for name in ("cost", "pruned", "clipped")}
+    names = ("tpe", *SAMPLERS, "gp", "cmaes", "random")
+    found = {f"startup 8, sampler {name}": ours(8, sampler=name) for name in names}  # so that the sampler has its say
+    found |= {f"startup 8, censored as {name}": ours(8, censored=name) for name in ("cost", "pruned", "clipped")}
     found |= {f"startup {count}": ours(startup=count) for count in (4, 8, 16, 24, 32, 48, 64)}
     for margin in (1.0, 1.1, 1.25, 1.5, 2.0, math.inf):
         found |= {
@@ -561,6 +560,9 @@ def main() -> None:
             )
     print(f"{time.perf_counter() - began:.0f} s")
     if chosen.out:
+        if chosen.among == "variants":
+            for arm in results["arms"].values():
+                del arm["steps"]["all"], arm["seconds"]["all"]
         chosen.out.write_text(json.dumps(results, indent=1))
         if chosen.among == "arms":
             draw(results, chosen.out.with_suffix(".png"))

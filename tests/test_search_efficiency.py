@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -121,6 +122,21 @@ def test_what_is_switched_on_saves_and_never_costs(table):
     }.items():
         sums[name] = sum(efficiency.replay(arm, loaded, repetition).steps for repetition in range(20))
     assert sums["plain"] > sums["stop"] > sums["capping"] > sums["both"]
+
+
+def test_a_bad_bet_costs_less_where_trials_make_way(table):
+    """In the harder world the soonest never balance: each would be trained to its last step."""
+    harder = efficiency.load(table, "all", never_until=40)
+    assert harder.good == {number for number in harder.good if harder.configurations[number][PRETRAIN] == 60}
+    alone = replace(efficiency.OURS, margin=math.inf)
+    found = {name: [efficiency.replay(arm, harder, r) for r in range(10)] for name, arm in (
+        ("makes way", efficiency.OURS), ("nobody does", alone)
+    )}  # fmt: skip
+    assert all(spent.held for arm in found.values() for spent in arm)
+    assert all(spent.pauses == 0 for spent in found["nobody does"])
+    assert all(spent.pauses > 0 for spent in found["makes way"])
+    steps = {name: sum(spent.steps for spent in arm) for name, arm in found.items()}
+    assert steps["makes way"] < 0.7 * steps["nobody does"]
 
 
 def test_a_study_that_never_holds_a_good_one_has_tried_everything(table, monkeypatch):

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small, start
-from tests.test_service import tracked, wait_for
+from tests.test_service import STUDY, TUNE, tracked, wait_for
 from tests.wandb_server import API_KEY, ENTITY, WandbServer
 from trainables.errors import InvalidInput
 from tune_srgan import sweeps, tracking
@@ -489,6 +489,36 @@ def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_late
     assert set(run.tags) == {"exhausted", "censored"}
     assert run.summary["nash_cost"] == pytest.approx(266.67, abs=0.01)
     assert run.sweep == "sweep0"
+
+
+def test_an_online_study_from_its_first_command_to_its_report(tmp_path, monkeypatch):
+    """By `tune.py run` and Ray; trials make way for one another, and each stays one run of the sweep."""
+    server = WandbServer()
+    environment(server.url, monkeypatch)
+    search = {"trials": 3, "startup": 3, "best_first": {"margin": 1.0}}
+    study = STUDY | {"search": STUDY["search"] | search, "resources": {"concurrent": 1}}
+    study |= {"tracking": {"wandb": {"mode": "online", "project": "gans"}}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    ran = subprocess.run(
+        [sys.executable, str(TUNE), "run", "tiny.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=180
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    folder = StudyFolder(tmp_path / "runs" / "tiny")
+    assert wait_for_trackers(folder, 60) == 0
+    assert len(server.runs) == 3
+    paused = 0
+    for trial in folder.trials():
+        run = server.runs[tracking.run_id(trial, folder.study())]
+        steps = [reading["step"] for reading in trial.readings()]
+        assert (run.sweep, run.state) == ("sweep0", "finished")
+        assert run.steps_of("val_metrics/psnr") == steps == list(range(2, int(steps[-1]) + 1, 2))
+        assert run.summary["outcome"] == trial.outcome()["end"]
+        paused += sum("paused" in attempt for attempt in trial.attempts())
+    assert paused > 3
+    wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
+    assert server.url in (folder.path / "report.html").read_text()  # a link to each run
+    assert sync_commands(folder) == []
+    server.stop()
 
 
 def test_a_server_that_refuses_or_hangs_makes_no_sweep_and_the_study_goes_on(tmp_path, monkeypatch):
