@@ -75,7 +75,7 @@ class Curve:
         """Make it a training in which no reading of the game is balanced."""
         self.steps_to_nash = self.certified_at = math.inf
         self.gaps = [1.0] * len(self.gaps)
-        self.earliest = [self.earliest[0], *(max(self.earliest[0], step) for step in self.steps)]
+        self.earliest = [self.earliest[0], *(max(self.earliest[0], step + self.steps[0]) for step in self.steps)]
 
 
 @dataclass(frozen=True)
@@ -343,8 +343,11 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
     def makes_way(trial: Running) -> bool:
         if math.isinf(arm.margin) or trial.at * every < trial.pretraining:
             return False
+        earliest = trial.curve.earliest[trial.at]
+        if earliest <= trial.at * every:  # a window is open: it is seen through
+            return False
         ready = [soonest(*other) for other in waiting if not overlaps(other[1])]
-        return bool(ready) and trial.curve.earliest[trial.at] > arm.margin * min(ready)
+        return bool(ready) and earliest > arm.margin * min(ready)
 
     def next_trial() -> tuple[str, int] | None:
         waiting[:] = [trial for trial in waiting if not too_long(*trial)]

@@ -107,7 +107,8 @@ def online(tmp_path_factory):
     server, told = WandbServer(), {}
     environment(server.url, monkeypatch)
     study, folder = opened(tmp_path_factory.mktemp("online"))
-    told["note"] = sweeps.open_sweep(study, folder, seconds=30)
+    sweeps.open_sweep(study, folder)
+    told["note"] = sweeps.sweep_note(folder, 30)
     first, second, third = (folder.trial(number) for number in range(3))
 
     start(folder, study, 2, VALUES)  # its first attempt fails, the worker of its second dies, a third goes on
@@ -278,7 +279,8 @@ def test_a_column_that_the_library_alone_would_name_shows_nothing(online):
 
 def test_a_resumed_study_stays_one_sweep_and_its_best_moves(online):
     server, study, folder, _ = online
-    assert sweeps.open_sweep(study, folder) == ""
+    sweeps.open_sweep(study, folder)
+    assert sweeps.sweep_note(folder, 3) == ""
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "RUNNING")
     start(folder, study, 3, VALUES | {PATIENCE: 2})
     tracker = open_tracker(folder.trial(3), study)
@@ -334,7 +336,8 @@ def test_an_offline_study_is_read_back_and_then_sent_as_it_says(tmp_path, monkey
     server = WandbServer()
     environment(server.url, monkeypatch)
     study, folder = opened(tmp_path, "offline", trials=1)
-    assert sweeps.open_sweep(study, folder) == ""
+    sweeps.open_sweep(study, folder)
+    assert sweeps.sweep_note(folder, 3) == ""
     start(folder, study, 0, VALUES)
     tracker = open_tracker(folder.trial(0), study)
     Image.new("RGB", (8, 4)).save(folder.trial(0).samples)
@@ -381,7 +384,8 @@ def test_no_account_no_library_no_tracking_are_each_said(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InvalidInput, match="wandb login"):
         sweeps.publish_report(study, folder)
-    assert sweeps.open_sweep(study, folder) == ""
+    sweeps.open_sweep(study, folder)
+    assert sweeps.sweep_note(folder, 3) == ""
 
 
 @pytest.mark.parametrize(
@@ -527,7 +531,8 @@ def test_a_server_that_refuses_or_hangs_makes_no_sweep_and_the_study_goes_on(tmp
         environment(server.url, monkeypatch)
         study, folder = opened(tmp_path, name=mode)
         begun = time.monotonic()
-        assert re.search(note, sweeps.open_sweep(study, folder, seconds=20 if mode == "refuse" else 0.5))
+        sweeps.open_sweep(study, folder)
+        assert re.search(note, sweeps.sweep_note(folder, 20 if mode == "refuse" else 0.5))
         assert time.monotonic() - begun < (20 if mode == "refuse" else AT_ONCE_S)
         assert sweeps.sweep_address(folder) == ""
         server.stop()

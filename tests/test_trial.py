@@ -1,9 +1,11 @@
 """One recorded trial without Ray: what it notes beside the readings, and what ends it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from tests.studies import VALUES, loaded, small, start
+from tests.studies import VALUES, loaded, reading, small, start
 from tests.tiny import tiny
 from tune_srgan import trial as module
 from tune_srgan.records import StudyFolder, TrialFolder
@@ -60,6 +62,27 @@ def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
     ours, others = (torch.load(one.checkpoint, weights_only=True) for one in (trial, alone))
     for name, weight in ours["generator"].items():
         assert torch.equal(weight, others["generator"][name])
+
+
+def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    study = loaded(tmp_path)
+    folder = StudyFolder(tmp_path / "runs" / "small")
+    folder.open(study)
+    start(folder, study, 0, VALUES)
+    asked = []
+    monkeypatch.setattr(module, "_Reader", lambda name: lambda *question: asked.append(question) or True)
+    terms = module._terms(study, folder, folder.trial(0), {"deadline": None, "board": "its name"})
+
+    def makes_way(step, rank):
+        readings = [reading(at, rank) for at in range(4, step + 1, 4)]
+        return terms.makes_way(SimpleNamespace(step=step, readings=readings))
+
+    assert not makes_way(16, 0.5)  # pretraining: the bound is what it was when it started
+    assert not makes_way(60, 0.5)  # balanced since the ramp ended at 40
+    assert asked == []
+    assert makes_way(60, 0.875)
+    assert asked == [("makes_way", 64)]  # the next reading may be the first that holds
 
 
 def figures(trial):

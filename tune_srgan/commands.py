@@ -315,9 +315,10 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
         out.print(f"All trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
     else:
         with folder.locked():
+            sweeps.open_sweep(study, folder)  # beside the start of Ray: it costs no time
             where = connected or runner.connect(address)
             out.print(Text(f"Study '{study.study}' in {folder.path}; {where}."), soft_wrap=True)
-            if sweep_note := sweeps.open_sweep(study, folder):
+            if sweep_note := sweeps.sweep_note(folder, 1.0):
                 err.print(Text(sweep_note, style="yellow"), soft_wrap=True)
             budget = runner.Budget(study, folder)
             stopped = ""

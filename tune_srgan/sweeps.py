@@ -66,28 +66,22 @@ def distribution(parameter: Parameter) -> dict[str, Any]:
     return {"min": low, "max": high, "distribution": "log_uniform_values" if parameter.log else "uniform"}
 
 
-def open_sweep(study: Study, folder: StudyFolder, seconds: float = 3.0) -> str:
-    """Register an online study as a sweep, or go on with the one it is; a line for the person where there is none yet.
-
-    Waits `seconds` at most; trials' runs wait for the sweep, not the trials.
-    """
+def open_sweep(study: Study, folder: StudyFolder) -> None:
+    """Begin to register an online study as a sweep, or to go on with the one it is; runs wait for it, trials do not."""
     if tracking_mode(study.tracking.wandb)[0] != "online":
-        return ""
-    try:
-        making = not _sweep(folder)
-        if making:
-            write_atomically(sweep_file(folder), json.dumps({"until": time.time() + ANSWER_S}))
+        return
+    making = not _sweep(folder)
+    if making:
+        write_atomically(sweep_file(folder), json.dumps({"until": time.time() + ANSWER_S}))
+    with contextlib.suppress(OSError):
         _start(folder, "open", making)
-        begun = time.monotonic()
-        while "until" in (read_json(sweep_file(folder)) or {}) and time.monotonic() - begun < seconds:
-            time.sleep(0.05)
-    except OSError as error:
-        return f"Weights & Biases: no sweep ({error}); the runs are grouped by study."
-    return sweep_note(folder)
 
 
-def sweep_note(folder: StudyFolder) -> str:
-    """Why the study's runs are in no sweep; empty where they are, or where none was wanted."""
+def sweep_note(folder: StudyFolder, seconds: float = 0.0) -> str:
+    """Why the study's runs are in no sweep, asked for `seconds` at most; empty where they are, or none was wanted."""
+    begun = time.monotonic()
+    while "until" in (read_json(sweep_file(folder)) or {}) and time.monotonic() - begun < seconds:
+        time.sleep(0.05)
     known = read_json(sweep_file(folder)) or {}
     if "refused" in known:
         return f"Weights & Biases: no sweep ({known['refused']}); the runs are grouped by study."

@@ -224,7 +224,9 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
             return why_end(state.readings, ruler, trial.number, board("best"), search.capping, cost_of)
 
         def makes_way(state: State) -> bool:
-            return state.step >= pretraining and bool(board("makes_way", earliest_possible(state.readings, ruler)))
+            earliest = earliest_possible(state.readings, ruler)
+            opened = earliest <= state.step  # a window that is open is seen through
+            return state.step >= pretraining and not opened and bool(board("makes_way", earliest))
 
         terms = replace(terms, why_end=why, makes_way=makes_way)
     return terms
