@@ -283,7 +283,9 @@ def test_an_attempt_that_made_way_is_not_spent(folder, study):
         trial.note_pause()
     assert folder.spent_attempts(trial, "run-1") == 0
     assert trial.failures() == []
+    assert trial.is_paused()
     trial.begin_attempt("run-2")
+    assert not trial.is_paused()
     trial.begin_attempt("run-2")  # the one before was killed
     assert folder.spent_attempts(trial, "run-2") == 2
 

@@ -95,7 +95,7 @@ class StudyView:
         self._last.pop(trial, None)
         record = record_of(trial, self._study)
         if record.end == UNFINISHED:
-            if self._live is None and "paused" in (trial.attempts() or [{}])[-1]:
+            if self._live is None and trial.is_paused():
                 self._console.print(f"trial {trial.name:>3s}  step {trial.last_step():6d}  makes way", highlight=False)
             return
         self._ended[trial] = record
@@ -191,6 +191,7 @@ def standing(study: Study, folder: StudyFolder) -> dict[str, Any]:
         {"trial": trial.name, "step": record.trained_steps}
         for trial, record in zip(trials, every, strict=True)
         if record.end == UNFINISHED
+        and not trial.is_paused()
         and trial.readings_file.exists()
         and now - trial.readings_file.stat().st_mtime < LATELY_S
     ]

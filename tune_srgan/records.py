@@ -146,6 +146,11 @@ class TrialFolder:
         """Note that the attempt ended well, before the trial did: it makes way for another."""
         _append(self.attempts_file, {"paused": time.time()})
 
+    def is_paused(self) -> bool:
+        """Whether it waits since then."""
+        attempts = self.attempts()
+        return bool(attempts) and "paused" in attempts[-1] and self.outcome() is None
+
     def note_failure(self, error: Exception, gpu: str = "") -> None:
         """Keep the cause of a failed attempt; `gpu` names the device where it is the device's fault."""
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
