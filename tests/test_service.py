@@ -321,17 +321,18 @@ def test_a_trial_whose_attempts_are_used_up_has_failed_and_the_study_goes_on(tmp
     study["resources"] |= {"max_failures": 1, "concurrent": 1}
     file.write_text(yaml.safe_dump(study))
     driver = command("run", "tiny.yaml", cwd=tmp_path)
-    seen: set[int] = set()
-    first = tmp_path / "runs/tiny/trials/00000"
+    first, killed = tmp_path / "runs/tiny/trials/00000", 0
 
-    def kill_each_worker_once() -> bool:
-        for process in workers_of(tmp_path) if (first / "attempts.jsonl").exists() else []:
-            if process.pid not in seen and not (first / "outcome.json").exists():
-                seen.add(process.pid)
+    def kill_at_each_attempt() -> bool:
+        nonlocal killed
+        begun = (first / "attempts.jsonl").read_text().count("\n") if (first / "attempts.jsonl").exists() else 0
+        if begun > killed:
+            killed = begun
+            for process in workers_of(tmp_path):
                 process.kill()
         return (first / "outcome.json").exists()
 
-    wait_for(kill_each_worker_once, 90)
+    wait_for(kill_at_each_attempt, 120)
     finish(driver)
     ends = [json.loads((trial / "outcome.json").read_text()) for trial in trials(tmp_path)]
     assert [end["end"] for end in ends] == ["failed", "exhausted"]

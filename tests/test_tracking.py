@@ -520,7 +520,10 @@ def test_an_online_study_from_its_first_command_to_its_report(tmp_path, monkeypa
         paused += sum("paused" in attempt for attempt in trial.attempts())
     assert paused > 3
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
-    assert server.url in (folder.path / "report.html").read_text()  # a link to each run
+    report = [sys.executable, str(TUNE), "report", str(folder.path)]
+    said = subprocess.run(report, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert sweeps.sweep_address(folder) in said
+    assert sweeps.sweep_address(folder).startswith(server.url)
     assert sync_commands(folder) == []
     server.stop()
 
