@@ -31,9 +31,9 @@ from trainables.imagery import load_imagery
 from trainables.state import State
 from trainables.trainer import Diverged, pick_device, train
 from tune_srgan import mps
-from tune_srgan.records import step_seconds_of, write_atomically
+from tune_srgan.records import step_seconds_of
 from tune_srgan.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of
-from tune_srgan.storage import Storage
+from tune_srgan.storage import storage_at, write_atomically
 from tune_srgan.study import Study, Value, load_study
 
 HERE = Path(__file__).resolve().parent
@@ -73,7 +73,7 @@ def record(job: tuple[Study, Path, str | None, int, int, list[tuple[int, dict[st
         configuration = whole(study.configuration(values), seed, scene, threads)
         device = pick_device(configuration)
         imagery = load_imagery(configuration, device)
-        snapshots = Snapshots(Storage(str(folder / "pretraining")), 50e9, print)
+        snapshots = Snapshots(storage_at(str(folder / "pretraining")), 50e9, print)
         shared = SharedPretraining.of(snapshots, points_of(study), configuration, imagery, device)
         state = shared.start(configuration, device) or State(configuration, device)
         end = "whole"

@@ -53,7 +53,7 @@ WITHIN = 1.1  # of the best median
 NEVER_GAP = 1e3  # what ASHA is told before the game
 
 
-@dataclass
+@dataclass(frozen=True)
 class Curve:
     """One recorded training, judged once: by reading, what a search would know after it."""
 
@@ -71,11 +71,13 @@ class Curve:
         gap = self.gaps[readings - 1] if readings else math.inf
         return nash_cost(Verdict(None, None, 0, gap), max_steps)
 
-    def never_balances(self) -> None:
-        """Make it a training in which no reading of the game is balanced."""
-        self.steps_to_nash = self.certified_at = math.inf
-        self.gaps = [1.0] * len(self.gaps)
-        self.earliest = [self.earliest[0], *(max(self.earliest[0], step + self.steps[0]) for step in self.steps)]
+    def without_balance(self) -> Curve:
+        """A training of the same length in which no reading of the game is balanced."""
+        first, every = self.earliest[0], self.steps[0]
+        earliest = [first, *(max(first, step + every) for step in self.steps)]
+        return replace(
+            self, gaps=[1.0] * len(self.gaps), earliest=earliest, steps_to_nash=math.inf, certified_at=math.inf
+        )
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ def load(file: Path, part: str, never_until: int = 0) -> Table:
         for number in chosen
         for seed in seeds
     }
-    for (number, _), curve in curves.items():
-        if int(values[number][PRETRAIN]) <= never_until:
-            curve.never_balances()
+    for place, curve in curves.items():
+        if int(values[place[0]][PRETRAIN]) <= never_until:
+            curves[place] = curve.without_balance()
     costs = [
         statistics.median(t[key] for t in made["trainings"] if math.isfinite(t[key]))
         for key in ("pretraining_step_s", "game_step_s")

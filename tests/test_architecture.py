@@ -43,7 +43,7 @@ def test_the_training_knows_nothing_of_the_service(file):
         ("wandb", {"tracking", "sweeps"}),
         ("ray", {"runner", "trial", "commands"}),
         ("matplotlib", {"figures", "page"}),
-        ("pyarrow", {"storage"}),
+        ("fsspec", {"storage"}),
     ],
 )
 def test_each_library_has_its_place(library, places):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tune_srgan.records import StudyFolder, write_atomically
+from tune_srgan.records import StudyFolder
 from tune_srgan.runner import Budget
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study, load_study
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "search_spaces" / "quickstart.yaml"

@@ -112,7 +112,7 @@ def studied(curves, order, ends):
             board = Board()
             board.offer(best)
             board.offer(Incumbent(verdict.steps_to_nash, number))
-            best = board.best()
+            best, _ = board.answer(-math.inf)
         if verdict.reached or at[number] == len(readings[number]) or ends(so_far, found, number, best):
             running.discard(number)
         at[number] += 1
@@ -155,18 +155,17 @@ def test_the_board_keeps_the_best_and_the_earlier_of_two_alike():
     board.offer(None)
     for cost, number in ((300, 4), (400, 1), (300, 2), (300, 3)):
         board.offer(Incumbent(cost, number))
-    assert board.best() == Incumbent(300, 2)
+    assert board.answer(math.inf) == (Incumbent(300, 2), False)  # nobody waits
 
 
 def test_one_start_stops_one_trial():
     board = Board(1.25)
-    assert not board.makes_way(1000)  # nobody waits
     board.wait([200, 100])
-    assert [board.makes_way(earliest) for earliest in (125, 126, 126, 250, 251, 1000)] == [
-        False, True, False, False, True, False
+    assert [board.answer(earliest)[1] for earliest in (-math.inf, 125, 126, 126, 250, 251, 1000)] == [
+        False, False, True, False, False, True, False
     ]  # fmt: skip
     board.wait([300])
-    assert board.makes_way(math.inf)
+    assert board.answer(math.inf)[1]
 
 
 def test_the_incumbent_is_the_studys_best_and_never_a_censored_trial(tmp_path):

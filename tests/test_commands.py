@@ -105,7 +105,7 @@ WRONG = {  # what is done to the small study, the file and the key that are name
     "wrong type": (put("search", trials="many"), "wrong type.yaml", "search.trials"),
     "empty range": (put("space", PATIENCE, int=[9, 3]), "empty range.yaml", f"space.{PATIENCE}"),
     "fixed too": (put("training", Schedulers={"patience_g": 3}), "fixed too.yaml", f"space.{PATIENCE}"),
-    "object store": (put(storage="s3://bucket/runs"), "object store.yaml", "storage"),
+    "object store": (put(storage="nowhere://bucket/runs"), "object store.yaml", "storage"),
     "missing imagery": (imagery("nowhere.tif"), "nowhere.tif", "Data.path"),
     "corrupt imagery": (imagery("corrupt.tif"), "corrupt.tif", "Data.path"),
     "small imagery": (imagery("small.tif"), "small.tif", "Data.crop_size"),

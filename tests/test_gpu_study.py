@@ -54,11 +54,8 @@ def test_trials_share_a_gpu(tmp_path):
     assert len(trials) == 4
     total = torch.cuda.get_device_properties(0).total_memory
     for trial in trials:
-        assert json.loads((trial / "outcome.json").read_text())["end"] in {
-            "balanced",
-            "exhausted",
-            "collapsed",
-        }  # of noise
+        end = json.loads((trial / "outcome.json").read_text())["end"]
+        assert end in {"balanced", "exhausted", "collapsed"}  # of noise
         readings = [json.loads(line) for line in (trial / "readings.jsonl").read_text().splitlines()]
         assert all(0 < reading["memory/peak_gb"] < SHARE * total / 1e9 for reading in readings)
         spent = {kind: sum(reading.get(f"time/{kind}_s", 0) for reading in readings) for kind in ("train", *WAITS)}

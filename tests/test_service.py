@@ -70,11 +70,11 @@ def write_study(folder: Path, **search: object) -> Path:
     return file
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 30, pause: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def trials(folder: Path) -> list[Path]:
@@ -269,7 +269,7 @@ def test_one_driver_at_a_time_and_imagery_that_is_gone(tmp_path: Path) -> None:
     second = command("resume", "tiny", cwd=tmp_path)
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2
-    assert "another process is running" in err
+    assert f"a study that process {driver.pid} of" in err
     os.kill(driver.pid, signal.SIGINT)
     driver.communicate(timeout=60)
     ended = sorted(tmp_path.rglob("outcome.json"))
@@ -340,8 +340,8 @@ def test_a_trial_whose_attempts_are_used_up_has_failed_and_the_study_goes_on(tmp
     assert len((first / "attempts.jsonl").read_text().splitlines()) == 2  # the first and one more
 
 
-def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
-    """With a ruler that lets such networks pass: what one trial pretrained no other need, and the best comes again."""
+def write_sharing_study(folder: Path, **sections: object) -> None:
+    """With a ruler that lets such networks pass, one trial at a time."""
     lax = {"validation_pairs": 64, "probability_tolerance": 1.0, "rank_tolerance": 0.5, "control_auc": 0.500001}
     study = STUDY | {"objective": STUDY["objective"] | {"nash": lax}, "confirm": {"top": 1, "seeds": 2}}
     study["training"] = study["training"] | {"Optimizers": {"optim_d_lr": 5e-3}}
@@ -349,7 +349,12 @@ def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
     tried = [first | {"Training.g_pretrain_steps": steps} for steps in (12, 4, 8)]
     study["search"] = {"trials": 3, "startup": 3, "try_first": tried, "capping": {"slack": 5.0}}
     study["resources"] = {"concurrent": 1}
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(study | sections))
+
+
+def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
+    """What one trial pretrained no other need, and the best comes again."""
+    write_sharing_study(tmp_path)
     printed = finish(command("run", "tiny.yaml", cwd=tmp_path))
     ends = [json.loads((trial / "outcome.json").read_text()) for trial in trials(tmp_path)]
     assert ends[0]["end"] == "balanced"

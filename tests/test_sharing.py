@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from trainables.state import State
 from trainables.trainer import train
 from tune_srgan.records import SHARED, StudyFolder, account_of
 from tune_srgan.sharing import HEADER, SharedPretraining, Snapshots, expected_savings, path_of, points_of, reach
-from tune_srgan.storage import Storage
+from tune_srgan.storage import storage_at
 from tune_srgan.tracking import Tracker
 from tune_srgan.trial import Terms, train_recorded
 
@@ -37,7 +38,7 @@ def complaints():
 def snapshots(request, tmp_path, complaints):
     place = str(tmp_path / "pretraining")
     return Snapshots(
-        Storage(place if request.param == "folder" else request.param.format(tmp_path.name)), 1e9, complaints
+        storage_at(place if request.param == "folder" else request.param.format(tmp_path.name)), 1e9, complaints
     )
 
 
@@ -97,7 +98,7 @@ def test_what_is_no_snapshot_at_all_is_passed_over(snapshots, complaints):
 
 
 def test_a_sealed_snapshot_that_torch_cannot_load_is_computed_anew(tmp_path, complaints, monkeypatch):
-    snapshots = Snapshots(Storage(str(tmp_path)), 1e9, complaints)
+    snapshots = Snapshots(storage_at(str(tmp_path)), 1e9, complaints)
     state, _, shared = lent(snapshots, 4)
     snapshots.storage.delete(f"{shared.path}/{4:08d}")
     snapshots.keep(shared.path, 4, lambda: b"not a state")
@@ -106,7 +107,7 @@ def test_a_sealed_snapshot_that_torch_cannot_load_is_computed_anew(tmp_path, com
 
 
 def test_the_least_recently_used_go_first_and_the_newest_stays(tmp_path, complaints):
-    snapshots = Snapshots(Storage(str(tmp_path)), 1e9, complaints)
+    snapshots = Snapshots(storage_at(str(tmp_path)), 1e9, complaints)
     for step in (4, 8, 12):
         snapshots.keep("path", step, lambda: b"x" * 1000)
         used = time.time() - 100 + step
@@ -123,7 +124,7 @@ def test_the_least_recently_used_go_first_and_the_newest_stays(tmp_path, complai
 
 def test_a_storage_that_cannot_be_written_costs_a_complaint(tmp_path, complaints):
     (tmp_path / "file").write_text("in the way")  # root can write to a read-only folder; to a file's inside it cannot
-    state, imagery, _ = lent(Snapshots(Storage(str(tmp_path / "file")), 1e9, complaints))
+    state, imagery, _ = lent(Snapshots(storage_at(str(tmp_path / "file")), 1e9, complaints))
     assert state.step == 16
     assert any("could not be kept" in line for line in complaints)
 
@@ -131,12 +132,12 @@ def test_a_storage_that_cannot_be_written_costs_a_complaint(tmp_path, complaints
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_read_only_storage_costs_a_complaint(tmp_path, complaints):
     tmp_path.chmod(0o500)
-    lent(Snapshots(Storage(str(tmp_path / "pretraining")), 1e9, complaints))
+    lent(Snapshots(storage_at(str(tmp_path / "pretraining")), 1e9, complaints))
     assert any("could not be kept" in line for line in complaints)
 
 
 def writer(place, content, begun):
-    storage = Storage(place)
+    storage = storage_at(place)
     begun.set()
     while True:
         storage.write("path/00000004", content)
@@ -154,7 +155,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_snapshot_or_none_and_two_writers
         process.start()
     for event in started:
         event.wait(60)
-    storage, until, seen = Storage(str(tmp_path)), time.monotonic() + 3, set()
+    storage, until, seen = storage_at(str(tmp_path)), time.monotonic() + 3, set()
     while time.monotonic() < until:
         found = storage.read("path/00000004")
         if found is not None:
@@ -171,7 +172,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_snapshot_or_none_and_two_writers
 def test_two_trials_that_compute_the_same_stretch_leave_the_same_snapshot(tmp_path, complaints):
     contents = []
     for name in "ab":
-        snapshots = Snapshots(Storage(str(tmp_path / name)), 1e9, complaints)
+        snapshots = Snapshots(storage_at(str(tmp_path / name)), 1e9, complaints)
         lent(snapshots)
         contents.append(snapshots.longest(snapshots.storage.entries()[0].name.partition("/")[0], 16))
     states = [begun(**LONG)[0] for _ in contents]
@@ -190,7 +191,7 @@ def test_a_recorded_trial_that_starts_from_a_snapshot_ends_as_it_would_have_alon
     study = loaded(tmp_path)
     points = points_of(study)
     assert points == [20, 40, 60]
-    snapshots = Snapshots(Storage(str(tmp_path / "snapshots")), 1e9, complaints)
+    snapshots = Snapshots(storage_at(str(tmp_path / "snapshots")), 1e9, complaints)
     terms = Terms(shared=lambda *parts: SharedPretraining.of(snapshots, points, *parts))
     folders = {name: StudyFolder(tmp_path / name) for name in ("sharing", "alone")}
     trials = {}
@@ -220,7 +221,7 @@ def sharing(tmp_path, complaints):
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "study")
     folder.open(study)
-    snapshots = Snapshots(Storage(str(tmp_path / "snapshots")), 1e9, complaints)
+    snapshots = Snapshots(storage_at(str(tmp_path / "snapshots")), 1e9, complaints)
     return (
         folder,
         study,
@@ -237,8 +238,9 @@ def test_a_trial_that_is_killed_after_it_took_a_snapshot_has_its_readings_once(s
     trial = folder.trial(1)
     begun_once = train_recorded(trial, Tracker(), terms)
     next(begun_once)
-    begun_once.close()  # killed after its first own reading, 44; the checkpoint is lost
-    trial.checkpoint.unlink()
+    begun_once.close()  # killed after its first own reading, 44, before it wrote a checkpoint
+    assert trial.last_step() == 44
+    assert not trial.checkpoint.exists()
     list(train_recorded(trial, Tracker(), terms))
     assert [reading["step"] for reading in trial.readings()] == list(range(4, 201, 4))
 
@@ -280,10 +282,9 @@ def test_what_was_begun_elsewhere_offers_nothing(sharing):
     folder, study, snapshots, terms = sharing
     start(folder, study, 0, VALUES | {PRETRAIN: 60})
     trial = folder.trial(0)
-    begun_here = train_recorded(trial, Tracker(), terms)
-    for _ in range(6):
-        next(begun_here)
-    begun_here.close()
+    makes_way = replace(terms, why_stop=lambda state: "makes way" if state.step == 24 else None)
+    list(train_recorded(trial, Tracker(), makes_way))
+    assert trial.checkpoint.exists()
     assert len(snapshots.storage.entries()) == 1
     assert trial.path_file.exists()
     trial.path_file.write_text("of another machine")

@@ -1,5 +1,8 @@
 """One recorded trial without Ray: what it notes beside the readings, and what ends it."""
 
+import math
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +28,8 @@ def test_the_time_a_training_stands_still_is_in_the_next_reading(trial):
     readings = trial.readings()
     waits = {"time/record_s", "time/checkpoint_s", "time/report_s"}
     assert not waits & readings[0].keys()
+    assert readings[0]["time/begin_s"] > 0
+    assert all("time/begin_s" not in reading for reading in readings[1:])
     assert all(waits <= reading.keys() for reading in readings[1:])
     assert all(reading["time/checkpoint_s"] > 0 for reading in readings[1:])
     assert last["time/report_s"] == readings[-1]["time/report_s"]
@@ -40,17 +45,60 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path, monkeypatch):
     assert saved == [40, 80, 100]
 
 
+def test_by_default_checkpoints_take_a_fiftieth_of_the_time(trial, monkeypatch):
+    """A clock by hand: a reading takes 1 s, a checkpoint 0.1 s."""
+    now, saved = [0.0], []
+
+    def save(path):
+        now[0] += 0.1
+        saved.append(round(now[0], 1))
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    checkpoints = module._Checkpoints(trial.checkpoint, None)
+    for _ in range(20):
+        now[0] += 1
+        checkpoints.offer(SimpleNamespace(readings=[], save=save))
+    assert saved == [5.1, 10.2, 15.3, 20.4]
+
+
+def test_a_training_does_not_wait_for_a_driver_and_the_last_reading_arrives():
+    go, told = threading.Event(), []
+
+    def report(reading):
+        told.append(reading["step"])
+        go.wait(10)
+
+    with module._Reporter(report) as reporter:
+        for step in range(100):  # the driver takes nothing but the first
+            reporter({"step": step})
+        go.set()
+    assert told[0] in range(100)
+    assert told[-1] == 99
+    assert len(told) <= 3
+
+
+def test_ray_ends_a_training_through_its_report():
+    def report(reading):
+        raise SystemExit
+
+    with pytest.raises(SystemExit), module._Reporter(report) as reporter:
+        for step in range(10_000):
+            reporter({"step": step})
+            time.sleep(0.001)
+    assert step < 9_999
+
+
 def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
     """To the bit, with nothing computed twice."""
     asked = []
 
-    def makes_way(state):
+    def why_stop(state):
         asked.append(state.step)
-        return len(asked) % 3 == 0
+        return "makes way" if len(asked) % 3 == 0 else None
 
     attempts = 0
     while trial.outcome() is None:
-        list(train_recorded(trial, Tracker(), Terms(makes_way=makes_way)))
+        list(train_recorded(trial, Tracker(), Terms(why_stop=why_stop)))
         attempts += 1
     assert attempts > 3
     assert sorted(set(asked)) == asked
@@ -71,18 +119,18 @@ def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, mo
     folder.open(study)
     start(folder, study, 0, VALUES)
     asked = []
-    monkeypatch.setattr(module, "_Reader", lambda name: lambda *question: asked.append(question) or True)
+    monkeypatch.setattr(module, "_Reader", lambda name: lambda earliest: (None, asked.append(earliest) or earliest > 0))
     terms = module._terms(study, folder, folder.trial(0), {"deadline": None, "board": "its name"})
 
-    def makes_way(step, rank):
+    def why_stop(step, rank):
         readings = [reading(at, rank) for at in range(4, step + 1, 4)]
-        return terms.makes_way(SimpleNamespace(step=step, readings=readings))
+        return terms.why_stop(SimpleNamespace(step=step, readings=readings))
 
-    assert not makes_way(16, 0.5)  # pretraining: the bound is what it was when it started
-    assert not makes_way(60, 0.5)  # balanced since the ramp ended at 40
-    assert asked == []
-    assert makes_way(60, 0.875)
-    assert asked == [("makes_way", 64)]  # the next reading may be the first that holds
+    assert why_stop(16, 0.5) is None  # pretraining: the bound is what it was when it started
+    assert why_stop(60, 0.5) is None  # balanced since the ramp ended at 40
+    assert asked == [-math.inf, -math.inf]
+    assert why_stop(60, 0.875) == "makes way"
+    assert asked[2:] == [64]  # the next reading may be the first that holds
 
 
 def figures(trial):

@@ -118,7 +118,7 @@ class TrainingSettings(Section):
     limit_val_batches: float | int | None = None
     max_steps: Positive = 100_000
     validate_every: Positive = 500
-    checkpoint_every: Positive = 1  # in validations
+    checkpoint_every: Positive | None = None  # in validations; None: so often that it takes 2 % of the time
     pretrain_g_only: bool = True
     g_pretrain_steps: Count = 5000
     adv_loss_ramp_steps: Count = 2500

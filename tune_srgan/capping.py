@@ -99,20 +99,16 @@ class Board:
         """Take it, if it is better."""
         self._best = better(self._best, found)
 
-    def best(self) -> Incumbent | None:
-        """The incumbent."""
-        return self._best
-
     def wait(self, earliest: list[float]) -> None:
         """These trials wait, and nobody computes what they would: the step of each one's earliest possible balance."""
         self._waiting = sorted(earliest)
 
-    def makes_way(self, earliest: float) -> bool:
-        """Whether a running trial whose balance lies that far now waits, for one that may come sooner.
+    def answer(self, earliest: float) -> tuple[Incumbent | None, bool]:
+        """The incumbent, and whether a running trial whose balance lies that far now makes way for one that waits.
 
         Each one that waits is promised once, so that one start stops one trial.
         """
-        if not self._waiting or earliest <= self._margin * self._waiting[0]:
-            return False
-        self._waiting.pop(0)
-        return True
+        makes_way = bool(self._waiting) and earliest > self._margin * self._waiting[0]
+        if makes_way:
+            self._waiting.pop(0)
+        return self._best, makes_way

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,9 +21,10 @@ from rich.text import Text
 
 from trainables.configuration import flatten, load_configuration
 from trainables.errors import InvalidInput, Problem
-from tune_srgan import live, report
+from tune_srgan import lease, live, report
 from tune_srgan.confirmation import missing, winner
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, find_study
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, find_study, study_at
+from tune_srgan.storage import storage_at
 from tune_srgan.study import Study, earliest_certificate, load_study
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 INTERRUPTED = 130
 WATCH_S = 10.0
+ANSWER_S = 60.0  # that a study's end waits for its store
 TRACKERS_SHARE = 0.02  # of a study's time that its end waits for what is still being sent
 
 app = typer.Typer(
@@ -42,13 +46,17 @@ app = typer.Typer(
 PLAIN_WIDTH = 120  # where there is no terminal to ask
 out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-Storage = Annotated[str | None, typer.Option(help="Folder for studies; default: the study file's, else runs.")]
+Storage = Annotated[str | None, typer.Option(help="Folder or URL for studies; default: the study file's, else runs.")]
 Address = Annotated[
     str | None,
     typer.Option(
         help="Ray cluster to join; `local` starts one here. Default: one that runs on this machine, else local."
     ),
 ]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
+]
+Where = Annotated[str, typer.Option(help="Folder or URL of studies.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, file or name.")]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,9 +107,10 @@ def run(
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")] = None,
     address: Address = None,
     storage: Storage = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Run a study, or go on with it."""
-    _run(study, trials, address, storage)
+    _run(study, trials, address, storage, take_over=take_over)
 
 
 @app.command()
@@ -114,7 +123,7 @@ def check(
 ) -> None:
     """Validate a study and its imagery, and say what it may take. Starts no trial."""
     loaded, warnings = load_study(study)
-    imagery = _check_parts(loaded, str(study), Path(loaded.storage))
+    imagery = _check_parts(loaded, str(study), loaded.storage)
     if gpu:
         _check_gpu()
     _warn(warnings)
@@ -143,20 +152,21 @@ def check(
 def resume(
     study: StudyName,
     address: Address = None,
-    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    storage: Where = "runs",
+    take_over: TakeOver = False,
 ) -> None:
     """Go on with a study that was interrupted: unfinished trials from their checkpoints, then the rest."""
     folder = find_study(study, storage)
     loaded = folder.study()
-    _check_parts(loaded, str(folder.study_file), folder.path.parent)
-    _drive(loaded, folder, address)
+    _check_parts(loaded, str(folder.study_file), folder.beside)
+    _drive(loaded, folder, address, take_over=take_over)
 
 
 @app.command()
 @_answers_problems
 def status(
     study: StudyName,
-    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    storage: Where = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Where a study stands, from its records alone."""
@@ -181,7 +191,7 @@ def status(
 @_answers_problems
 def report_command(
     study: StudyName,
-    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    storage: Where = "runs",
     formats: Annotated[list[Format], typer.Option("--format", help="Of the report; may be given again.")] = [  # noqa: B006
         Format.html
     ],
@@ -211,7 +221,7 @@ def report_command(
 @_answers_problems
 def dashboard(
     study: StudyName,
-    storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs",
+    storage: Where = "runs",
     port: Annotated[int, typer.Option(help="On this machine.")] = 8080,
 ) -> None:
     """Serve optuna-dashboard over a study on this machine, until Ctrl-C."""
@@ -225,7 +235,7 @@ def dashboard(
 
 @app.command()
 @_answers_problems
-def best(study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs") -> None:
+def best(study: StudyName, storage: Where = "runs") -> None:
     """Print the winner's complete training configuration."""
     folder = find_study(study, storage)
     if report.write_best(folder.study(), folder) is None:
@@ -281,30 +291,39 @@ def upscale(
 
 @app.command()
 @_answers_problems
-def clean(study: StudyName, storage: Annotated[str, typer.Option(help="Folder for studies.")] = "runs") -> None:
+def clean(study: StudyName, storage: Where = "runs") -> None:
     """Delete checkpoints that no result needs. Readings, outcomes, images and the winner stay."""
     folder = find_study(study, storage)
     loaded = folder.study()
     report.write_best(loaded, folder)
-    with folder.locked():
+    with _held(folder):
         freed = report.clean(loaded, folder)
-    out.print(f"{freed / 1e6:.1f} MB freed in {folder.path}.", highlight=False, soft_wrap=True)
+    out.print(f"{freed / 1e6:.1f} MB freed in {folder.address}.", highlight=False, soft_wrap=True)
 
 
-def _run(file: Path, trials: int | None, address: str | None, storage: str | None, connected: str = "") -> None:
+def _run(
+    file: Path,
+    trials: int | None,
+    address: str | None,
+    storage: str | None,
+    connected: str = "",
+    take_over: bool = False,
+) -> None:
     study, warnings = load_study(file)
     changed: dict[str, Any] = {"storage": storage or study.storage}
     if trials is not None:
         changed["search"] = study.search.model_copy(update={"trials": trials})
     study = study.model_copy(update=changed)
-    _check_parts(study, str(file), Path(study.storage))
-    folder = StudyFolder((Path(study.storage) / study.study).expanduser().resolve())
+    _check_parts(study, str(file), study.storage)
+    folder = study_at(f"{study.storage}/{study.study}")
     folder.open(study)
     _warn(warnings)
-    _drive(study, folder, address, connected)
+    _drive(study, folder, address, connected, take_over)
 
 
-def _drive(study: Study, folder: StudyFolder, address: str | None, connected: str = "") -> None:
+def _drive(
+    study: Study, folder: StudyFolder, address: str | None, connected: str = "", take_over: bool = False
+) -> None:
     """Run a study that was found valid, report it, and say how to go on where it was interrupted."""
     from tune_srgan import runner, sweeps, tracking
 
@@ -314,10 +333,10 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
     if not _left(study, folder):
         out.print(f"All trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
     else:
-        with folder.locked():
+        with _held(folder, take_over):
             sweeps.open_sweep(study, folder)  # beside the start of Ray: it costs no time
             where = connected or runner.connect(address)
-            out.print(Text(f"Study '{study.study}' in {folder.path}; {where}."), soft_wrap=True)
+            out.print(Text(f"Study '{study.study}' in {folder.address}; {where}."), soft_wrap=True)
             if sweep_note := sweeps.sweep_note(folder, 1.0):
                 err.print(Text(sweep_note, style="yellow"), soft_wrap=True)
             budget = runner.Budget(study, folder)
@@ -337,6 +356,7 @@ def _drive(study: Study, folder: StudyFolder, address: str | None, connected: st
     out.print()
     report.print_report(study, folder, out)
     _write_reports(study, folder, [Format.html])
+    folder.send(patience=ANSWER_S)
 
 
 def _write_reports(
@@ -356,6 +376,18 @@ def _write_reports(
     return bool(found["running"])
 
 
+@contextlib.contextmanager
+def _held(folder: StudyFolder, take_over: bool = False) -> Iterator[None]:
+    """Drive or change a study alone; stop, as by Ctrl-C, where another driver took it over."""
+
+    def lost() -> None:
+        err.print("Another driver took this study over: this one stops.", style="yellow")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with lease.held(folder.storage(), folder.address, lost, take_over):
+        yield
+
+
 def _left(study: Study, folder: StudyFolder) -> int:
     """Trials of the search, and then confirmations, that have not ended."""
     ended = sum(record.end != UNFINISHED for record in folder.records(study))
@@ -366,24 +398,25 @@ def _say_how_to_resume(folder: StudyFolder) -> NoReturn:
     out.print(
         "\nInterrupted. Everything up to the last reading of each trial is kept. Go on with:", style="bold yellow"
     )
-    out.print(Text(f"  python tune.py resume {folder.path}"), soft_wrap=True)
+    out.print(Text(f"  python tune.py resume {folder.address}"), soft_wrap=True)
     raise typer.Exit(INTERRUPTED)
 
 
-def _check_parts(study: Study, file: str, storage: Path) -> Imagery:
+def _check_parts(study: Study, file: str, storage: str) -> Imagery:
     """What only the libraries can tell: the imagery and the sampler."""
-    if "://" in study.storage:
-        fix = "Name a folder, for a cluster one that every node sees."
-        raise InvalidInput([Problem(file, "storage", study.storage, "a folder; object stores are not built yet", fix)])
     import torch
 
     from trainables.imagery import load_imagery
     from tune_srgan.searcher import check_sampler
 
+    try:
+        storage_at(study.storage)
+    except InvalidInput as error:
+        raise InvalidInput([replace(error.problems[0], file=file)]) from None
     check_sampler(study, file)
     for name in study.search.learn_from:
         try:
-            find_study(name, str(storage))
+            find_study(name, storage)
         except InvalidInput as error:
             raise InvalidInput([replace(error.problems[0], file=file, key="search.learn_from", found=name)]) from None
     return load_imagery(study.lowest(), torch.device("cpu"))

@@ -55,6 +55,7 @@ def missing(study: Study, folder: StudyFolder) -> list[TrialFolder]:
             trial = folder.confirmation(record.number, further)
             if not trial.exists():
                 trial.create(record.values, "confirm", study.confirming(record.values, further))
+                folder.send(trial.place)
             if trial.outcome() is None:
                 found.append(trial)
     return found

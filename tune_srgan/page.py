@@ -14,8 +14,8 @@ import matplotlib
 
 from tune_srgan import figures
 from tune_srgan.live import duration
-from tune_srgan.records import write_atomically
 from tune_srgan.review import account_text, value_text
+from tune_srgan.storage import write_atomically
 
 Format = Literal["html", "md", "pdf", "json"]
 TEMPLATE = Path(__file__).with_name("report.html.j2")

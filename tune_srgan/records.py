@@ -7,13 +7,12 @@ JSON files are written to a temporary name and renamed; a reading is one line, a
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,16 @@ from typing import Any
 from trainables.balance import Ruler, judge, nash_cost
 from trainables.configuration import Configuration, dump_configuration, load_configuration
 from trainables.errors import InvalidInput, Problem
+from tune_srgan.mirror import mirror_of, patiently, working_copy
+from tune_srgan.storage import Storage, is_url, storage_at, write_atomically
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"
 BUDGET_USED = "the study's budget is used up"  # why a trial was capped that might still have won
 CENSORED = {"exhausted", "capped", "collapsed"}  # ends of trainings that did not reach the balance
 SHARED = "training/shared"  # marks a reading that another trial computed
-WAITS = ("validate", "record", "checkpoint", "report")
+WAITS = ("begin", "validate", "record", "checkpoint", "report")
 FAULT_S = 60.0  # a device fault reaches all who share the device within this
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """All of it or nothing."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -249,6 +242,45 @@ class StudyFolder:
     path: Path
 
     @property
+    def address(self) -> str:
+        """Where it is kept: this folder, or the URL of which this is a working copy."""
+        mirror = mirror_of(self.path)
+        return str(self.path) if mirror is None else mirror.url
+
+    @property
+    def beside(self) -> str:
+        """Where it is kept beside other studies."""
+        return self.address.rpartition("/")[0]
+
+    def storage(self, below: str = "") -> Storage:
+        """The objects that are kept below a name."""
+        return storage_at(f"{self.address}/{below}".rstrip("/"))
+
+    def fetch(self, place: str = "", heavy: bool = False, patience: float = 0.0) -> None:
+        """Bring a working copy up to date with its store; `heavy`: checkpoints too."""
+        mirror = mirror_of(self.path)
+        if mirror is not None:
+            patiently(lambda: mirror.fetch(place, heavy), patience)
+
+    def replace(self, place: str, patience: float = 0.0) -> None:
+        """Let the store have, below a name, what a working copy has."""
+        mirror = mirror_of(self.path)
+        if mirror is not None:
+            patiently(lambda: mirror.replace(place), patience)
+
+    def fetch_file(self, name: str) -> None:
+        """Bring one of the study's own files up to date in a working copy."""
+        mirror = mirror_of(self.path)
+        if mirror is not None:
+            mirror.fetch_file(name)
+
+    def send(self, place: str = "", patience: float = 0.0) -> None:
+        """Send to the store what a working copy has that is new: of a trial, or of the study's own files."""
+        mirror = mirror_of(self.path)
+        if mirror is not None:
+            patiently(lambda: mirror.send(place) if place else mirror.send_top(), patience)
+
+    @property
     def study_file(self) -> Path:
         """The resolved study."""
         return self.path / "study.yaml"
@@ -289,9 +321,9 @@ class StudyFolder:
         return self.path / "clock.json"
 
     @property
-    def pretraining(self) -> Path:
+    def pretraining(self) -> Storage:
         """Snapshots of pretraining that trials share."""
-        return self.path / "pretraining"
+        return self.storage("pretraining")
 
     def trial(self, number: int) -> TrialFolder:
         """The folder of a trial."""
@@ -318,12 +350,15 @@ class StudyFolder:
         """Create the folder, or go on in it if it holds the same search; one clear error otherwise."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path / ".writable", b"")
-            (self.path / ".writable").unlink()
+            storage = self.storage()
+            storage.write(".writable", b"")
+            storage.delete(".writable")
+            self.fetch()
         except OSError as error:
-            found = f"a folder that cannot be written ({error.strerror})"
+            kind = "URL" if is_url(self.address) else "folder"
+            found = f"a {kind} that cannot be written ({error.strerror or str(error)[:160]})"
             raise InvalidInput(
-                [Problem(str(self.path), "storage", found, "a writable folder", "Name another with --storage.")]
+                [Problem(self.address, "storage", found, f"a writable {kind}", "Name another with --storage.")]
             ) from None
         if self.study_file.exists() and not self.study().same_search(study):
             fix = "Give the study another name, or another --storage; `resume` goes on with the old one."
@@ -332,6 +367,7 @@ class StudyFolder:
                 [Problem(str(self.study_file), "study", f"'{study.study}' with another search", expected, fix)]
             )
         write_atomically(self.study_file, study.dump())
+        self.send()
 
     def spent_attempts(self, trial: TrialFolder, run: str) -> int:
         """Attempts of a trial within a driver's run that ended badly and by its own fault.
@@ -343,6 +379,8 @@ class StudyFolder:
         paused = [attempt for attempt in attempts if begun and attempt.get("paused", 0) >= begun[0]]
         failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
         shared = any(failure["gpu"] for failure in failed)
+        if shared:
+            self.fetch("trials")
         every = self.every_trial() if shared else []
         others = [fault for other in every if other != trial for fault in other.attempts()]
         excused = 0
@@ -353,18 +391,6 @@ class StudyFolder:
                 for fault in others
             )
         return len(begun) - len(paused) - excused
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study for this process; one clear error where another drives it."""
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                fix = "Wait for it, or stop it; `status` works meanwhile."
-                found = "a study that another process is running"
-                raise InvalidInput([Problem(str(self.path), "", found, "one driver at a time", fix)]) from None
-            yield
 
     def every_trial(self) -> list[TrialFolder]:
         """All trials that exist: those of the search, then the confirmations."""
@@ -482,17 +508,28 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     return min(balanced, key=lambda record: (record.cost or 0.0, record.number), default=None)
 
 
+def study_at(address: str) -> StudyFolder:
+    """The study that is, or will be, in a folder or at a URL; of a URL, its working copy."""
+    return StudyFolder(working_copy(address) if is_url(address) else Path(address).expanduser().resolve())
+
+
 def find_study(name: str, storage: str = "runs") -> StudyFolder:
-    """The study a person means: a folder, a study file, or a name below the storage."""
-    below = Path(storage).expanduser()
-    candidates = [Path(name).expanduser(), below / name]
+    """The study a person means: a folder, a URL, a study file, or a name below the storage."""
+    addresses = [name] if is_url(name) else [name, f"{storage}/{name}"]
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         study, _ = load_study(Path(name))
-        candidates = [Path(study.storage).expanduser() / study.study, below / study.study]
-    for candidate in candidates:
-        if (candidate / "study.yaml").is_file():
-            return StudyFolder(candidate.resolve())
-    known = sorted(path.parent.name for path in below.glob("*/study.yaml"))
+        addresses = [f"{study.storage}/{study.study}", f"{storage}/{study.study}"]
+    for address in addresses:
+        folder = study_at(address)
+        try:
+            folder.fetch()
+        except OSError as error:
+            found = f"a store that cannot be read ({str(error)[:160]})"
+            fix = "Look at the URL, the credentials and the network."
+            raise InvalidInput([Problem(address, "storage", found, "a store that answers", fix)]) from None
+        if folder.study_file.is_file():
+            return folder
+    known = sorted(path.parent.name for path in Path(storage).expanduser().glob("*/study.yaml"))
     fix = (
         f"Studies in {storage}/: {', '.join(known)}."
         if known

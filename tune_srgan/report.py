@@ -14,8 +14,9 @@ from rich.text import Text
 
 from tune_srgan.confirmation import candidates, winner
 from tune_srgan.live import COLOURS, figure
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord, write_atomically
+from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord
 from tune_srgan.review import account_text, review, value_text
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study, Value
 from tune_srgan.sweeps import sweep_address
 from tune_srgan.tracking import sync_commands
@@ -32,6 +33,7 @@ def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
         f"# Train it again: python tune.py train best.yaml\n"
     )
     write_atomically(folder.best_configuration, note + trial.configuration_file.read_text(encoding="utf-8"))
+    folder.fetch(trial.place, heavy=True)
     if trial.checkpoint.exists():
         from tune_srgan.trial import save_generator
 
@@ -191,20 +193,19 @@ def _pace(account: dict[str, Any]) -> str:
 def clean(study: Study, folder: StudyFolder) -> int:
     """Delete checkpoints that no result needs (all but those of configurations that may win); returns bytes freed."""
     kept = [winner(study, folder), *candidates(study, folder.records(study))]
-    needed = {folder.trial(record.number) for record in kept if record is not None}
-    freed = 0
-    for trial in folder.every_trial():
-        ended = trial.outcome() is not None
-        if ended and trial.checkpoint.exists() and trial not in needed:
-            freed += trial.checkpoint.stat().st_size
-            trial.checkpoint.unlink()
-    for leftover in folder.path.rglob("*.tmp"):
-        freed += leftover.stat().st_size
-        leftover.unlink()
-    for whole in (folder.ray_folder, folder.pretraining):
-        if whole.exists():
-            freed += sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
-            shutil.rmtree(whole)
+    needed = {folder.trial(record.number).place for record in kept if record is not None}
+    ended = {trial.place for trial in folder.every_trial() if trial.outcome() is not None}
+    storage, freed = folder.storage(), 0
+    for entry in storage.entries():
+        place, _, name = entry.name.rpartition("/")
+        if entry.name.startswith("pretraining/") or (name == "checkpoint.pt" and place in ended - needed):
+            storage.delete(entry.name)
+            freed += entry.size
+    for leftover in [*folder.path.rglob("*.tmp"), *folder.ray_folder.rglob("*")]:
+        if leftover.is_file():
+            freed += leftover.stat().st_size
+            leftover.unlink()
+    shutil.rmtree(folder.ray_folder, ignore_errors=True)
     return freed
 
 

@@ -31,11 +31,13 @@ from ray.tune.search import Searcher as RaySearcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.balance import Ruler, earliest_possible, judge
+from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
 from trainables.trainer import outcome_of
 from tune_srgan import __version__, mps
 from tune_srgan.capping import NAMESPACE, Board, better, board_of, cost_in, incumbent_of, why_end
 from tune_srgan.confirmation import missing
+from tune_srgan.mirror import PATIENCE_S
 from tune_srgan.records import (
     BUDGET_USED,
     UNFINISHED,
@@ -45,11 +47,10 @@ from tune_srgan.records import (
     find_study,
     read_json,
     record_of,
-    write_atomically,
 )
 from tune_srgan.searcher import Searcher, learnt_from
 from tune_srgan.sharing import Snapshots, path_of, points_of, reach
-from tune_srgan.storage import Storage
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study
 from tune_srgan.trial import run_trial
 
@@ -123,6 +124,19 @@ class Observer(Protocol):
         """A trial ended; its record is complete."""
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What never changes of a trial, read from its folder once."""
+
+    configuration: Configuration
+    path: tuple[Any, ...]  # trials of the same one walk it together until the shorter pretraining ends
+
+    @property
+    def pretraining(self) -> int:
+        """Steps of it."""
+        return self.configuration.Training.pretrain_steps
+
+
 class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     """Feeds Ray with trials: those that wait, and the searcher's proposals; ends trials in Optuna.
 
@@ -148,7 +162,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
         self._proposed, self._blind = len(records), search.startup if self._best_first else 0
         self._running: dict[str, TrialFolder] = {}  # by Ray's name
-        self._pretraining_of: dict[str, int] = {}  # its length, of those that run and are not past it
+        self._pretrains: set[str] = set()  # those of them whose pretraining is not over
+        self._plans: dict[TrialFolder, _Plan] = {}
         self._points = points_of(study) if study.search.sharing.enabled else []
         self.stopped_because = ""
         self.run = f"run-{time.time():.3f}"
@@ -164,10 +179,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     # Ray's Searcher: its documentation says what each is for.
     # ruff: noqa: D102
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.left <= 0 and self._running and self._best_first and not self.stopped_because:
-            return None  # one of them may make way, and go on later
-        if self.left <= 0 or self.stopped_because:
+        if self.stopped_because:
             return str(RaySearcher.FINISHED)
+        if self.left <= 0:
+            return self._none_to_start()
         reason = self.budget.why_not_another(next(iter(self._waiting), None))
         if reason and self._running:
             return None  # a trial that ends early may make room: Ray asks again
@@ -176,25 +191,26 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             return str(RaySearcher.FINISHED)
         trial = self._next()
         if trial is None:
-            return None if self._running and self._best_first else str(RaySearcher.FINISHED)
+            return self._none_to_start()
         self._running[trial_id] = trial
-        self._pretraining_of[trial_id] = self._pretraining(trial)
+        self._pretrains.add(trial_id)
         self.budget.running.add(trial)
         self._post()
         seconds = self.budget.seconds_for_a_trial()
         deadline = None if seconds is None else time.time() + seconds
-        told = {"trial": trial.place, "folder": str(self._folder.path), "deadline": deadline}
+        told = {"trial": trial.place, "folder": self._folder.address, "deadline": deadline}
         return told | {"run": self.run, "board": board_of(self._folder)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id in self._pretraining_of and result["step"] >= self._pretraining_of[trial_id]:
-            del self._pretraining_of[trial_id]
+        if trial_id in self._pretrains and result["step"] >= self._plan(self._running[trial_id]).pretraining:
+            self._pretrains.discard(trial_id)
             self._post()  # what waited for its pretraining waits no more
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._running.pop(trial_id)
-        self._pretraining_of.pop(trial_id, None)
+        self._pretrains.discard(trial_id)
         self.budget.running.discard(trial)
+        self._folder.fetch(trial.place, patience=PATIENCE_S)
         if trial.outcome() is None and error:
             causes = trial.failures()
             if causes and causes[-1].startswith(InvalidInput.__name__):
@@ -202,6 +218,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 self.stopped_because = causes[-1].partition(": ")[2]
                 return
             trial.end(trial.failed())
+            self._folder.send(trial.place, PATIENCE_S)
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
             self._end(trial)
         elif self._best_first and not error:  # it made way
@@ -216,6 +233,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the trial records are the truth."""
+
+    def _none_to_start(self) -> str | None:
+        """What Ray is told where no trial can start: one that runs may still make way, and go on later."""
+        return None if self._running and self._best_first else str(RaySearcher.FINISHED)
 
     def _next(self) -> TrialFolder | None:
         """The trial to start, or to go on with, now; None where none is left.
@@ -244,7 +265,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """The step at which it may reach the balance at the earliest; in their own order where that does not count."""
         if not self._best_first:
             return 0.0
-        return earliest_possible(trial.readings(), Ruler.of(trial.configuration()))
+        return earliest_possible(trial.readings(), Ruler.of(self._plan(trial).configuration))
 
     def _post(self) -> None:
         """Tell the running trials, by the board, what those that wait may reach."""
@@ -254,15 +275,19 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
     def _overlaps(self, trial: TrialFolder) -> bool:
         """Whether a running trial is computing what this one would compute as well."""
-        path, reached = self._path(trial), reach(self._points, self._pretraining(trial))
-        alike = [other for other in self._running.values() if self._path(other) == path]
-        return any(other.last_step() < min(reached, reach(self._points, self._pretraining(other))) for other in alike)
+        own = self._plan(trial)
+        reached = reach(self._points, own.pretraining)
+        for other in self._running.values():
+            plan = self._plan(other)
+            if plan.path == own.path and other.last_step() < min(reached, reach(self._points, plan.pretraining)):
+                return True
+        return False
 
-    def _path(self, trial: TrialFolder) -> tuple[Any, ...]:
-        return (trial.confirms, *path_of(trial.header()["values"]))
-
-    def _pretraining(self, trial: TrialFolder) -> int:
-        return self._study.configuration(trial.header()["values"]).Training.pretrain_steps
+    def _plan(self, trial: TrialFolder) -> _Plan:
+        if trial not in self._plans:
+            values = trial.header()["values"]
+            self._plans[trial] = _Plan(self._study.configuration(values), (trial.confirms, *path_of(values)))
+        return self._plans[trial]
 
     def _propose(self) -> TrialFolder | None:
         """A new trial; None where it is ended at once."""
@@ -271,22 +296,23 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._to_propose, self._proposed = self._to_propose - 1, self._proposed + 1
         trial = self._folder.trial(proposal.number)
         trial.create(proposal.values, proposal.proposed_by, self._study.configuration(proposal.values))
+        self._folder.send(trial.place, PATIENCE_S)
         return None if self._too_long(trial) else trial
 
     def _too_long(self, trial: TrialFolder) -> bool:
         """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""
-        capping, readings, configuration = self._study.search.capping, trial.readings(), trial.configuration()
+        capping, readings, configuration = self._study.search.capping, trial.readings(), self._plan(trial).configuration
         ruler = Ruler.of(configuration)
         if not capping.enabled or judge(readings, ruler).reached:
             return False
-        known = (
-            bool(readings) or self._study.objective.metric == "steps_to_nash"
-        )  # else what its steps will cost is not
+        in_steps = self._study.objective.metric == "steps_to_nash"
+        best = self._best if in_steps or readings else None  # else what its steps will cost is not measured yet
         cost_of = cost_in(self._study, readings, configuration.Training.pretrain_steps)
-        why = why_end(readings, ruler, trial.number, self._best if known else None, capping, cost_of)
+        why = why_end(readings, ruler, trial.number, best, capping, cost_of)
         if why is None:
             return False
         trial.end(outcome_of(readings, configuration, trial.last_step(), *why).as_dict())
+        self._folder.send(trial.place, PATIENCE_S)
         self._end(trial)
         self.observer.on_end(trial)
         return True
@@ -307,6 +333,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has no types
     def __init__(self, observer: Observer, budget: Budget) -> None:
         self._observer, self._budget, self._folder = observer, budget, budget.folder
+        self._kept = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -317,7 +344,9 @@ class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._budget.keep_time()
+        if time.monotonic() - self._kept > 1:  # readings may come faster than a disk takes notes
+            self._kept = time.monotonic()
+            self._budget.keep_time()
         self._observer.on_reading(self._folder.named(trial.config["trial"]), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -364,7 +393,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
     budget.slots = resources.concurrent or _slots(study)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
     write_atomically(folder.versions_file, json.dumps({"python": platform.python_version()} | _versions()))
-    learnt = learnt_from(study, [find_study(name, str(folder.path.parent)) for name in study.search.learn_from])
+    learnt = learnt_from(study, [find_study(name, folder.beside) for name in study.search.learn_from])
     searcher = Searcher(study, folder.records(study), folder.optuna_url, learnt)
     margin = study.search.best_first.margin
     board = ray.remote(num_cpus=0)(Board).options(name=board_of(folder), namespace=NAMESPACE).remote(margin)
@@ -374,7 +403,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
         if not stopped and ended >= study.search.trials:
             stopped = _train(TrialFeed(study, budget, observer), study, budget)
             if not stopped and not missing(study, folder):
-                Snapshots(Storage(str(folder.pretraining)), 0, logging.getLogger(__name__).warning).clear()
+                Snapshots(folder.pretraining, 0, logging.getLogger(__name__).warning).clear()
         return stopped
     finally:
         ray.kill(board)

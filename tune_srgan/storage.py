@@ -1,84 +1,196 @@
 """Whole objects by name in a folder or an object store: read, written at once, listed, deleted.
 
-A folder's path, s3:// and gs:// through pyarrow, any other URL through fsspec. Nothing is appended; a reader sees all
-of an object or none of it.
+A folder's path, or a URL that fsspec knows: s3://, gs://, … Nothing is appended; a reader sees all of an object or
+none of it. Nothing is remembered between calls: others write here too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any, Protocol
 
-from pyarrow import ArrowInvalid, fs
+from trainables.errors import InvalidInput, Problem
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # what brings fsspec's part for a scheme
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """All of it or nothing, on the disk before this returns."""
+    with _beside(path, content.encode() if isinstance(content, str) else content) as written:
+        written.replace(path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, content: bytes) -> Iterator[Path]:
+    """The content in a file of its own beside `path`: processes of other machines may write there as well."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An object: its name, bytes, and when it was last written or used (seconds since the epoch)."""
+    """An object: its name, bytes, and when it was last written or, in a folder, used (seconds since the epoch)."""
 
     name: str
     size: int
     used: float
+    version: str = ""  # another one where the content is another
 
 
-class Storage:
+class Storage(Protocol):
     """The objects below a folder or URL. What goes wrong is an OSError."""
-
-    def __init__(self, url: str) -> None:
-        self._folder = None if "://" in url else Path(url)
-        if self._folder is not None:
-            self._files, self._root = fs.LocalFileSystem(), str(self._folder)
-            return
-        try:
-            self._files, self._root = fs.FileSystem.from_uri(url)
-        except ArrowInvalid:  # a scheme that pyarrow does not know
-            import fsspec
-
-            files, self._root = fsspec.core.url_to_fs(url)
-            self._files = fs.PyFileSystem(fs.FSSpecHandler(files))
-        self._root = self._root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
         """An object's content; None where there is no such object."""
-        try:
-            with self._files.open_input_stream(f"{self._root}/{name}") as stream:
-                content: bytes = stream.read()
-        except FileNotFoundError:
-            return None
-        if self._folder is not None:
-            with contextlib.suppress(OSError):
-                os.utime(self._folder / name)  # used now
-        return content
 
     def write(self, name: str, content: bytes) -> None:
         """All of it or nothing."""
-        if self._folder is None:  # object stores show an object once it is whole
-            with self._files.open_output_stream(f"{self._root}/{name}") as stream:
-                stream.write(content)
-            return
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write it where there is none; False where there is one. Of several who try, one gets True."""
 
     def entries(self, below: str = "") -> list[Entry]:
         """All objects below a name, by name."""
-        place = f"{self._root}/{below}".rstrip("/")
-        found = self._files.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=True))
-        entries = [
-            Entry(info.path[len(self._root) + 1 :], info.size, info.mtime.timestamp() if info.mtime else 0.0)
-            for info in found
-            if info.type == fs.FileType.File and not info.path.endswith(".tmp")
-        ]
-        return sorted(entries, key=lambda entry: entry.name)
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error."""
-        with contextlib.suppress(FileNotFoundError):
-            self._files.delete_file(f"{self._root}/{name}")
+
+
+def is_url(place: str) -> bool:
+    """Whether a storage is an object store's, not a folder's."""
+    return "://" in place
+
+
+def storage_at(place: str) -> Storage:
+    """The storage of a folder's path or a URL; one clear error where the URL's kind cannot be used here."""
+    if not is_url(place):
+        return _Folder(Path(place))
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(place, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        extra = EXTRAS.get(place.partition("://")[0])
+        fix = f"pip install 'tune-srgan[{extra}]'" if extra else "Give a folder, s3://… or gs://…"
+        raise InvalidInput(
+            [Problem(place, "storage", " ".join(str(error).split())[:160], "a folder, or a URL that fsspec knows", fix)]
+        ) from None
+    return _ObjectStore(files, root.rstrip("/"))
+
+
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, name: str) -> bytes | None:
+        path = self._folder / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used now
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._folder / name, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with _beside(self._folder / name, content) as written:
+            try:
+                (self._folder / name).hardlink_to(written)  # one step, with its content, on NFS too
+            except FileExistsError:
+                return False
+        return True
+
+    def entries(self, below: str = "") -> list[Entry]:
+        found = []
+        for path in sorted((self._folder / below).rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # gone since
+                if path.is_file() and path.suffix != ".tmp":
+                    stat = path.stat()
+                    name = path.relative_to(self._folder).as_posix()
+                    found.append(Entry(name, stat.st_size, stat.st_mtime, f"{stat.st_ino}"))
+        return found
+
+    def delete(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
+
+class _ObjectStore:
+    """Object stores show an object once it is whole."""
+
+    def __init__(self, files: Any, root: str) -> None:
+        self._files, self._root = files, root
+
+    def read(self, name: str) -> bytes | None:
+        with _errors():
+            try:
+                content: bytes = self._files.cat_file(f"{self._root}/{name}")
+            except FileNotFoundError:
+                return None
+            return content
+
+    def write(self, name: str, content: bytes) -> None:
+        with _errors():
+            self._files.pipe_file(f"{self._root}/{name}", content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        with _errors():
+            try:
+                self._files.pipe_file(f"{self._root}/{name}", content, mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+    def entries(self, below: str = "") -> list[Entry]:
+        with _errors():
+            found = self._files.find(f"{self._root}/{below}".rstrip("/"), detail=True)
+        cut = len(self._root) + 1
+        return [
+            Entry(path[cut:], info["size"], written := _written(info), str(info.get("ETag", info.get("etag", written))))
+            for path, info in sorted(found.items())
+        ]
+
+    def delete(self, name: str) -> None:
+        with _errors(), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
+
+
+def _written(info: dict[str, Any]) -> float:
+    """When an object was written: each store has its own name for it."""
+    for key in ("LastModified", "updated", "mtime", "created"):
+        when = info.get(key)
+        if isinstance(when, datetime):
+            return when.timestamp()
+        if isinstance(when, int | float):
+            return float(when)
+        if isinstance(when, str):
+            return datetime.fromisoformat(when).timestamp()
+    return 0.0
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Every store's own errors as OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

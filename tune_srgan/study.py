@@ -175,9 +175,7 @@ class BestFirst(Section):
     """The trial that may reach the balance soonest is trained first. Takes capping, which ends what is left over."""
 
     enabled: bool = True
-    margin: Annotated[float, Field(ge=1)] = (
-        1.25  # a trial makes way when it is this many times as late as one that waits
-    )
+    margin: Annotated[float, Field(ge=1)] = 1.25  # so many times as late as one that waits, a trial makes way
 
 
 class Sharing(Section):

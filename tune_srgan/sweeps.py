@@ -20,8 +20,9 @@ from typing import Any
 
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.confirmation import winner
-from tune_srgan.records import UNFINISHED, StudyFolder, read_json, write_atomically
+from tune_srgan.records import UNFINISHED, StudyFolder, read_json
 from tune_srgan.review import value_text
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Parameter, Study
 from tune_srgan.tracking import (
     BALANCE_LINE,
@@ -357,6 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if making:
             _make_sweep(folder.study(), folder)
+            folder.send()
         while time.time() < (read_json(sweep_file(folder)) or {}).get("until", 0):
             time.sleep(1.0)  # another process is making it
         if _sweep(folder):

@@ -25,7 +25,8 @@ from typing import IO, Any, NoReturn
 
 from trainables.balance import Ruler
 from trainables.configuration import flatten
-from tune_srgan.records import CENSORED, StudyFolder, TrialFolder, read_json, record_of, write_atomically
+from tune_srgan.records import CENSORED, StudyFolder, TrialFolder, read_json, record_of
+from tune_srgan.storage import is_url, write_atomically
 from tune_srgan.study import Study, WandbMode, WandbTracking
 
 PATIENCE_S = 45.0  # what the server may take to open a run; thrice that, to take the rest after the trial's end
@@ -102,7 +103,7 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
     A trial whose tracker was lost with its worker is given another.
     """
     left = [trial for trial in folder.every_trial() if _tracker(trial).is_dir() and trial.outcome() is not None]
-    begun, orphans = time.monotonic(), True
+    begun, orphans = time.monotonic(), not is_url(folder.address)  # of a store, trackers are at work elsewhere
     while left := [trial for trial in left if not _is_done(trial)]:
         waited = time.monotonic() - begun
         if orphans and waited >= min(GRACE_S, seconds / 2):
@@ -114,6 +115,9 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
         if waited >= seconds:
             break
         time.sleep(0.05)
+        with contextlib.suppress(OSError):
+            for trial in left:
+                folder.fetch(f"{trial.place}/{_tracker(trial).name}")
     return len(left)
 
 
@@ -331,6 +335,7 @@ class _Follower:
         """The study's sweep; waits for one that is being made."""
         while time.time() < (found := read_json(sweep_file(self._folder)) or {}).get("until", 0):
             time.sleep(POLL_S)
+            self._folder.fetch_file(sweep_file(self._folder).name)
         return found
 
     def _new_readings(self) -> Iterator[dict[str, float]]:
@@ -443,6 +448,8 @@ class _Follower:
     def _note(self, name: str, content: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             write_atomically(_tracker(self._trial) / name, json.dumps(dict(content)))
+            kept = _tracker(self._trial).relative_to(self._folder.path)
+            self._folder.replace(str(kept if name == "kept" else kept / name), LEAVE_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

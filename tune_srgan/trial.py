@@ -6,16 +6,18 @@ Usable without Ray (`train`); the Ray adapter adds `tune.report`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -28,14 +30,18 @@ from trainables.state import State
 from trainables.trainer import Diverged, End, Outcome, outcome, pick_device, train
 from trainables.validation import pictures
 from tune_srgan import mps
-from tune_srgan.capping import NAMESPACE, cost_in, why_end
-from tune_srgan.records import BUDGET_USED, StudyFolder, TrialFolder, account_of, write_atomically
+from tune_srgan.capping import NAMESPACE, Incumbent, cost_in, why_end
+from tune_srgan.mirror import PATIENCE_S, Sender, mirror_of, patiently, workers_copy
+from tune_srgan.records import BUDGET_USED, StudyFolder, TrialFolder, account_of
 from tune_srgan.sharing import SharedPretraining, Snapshots, points_of
-from tune_srgan.storage import Storage
+from tune_srgan.storage import is_url, write_atomically
 from tune_srgan.study import Study
-from tune_srgan.tracking import Tracker, open_tracker
+from tune_srgan.tracking import Tracker, open_tracker, sweep_file
 
 ANSWER_S = 5.0  # a board that does not answer in this time is asked no more
+Stop = tuple[End, str] | Literal["makes way"] | None  # it ends, another trial goes first, it goes on
+CHECKPOINT_SHARE = 0.02  # of a training's time; what is lost to a kill is 50 times what a checkpoint takes
+FIRST_CHECKPOINT_S = 5.0  # when what one takes is not known yet
 CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors, about
 
 
@@ -45,8 +51,7 @@ class Terms:
 
     deadline: float = math.inf  # seconds since the epoch: what the study's budget leaves
     whole: bool = False  # to max_steps, and probed at the balance: a confirmation
-    why_end: Callable[[State], tuple[End, str] | None] = lambda state: None
-    makes_way: Callable[[State], bool] = lambda state: False  # whether another trial goes first now
+    why_stop: Callable[[State], Stop] = lambda state: None
     shared: Callable[[Configuration, Imagery, torch.device], SharedPretraining | None] = lambda *_: None
 
 
@@ -74,13 +79,15 @@ def _train(
     trial: TrialFolder, tracker: Tracker, configuration: Configuration, terms: Terms
 ) -> Generator[dict[str, Any], None, Outcome | None]:
     """The training; returns its outcome, None where it can go on: it makes way, or the budget ends a confirmation."""
+    began = time.perf_counter()
     device = pick_device(configuration)
     imagery = load_imagery(configuration, device)
     shared = terms.shared(configuration, imagery, device)
     state, shared = _begin(trial, tracker, configuration, device, shared)
-    every = configuration.Training.checkpoint_every
+    checkpoints = _Checkpoints(trial.checkpoint, configuration.Training.checkpoint_every)
     recorded = {reading["step"]: reading for reading in trial.readings()}
-    waited: dict[str, float] = {}  # seconds that the training stood still for the reading before this one
+    # seconds that the training stood still before this reading: for its start, for the reading before this one
+    waited = {"time/begin_s": time.perf_counter() - began}
     result: Outcome | None = None
     try:
         for reading in train(state, imagery, terms.whole):
@@ -92,25 +99,22 @@ def _train(
                 trial.append(reading)
             tracker.log(reading)
             noted = time.perf_counter()
-            if len(state.readings) % every == 0:
-                state.save(trial.checkpoint)
+            checkpoints.offer(state)
             if shared is not None:
                 shared.offer(state)
             saved = time.perf_counter()
             yield {**reading, "phase": phase(state.step, configuration)}
-            why = _why_end(state, terms)
+            why = _why_stop(state, terms)
             waited = {"time/record_s": noted - began, "time/checkpoint_s": saved - noted}
             waited["time/report_s"] = time.perf_counter() - saved
-            if why is not None and terms.whole:
+            if why is not None and (terms.whole or why == "makes way"):
                 state.save(trial.checkpoint)
+                if why == "makes way":
+                    trial.note_pause()
                 return None
-            if why is not None:
+            if isinstance(why, tuple):
                 result = outcome(state, *why)
                 break
-            if not _is_over(state) and terms.makes_way(state):
-                state.save(trial.checkpoint)
-                trial.note_pause()
-                return None
     except Diverged as error:
         return outcome(state, "diverged", str(error))
     state.save(trial.checkpoint)
@@ -119,6 +123,23 @@ def _train(
         Image.fromarray(shown.sheet).save(trial.samples)
         write_atomically(trial.samples_figures, json.dumps(shown.columns))
     return result or outcome(state)
+
+
+class _Checkpoints:
+    """Writes a training's checkpoint every so many validations; by default so often that it takes CHECKPOINT_SHARE."""
+
+    def __init__(self, path: Path, every: int | None) -> None:
+        self._path, self._every = path, every
+        self._last, self._took = time.perf_counter(), FIRST_CHECKPOINT_S * CHECKPOINT_SHARE
+
+    def offer(self, state: State) -> None:
+        """Write one, where one is due."""
+        began = time.perf_counter()
+        if len(state.readings) % self._every if self._every else began - self._last < self._took / CHECKPOINT_SHARE:
+            return
+        state.save(self._path)
+        self._last = time.perf_counter()
+        self._took = self._last - began
 
 
 def _begin(
@@ -148,20 +169,15 @@ def _begin(
     return found, shared
 
 
-def _why_end(state: State, terms: Terms) -> tuple[End, str] | None:
-    """What ends a training before the balance or max_steps do."""
-    if _is_over(state, terms.whole):
+def _why_stop(state: State, terms: Terms) -> Stop:
+    """What stops a training before the balance or max_steps do."""
+    if state.step >= state.configuration.Training.max_steps:
+        return None
+    if not terms.whole and judge(state.readings, Ruler.of(state.configuration)).reached:
         return None
     if time.time() > terms.deadline:
         return "capped", BUDGET_USED
-    return terms.why_end(state)
-
-
-def _is_over(state: State, whole: bool = False) -> bool:
-    """Whether the training ends by itself with this reading."""
-    if state.step >= state.configuration.Training.max_steps:
-        return True
-    return not whole and judge(state.readings, Ruler.of(state.configuration)).reached
+    return terms.why_stop(state)
 
 
 def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -> str:
@@ -178,7 +194,35 @@ def run_trial(config: dict[str, Any]) -> None:
     """The Ray adapter: what a worker runs for the trial in `trial`, a folder of the study in `folder`."""
     from ray import tune
 
-    folder = StudyFolder(Path(config["folder"]))
+    with _at_work(config["folder"], config["trial"]) as (folder, offer):
+        _run(folder, config, tune.report, offer)
+
+
+@contextlib.contextmanager
+def _at_work(address: str, place: str) -> Iterator[tuple[StudyFolder, Callable[[], None]]]:
+    """The folder in which a worker is at work on a trial, and what is called when there is something new in it.
+
+    Of a study in an object store a copy of this attempt's own: one that was thought dead may still be at work.
+    """
+    if not is_url(address):
+        yield StudyFolder(Path(address)), lambda: None
+        return
+    folder = StudyFolder(workers_copy(address))
+    mirror, trial = mirror_of(folder.path), folder.named(place)
+    assert mirror is not None
+    for name in (folder.study_file, sweep_file(folder)):
+        patiently(functools.partial(mirror.fetch_file, name.name), PATIENCE_S)
+    folder.fetch(place, heavy=True, patience=PATIENCE_S)
+    try:
+        with Sender(mirror, place) as sender:
+            yield folder, sender.offer
+    finally:
+        trial.checkpoint.unlink(missing_ok=True)  # the tracker may still read the rest
+
+
+def _run(
+    folder: StudyFolder, config: dict[str, Any], tell: Callable[[dict[str, Any]], None], offer: Callable[[], None]
+) -> None:
     trial, study = folder.named(config["trial"]), folder.study()
     if folder.spent_attempts(trial, config["run"]) > study.resources.max_failures:
         trial.end(trial.failed())
@@ -195,8 +239,10 @@ def run_trial(config: dict[str, Any]) -> None:
         if share and trial.configuration().Training.device != "cpu" and not torch.cuda.is_available():
             by_mps = f", through the MPS daemon of {os.environ[mps.PIPES]}" if mps.PIPES in os.environ else ""
             raise RuntimeError(f"this worker was given a GPU, but torch finds none{by_mps}")
-        for reading in train_recorded(trial, open_tracker(trial, study), _terms(study, folder, trial, config)):
-            tune.report(reading)
+        with _Reporter(tell) as report:
+            for reading in train_recorded(trial, open_tracker(trial, study), _terms(study, folder, trial, config)):
+                report(reading)
+                offer()
     except Exception as error:
         with contextlib.suppress(OSError):
             # Ray tries again, from the checkpoint; the cause stays with the trial
@@ -213,23 +259,68 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
     terms = Terms(deadline, whole)
     if search.sharing.enabled:
         points = points_of(study)
-        snapshots = Snapshots(Storage(str(folder.pretraining)), 1e9 * search.sharing.disk_gb, trial.complain)
+        snapshots = Snapshots(folder.pretraining, 1e9 * search.sharing.disk_gb, trial.complain)
         terms = replace(terms, shared=lambda *parts: SharedPretraining.of(snapshots, points, *parts))
     if search.capping.enabled and not whole:
         board, configuration = _Reader(config["board"]), trial.configuration()
         ruler, pretraining = Ruler.of(configuration), configuration.Training.pretrain_steps
 
-        def why(state: State) -> tuple[End, str] | None:
-            cost_of = cost_in(study, state.readings, pretraining)
-            return why_end(state.readings, ruler, trial.number, board("best"), search.capping, cost_of)
-
-        def makes_way(state: State) -> bool:
+        def why_stop(state: State) -> Stop:
             earliest = earliest_possible(state.readings, ruler)
-            opened = earliest <= state.step  # a window that is open is seen through
-            return state.step >= pretraining and not opened and bool(board("makes_way", earliest))
+            playing = state.step >= pretraining and earliest > state.step  # a window that is open is seen through
+            incumbent, makes_way = board(earliest if playing else -math.inf)
+            cost_of = cost_in(study, state.readings, pretraining)
+            why = why_end(state.readings, ruler, trial.number, incumbent, search.capping, cost_of)
+            return why or ("makes way" if makes_way else None)
 
-        terms = replace(terms, why_end=why, makes_way=makes_way)
+        terms = replace(terms, why_stop=why_stop)
     return terms
+
+
+class _Reporter:
+    """Tells Ray of readings from a thread of its own: a training does not wait for a driver that has much to do.
+
+    A reading that Ray had no time for gives way to the next one; the last one always arrives.
+    """
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self._report = report
+        self._news = threading.Condition()
+        self._latest: dict[str, Any] | None = None
+        self._closed = False
+        self._error: BaseException | None = None  # Ray ends a trial by SystemExit
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> _Reporter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        self._thread.join()
+
+    def __call__(self, reading: dict[str, Any]) -> None:
+        """Take it; ends the training where Ray has ended the trial."""
+        with self._news:
+            if self._error is not None:
+                raise self._error
+            self._latest = reading
+            self._news.notify()
+
+    def _send(self) -> None:
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: self._latest is not None or self._closed)
+                reading, self._latest = self._latest, None
+            if reading is None:
+                return
+            try:
+                self._report(reading)
+            except BaseException as error:
+                self._error = error
+                return
 
 
 class _Reader:
@@ -242,17 +333,18 @@ class _Reader:
         with contextlib.suppress(Exception):  # no board: nothing to be capped by
             self._board = ray.get_actor(name, namespace=NAMESPACE)
 
-    def __call__(self, method: str, *arguments: Any) -> Any:
-        """The board's answer; None where nobody answers."""
+    def __call__(self, earliest: float) -> tuple[Incumbent | None, bool]:
+        """The incumbent, and whether a trial with that bound makes way; neither where nobody answers."""
         if self._board is None:
-            return None
+            return None, False
         import ray
 
         try:
-            return ray.get(getattr(self._board, method).remote(*arguments), timeout=ANSWER_S)
+            answer: tuple[Incumbent | None, bool] = ray.get(self._board.answer.remote(earliest), timeout=ANSWER_S)
         except Exception:  # whatever Ray says of an actor that is gone
             self._board = None
-            return None
+            return None, False
+        return answer
 
 
 def _is_fault(error: Exception) -> bool:
