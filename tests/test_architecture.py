@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICE, TRIAL = sorted((ROOT / "tune_srgan").glob("*.py")), sorted((ROOT / "trainables").glob("*.py"))
-LIGHT = ("__init__", "commands", "study", "records", "live", "report", "review", "tracking", "sweeps", "confirmation")
+LIGHT = (
+    *("__init__", "commands", "study", "records", "live", "report", "review", "tracking", "sweeps"),
+    *("confirmation", "jobs"),
+)
 
 
 def at_import(tree: ast.AST) -> Iterator[ast.AST]:
@@ -41,7 +44,7 @@ def test_the_training_knows_nothing_of_the_service(file):
     [
         ("optuna", {"searcher", "dashboard"}),
         ("wandb", {"tracking", "sweeps"}),
-        ("ray", {"runner", "trial", "commands"}),
+        ("ray", {"cluster", "runner", "trial", "commands", "jobs"}),
         ("matplotlib", {"figures", "page"}),
         ("fsspec", {"storage"}),
     ],

@@ -297,10 +297,11 @@ def test_what_was_learnt_does_not_stand_in_this_studys_database(tmp_path):
         (values | {"Schedulers.g_warmup_type": "cosine"}, cost)
         for values, cost in learnt_from(loaded(tmp_path), [folder])
     ]
-    driver.searcher = Searcher(driver.study, [], driver.folder.optuna_url, learnt)
+    driver.searcher = Searcher(driver.study, [], driver.folder.optuna_url, None, learnt)
     driver.end(driver.propose().number)
     assert driver.states() == [COMPLETE]
-    driver.searcher = Searcher(driver.study, driver.folder.records(driver.study), driver.folder.optuna_url, learnt)
+    records = driver.folder.records(driver.study)
+    driver.searcher = Searcher(driver.study, records, driver.folder.optuna_url, None, learnt)
     assert driver.propose().number == 1
     assert driver.states() == [COMPLETE, RUNNING]
 

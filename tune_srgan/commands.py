@@ -23,8 +23,9 @@ from trainables.configuration import flatten, load_configuration
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import lease, live, report
 from tune_srgan.confirmation import missing, winner
+from tune_srgan.jobs import Head, is_dashboard
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, find_study, study_at
-from tune_srgan.storage import storage_at
+from tune_srgan.storage import is_url, storage_at
 from tune_srgan.study import Study, earliest_certificate, load_study
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
-INTERRUPTED = 130
+INVALID, INTERRUPTED = 2, 130  # exit codes
+SUBMITTED = "/dev/stdin"  # where the head finds a study
 WATCH_S = 10.0
 ANSWER_S = 60.0  # that a study's end waits for its store
 TRACKERS_SHARE = 0.02  # of a study's time that its end waits for what is still being sent
@@ -52,6 +54,10 @@ Address = Annotated[
     typer.Option(
         help="Ray cluster to join; `local` starts one here. Default: one that runs on this machine, else local."
     ),
+]
+Dashboard = Annotated[
+    str | None,
+    typer.Option("--address", help="Do it on the head of a Ray cluster: its dashboard, like http://127.0.0.1:8265."),
 ]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
@@ -79,7 +85,7 @@ def _answers_problems(command: F) -> F:
             return command(*arguments, **options)
         except InvalidInput as error:
             live.problems(error, err)
-            raise typer.Exit(2) from None
+            raise typer.Exit(INVALID) from None
 
     return wrapped  # type: ignore[return-value]  # same signature
 
@@ -90,9 +96,9 @@ def quickstart(context: typer.Context) -> None:
     """Run the quickstart where no command is given; on a cluster with GPUs, the full-size study."""
     if context.invoked_subcommand is not None:
         return
-    from tune_srgan import runner
+    from tune_srgan import cluster
 
-    said = runner.connect(None)
+    said = cluster.connect(None)
     import ray
 
     file = FULL if said.startswith("joined") and ray.cluster_resources().get("GPU", 0) >= 1 else QUICKSTART
@@ -110,7 +116,27 @@ def run(
     take_over: TakeOver = False,
 ) -> None:
     """Run a study, or go on with it."""
+    if is_dashboard(address):
+        submit(study, str(address), trials, storage, take_over)
     _run(study, trials, address, storage, take_over=take_over)
+
+
+@app.command()
+@_answers_problems
+def submit(
+    study: Annotated[Path, typer.Argument(help="A study file.")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")] = None,
+    storage: Storage = None,
+    take_over: TakeOver = False,
+) -> None:
+    """Run a study on the head of a Ray cluster, as a job, and follow it; the job goes on without this shell."""
+    loaded, warnings = load_study(study)
+    loaded = loaded.model_copy(update={"storage": storage or loaded.storage})
+    _refuse_relative(str(study), loaded.storage)
+    _warn(warnings)
+    arguments = ["run", SUBMITTED, *(["--trials", str(trials)] if trials else []), *_taking_over(take_over)]
+    _on_head(address, "run", loaded.study, arguments, loaded)
 
 
 @app.command()
@@ -120,9 +146,14 @@ def check(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Train a few real steps on this machine's GPU: what a trial takes of it.")
     ] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose nodes are to see storage and imagery, too.")
+    ] = None,
+    storage: Storage = None,
 ) -> None:
     """Validate a study and its imagery, and say what it may take. Starts no trial."""
     loaded, warnings = load_study(study)
+    loaded = loaded.model_copy(update={"storage": storage or loaded.storage})
     imagery = _check_parts(loaded, str(study), loaded.storage)
     if gpu:
         _check_gpu()
@@ -145,6 +176,11 @@ def check(
     _say_what_is_shared(loaded)
     if gpu:
         _rehearse(loaded, str(study))
+    if address:
+        from tune_srgan import cluster
+
+        cluster.connect(address)
+        _look_around(loaded, loaded.storage if is_url(loaded.storage) else str(Path(loaded.storage).resolve()))
 
 
 @app.command()
@@ -156,6 +192,8 @@ def resume(
     take_over: TakeOver = False,
 ) -> None:
     """Go on with a study that was interrupted: unfinished trials from their checkpoints, then the rest."""
+    if is_dashboard(address):
+        _on_head(str(address), "run", *_there("resume", study, storage, *_taking_over(take_over)))
     folder = find_study(study, storage)
     loaded = folder.study()
     _check_parts(loaded, str(folder.study_file), folder.beside)
@@ -168,8 +206,11 @@ def status(
     study: StudyName,
     storage: Where = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    address: Dashboard = None,
 ) -> None:
     """Where a study stands, from its records alone."""
+    if address:
+        _on_head(address, "status", *_there("status", study, storage, *(["--json"] if as_json else [])))
     folder = find_study(study, storage)
     loaded = folder.study()
     records = folder.records(loaded)
@@ -199,8 +240,13 @@ def report_command(
     wandb: Annotated[
         bool, typer.Option("--wandb", help="Make the study's report on Weights & Biases, or bring it up to date.")
     ] = False,
+    address: Dashboard = None,
 ) -> None:
     """Print the summary of a study; write its report, best.yaml and best.pt."""
+    if address:
+        wanted = [option for kind in formats for option in ("--format", kind.value)]
+        wanted += ["--watch"] * watch + ["--wandb"] * wandb
+        _on_head(address, "report", *_there("report", study, storage, *wanted))
     folder = find_study(study, storage)
     loaded = folder.study()
     report.write_best(loaded, folder)
@@ -235,8 +281,10 @@ def dashboard(
 
 @app.command()
 @_answers_problems
-def best(study: StudyName, storage: Where = "runs") -> None:
+def best(study: StudyName, storage: Where = "runs", address: Dashboard = None) -> None:
     """Print the winner's complete training configuration."""
+    if address:
+        _on_head(address, "best", *_there("best", study, storage))
     folder = find_study(study, storage)
     if report.write_best(folder.study(), folder) is None:
         err.print(f"No trial of {folder.path.name} reached the balance.", style="yellow")
@@ -301,6 +349,51 @@ def clean(study: StudyName, storage: Where = "runs") -> None:
     out.print(f"{freed / 1e6:.1f} MB freed in {folder.address}.", highlight=False, soft_wrap=True)
 
 
+def _on_head(address: str, kind: str, name: str, arguments: list[str], study: Study | None = None) -> NoReturn:
+    """A command on the head of the cluster whose dashboard is at `address`; ends with its exit code."""
+    head = Head(address)
+    job = head.start(arguments, f"{kind}.{name}", study.dump() if study else "")
+    if kind == "run":
+        err.print(f"Job {job}: it goes on when this shell is gone; the same command follows it again.", highlight=False)
+    try:
+        code = head.follow(job)
+    except KeyboardInterrupt:
+        err.print(f"The job goes on; `ray job stop {job} --address {address}` ends it.", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+    if code == INVALID and study is not None:
+        _say_what_is_only_here(study)
+    raise typer.Exit(code)
+
+
+def _there(command: str, study: str, storage: str, *options: str) -> tuple[str, list[str]]:
+    """A study's name, and what a command that knows only where it is kept takes on another machine."""
+    if not is_url(study) and not Path(study).is_absolute():
+        _refuse_relative("--storage", storage)
+        study = f"{storage}/{study}"
+    return study.rstrip("/").rpartition("/")[2], [command, study, *options]
+
+
+def _taking_over(take_over: bool) -> list[str]:
+    return ["--take-over"] if take_over else []
+
+
+def _refuse_relative(file: str, storage: str) -> None:
+    """A job's working folder comes and goes: studies must not be kept there."""
+    if not is_url(storage) and not Path(storage).is_absolute():
+        fix = "Give one with --storage: a folder that all nodes share, or an s3://… or gs://… URL."
+        expected = "an absolute path or a URL, since the cluster has another working folder"
+        raise InvalidInput([Problem(file, "storage", storage, expected, fix)])
+
+
+def _say_what_is_only_here(study: Study) -> None:
+    """Of paths that the cluster may not have had: those that are here."""
+    data = study.training.get("Data", {})
+    for key in ("path", "root_dir"):
+        place = str(data.get(key) or "sample")
+        if place != "sample" and not is_url(place) and Path(place).exists():
+            _warn([f"Data.{key}: {place} is on this machine; give a path that every node sees, or a URL."])
+
+
 def _run(
     file: Path,
     trials: int | None,
@@ -325,7 +418,7 @@ def _drive(
     study: Study, folder: StudyFolder, address: str | None, connected: str = "", take_over: bool = False
 ) -> None:
     """Run a study that was found valid, report it, and say how to go on where it was interrupted."""
-    from tune_srgan import runner, sweeps, tracking
+    from tune_srgan import cluster, runner, sweeps, tracking
 
     mode_note = tracking.tracking_mode(study.tracking.wandb)[1]
     if mode_note:
@@ -335,8 +428,9 @@ def _drive(
     else:
         with _held(folder, take_over):
             sweeps.open_sweep(study, folder)  # beside the start of Ray: it costs no time
-            where = connected or runner.connect(address)
+            where = connected or cluster.connect(address)
             out.print(Text(f"Study '{study.study}' in {folder.address}; {where}."), soft_wrap=True)
+            _look_around(study, folder.address)
             if sweep_note := sweeps.sweep_note(folder, 1.0):
                 err.print(Text(sweep_note, style="yellow"), soft_wrap=True)
             budget = runner.Budget(study, folder)
@@ -357,6 +451,15 @@ def _drive(
     report.print_report(study, folder, out)
     _write_reports(study, folder, [Format.html])
     folder.send(patience=ANSWER_S)
+
+
+def _look_around(study: Study, address: str) -> None:
+    """Every other node sees what this one sees, or one clear error."""
+    from tune_srgan import cluster
+
+    cluster.slots(study)
+    for seen in cluster.look(study, address):
+        out.print(Text(f"Node {seen}"), soft_wrap=True)
 
 
 def _write_reports(

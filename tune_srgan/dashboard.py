@@ -44,11 +44,11 @@ def annotate(study: Study, folder: StudyFolder) -> FileSystemArtifactStore:
     from optuna_dashboard import save_note
 
     records = folder.records(study)
-    Searcher(study, records, folder.optuna_url)  # the database says what the records say
+    Searcher(study, records, folder.optuna_url, folder.optuna_name)  # the database says what the records say
     images = folder.path / "images"
     images.mkdir(exist_ok=True)
     store = FileSystemArtifactStore(str(images))
-    kept = optuna.load_study(study_name=study.study, storage=folder.optuna_url)
+    kept = optuna.load_study(study_name=folder.optuna_name, storage=folder.optuna_url)
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(kept)}
     for record in records:
         if record.end == UNFINISHED:

@@ -103,6 +103,16 @@ class StudyView:
             done = f"{self._count(trial)}; {self._forecast()}"
             self._console.print(f"trial {trial.name:>3s}  {ending(record)}  ({done})", highlight=False)
 
+    def on_wait(self, seconds: float) -> None:
+        """No node has had room for any trial for so long."""
+        wanted = self._study.resources
+        self._console.print(
+            f"Trials have been waiting for {duration(seconds)} for a node with room for {wanted.cpus:g} CPU(s) and "
+            f"{wanted.gpus:g} GPU(s): `ray status` says what the cluster has and what it tries to bring.",
+            style="yellow",
+            highlight=False,
+        )
+
     def __rich__(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
         for name in ("trial", "phase", "step", "D(y)", "D(G(x))", "rank", "gap"):

@@ -27,7 +27,7 @@ TRACKERS = "/tracker/"  # sent by the tracker's own process
 HEAVY = {".pt"}  # fetched where they are asked for; sent so often that it takes HEAVY_SHARE of the time
 HEAVY_SHARE = 0.1
 ORIGIN = "origin.json"
-HERE_ONLY = ("ray/", "optuna.db", "pretraining/", "lease/", ORIGIN)  # made anew, or used where they lie
+HERE_ONLY = ("ray/", "optuna.db", "pretraining/", "lease/", ".seen/", ORIGIN)  # made anew, or used where they lie
 PATIENCE_S = 900.0  # for a store that answers errors, or nothing
 FORGOTTEN_S = 86400.0  # a worker's copy that nobody wrote to for so long
 

@@ -28,6 +28,7 @@ UNFINISHED = "running"
 BUDGET_USED = "the study's budget is used up"  # why a trial was capped that might still have won
 CENSORED = {"exhausted", "capped", "collapsed"}  # ends of trainings that did not reach the balance
 SHARED = "training/shared"  # marks a reading that another trial computed
+OPTUNA_URL = "TUNE_SRGAN_OPTUNA"  # postgresql://…: with its password, so no setting in a file
 WAITS = ("begin", "validate", "record", "checkpoint", "report")
 FAULT_S = 60.0  # a device fault reaches all who share the device within this
 
@@ -287,8 +288,13 @@ class StudyFolder:
 
     @property
     def optuna_url(self) -> str:
-        """Optuna's database."""
-        return f"sqlite:///{self.path / 'optuna.db'}"
+        """Optuna's database: a file of the study's, or the one that the environment names for all studies."""
+        return os.environ.get(OPTUNA_URL) or f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
+    def optuna_name(self) -> str:
+        """The study's name there."""
+        return self.address if os.environ.get(OPTUNA_URL) else self.path.name
 
     @property
     def ray_folder(self) -> Path:

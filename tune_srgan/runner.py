@@ -6,21 +6,16 @@ goes on from its own checkpoint. Ray's experiment state is never read back.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import platform
-import socket
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its boxes are printed even when it is told to be quiet
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trial records are the log
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial may end before its first reading
@@ -28,13 +23,12 @@ os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial may
 import ray
 from ray import tune
 from ray.tune.search import Searcher as RaySearcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.balance import Ruler, earliest_possible, judge
 from trainables.configuration import Configuration
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput
 from trainables.trainer import outcome_of
-from tune_srgan import __version__, mps
+from tune_srgan import __version__, cluster, mps
 from tune_srgan.capping import NAMESPACE, Board, better, board_of, cost_in, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.mirror import PATIENCE_S
@@ -53,6 +47,8 @@ from tune_srgan.sharing import Snapshots, path_of, points_of, reach
 from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study
 from tune_srgan.trial import run_trial
+
+NODE_S = 300.0  # that trials wait for a node before a person is told
 
 
 @dataclass
@@ -122,6 +118,9 @@ class Observer(Protocol):
 
     def on_end(self, trial: TrialFolder) -> None:
         """A trial ended; its record is complete."""
+
+    def on_wait(self, seconds: float) -> None:
+        """No node has had room for any trial for so long."""
 
 
 @dataclass(frozen=True)
@@ -334,9 +333,18 @@ class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has
     def __init__(self, observer: Observer, budget: Budget) -> None:
         self._observer, self._budget, self._folder = observer, budget, budget.folder
         self._kept = 0.0
+        self._worked = time.monotonic()  # when a trial was last seen at work, or its wait was spoken of
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        now, states = time.monotonic(), {trial.status for trial in trials}
+        if "RUNNING" in states or "PENDING" not in states:
+            self._worked = now
+        elif now - self._worked > NODE_S:
+            self._worked = now
+            self._observer.on_wait(NODE_S)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._observer.on_start(self._folder.named(trial.config["trial"]))
@@ -356,47 +364,21 @@ class _ObserverCallback(tune.Callback):  # type: ignore[misc]  # Ray's class has
         self._observer.on_end(self._folder.named(trial.config["trial"]))
 
 
-def connect(address: str | None) -> str:
-    """Join the cluster at `address`, the one that runs on this machine, or start a local Ray; says which."""
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    address = address or os.environ.get("RAY_ADDRESS") or running_cluster()
-    if address and address != "local":
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            found = f"no cluster that answers ({' '.join(str(error).split())[:120]})"
-            raise InvalidInput([Problem(address, "--address", found, "a running Ray cluster, or `local`")]) from None
-        return f"joined the Ray cluster at {address}"
-    ray.init(address="local", include_dashboard=False, **quiet)
-    return f"started a local Ray with {int(ray.cluster_resources().get('CPU', 0))} CPUs"
-
-
-def running_cluster() -> str | None:
-    """The address of a Ray cluster that was started on this machine and still answers."""
-    found = ray._private.utils.read_ray_address()  # where `ray start` leaves it
-    if not found:
-        return None
-    host, _, port = found.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return str(found)
-    except OSError:
-        return None  # left behind by a cluster that was killed
-
-
 def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Observer) -> str:
     """Search, then confirm, until all is done or the budget is used; returns why it stopped early, or nothing.
 
     Ray must be connected. Ctrl-C: running trials are stopped, everything recorded is kept.
     """
     resources = study.resources
-    budget.slots = resources.concurrent or _slots(study)
+    budget.slots = cluster.slots(study)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # causes are kept with the trials and shown from there
     write_atomically(folder.versions_file, json.dumps({"python": platform.python_version()} | _versions()))
     learnt = learnt_from(study, [find_study(name, folder.beside) for name in study.search.learn_from])
-    searcher = Searcher(study, folder.records(study), folder.optuna_url, learnt)
+    searcher = Searcher(study, folder.records(study), folder.optuna_url, folder.optuna_name, learnt)
     margin = study.search.best_first.margin
-    board = ray.remote(num_cpus=0)(Board).options(name=board_of(folder), namespace=NAMESPACE).remote(margin)
+    place = cluster.on_drivers_node()
+    board = ray.remote(num_cpus=0, scheduling_strategy=place)(Board)
+    board = board.options(name=board_of(folder), namespace=NAMESPACE).remote(margin)
     try:
         stopped = _train(TrialFeed(study, budget, observer, searcher, board), study, budget)
         ended = sum(record.end != UNFINISHED for record in folder.records(study))
@@ -410,7 +392,7 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
         searcher.account(account_of_study(folder.records(study)))
         budget.keep_time()
         if 0 < resources.gpus < 1 and resources.mps:
-            _end_mps()
+            cluster.on_gpu_nodes(mps.end)  # the daemon that this study's trials started
 
 
 def _train(feed: TrialFeed, study: Study, budget: Budget) -> str:
@@ -443,27 +425,6 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> str:
     return feed.stopped_because
 
 
-def _end_mps() -> None:
-    """On every node with a GPU, end the MPS daemon that this study's trials started."""
-    with contextlib.suppress(Exception):  # a cluster that is gone has no daemon left; the study's end counts
-        ending = ray.remote(num_cpus=0)(mps.end)
-        places = [
-            NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("GPU")
-        ]
-        ray.get([ending.options(scheduling_strategy=place).remote() for place in places], timeout=60)
-
-
 def _versions() -> dict[str, str]:
     """Of what decides the figures."""
     return {package: version(package) for package in ("torch", "ray", "optuna", "numpy")} | {"tune-srgan": __version__}
-
-
-def _slots(study: Study) -> int:
-    """How many trials fit at once, on the nodes that are there."""
-    total, wanted = ray.cluster_resources(), study.resources
-    fits = [int(total.get("CPU", 0) / wanted.cpus)]
-    if wanted.gpus:
-        fits.append(int(total.get("GPU", 0) / wanted.gpus))
-    return max(1, min(fits))

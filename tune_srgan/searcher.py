@@ -6,9 +6,11 @@ rebuilt from the trial records, so trial numbers agree everywhere.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,10 +24,11 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.configuration import flatten
 from trainables.errors import InvalidInput, Problem
-from tune_srgan.records import UNFINISHED, StudyFolder, TrialRecord
+from tune_srgan.records import OPTUNA_URL, UNFINISHED, StudyFolder, TrialRecord
 from tune_srgan.study import Parameter, Search, Study, Value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -56,6 +59,7 @@ class Searcher:
         study: Study,
         records: Sequence[TrialRecord] = (),
         url: str | None = None,
+        name: str | None = None,
         learnt: Sequence[tuple[dict[str, Value], float]] = (),
         sampler: BaseSampler | None = None,
         censored: Censored = "cost",
@@ -67,9 +71,7 @@ class Searcher:
         self._sampled.add_trials([self._frozen(TrialState.COMPLETE, values, cost, {}) for values, cost in learnt])
         self._kept = [self._sampled]
         if url is not None:
-            self._kept.append(
-                optuna.create_study(study_name=study.study, storage=url, direction="minimize", load_if_exists=True)
-            )
+            self._kept.append(_log(url, name or study.study))
         logged = [trial.system_attrs for trial in self._kept[-1].get_trials()] if url is not None else []
         for kept, before in zip(self._kept, (self._earlier, 0), strict=False):
             self._reconcile(kept, before, records, logged)
@@ -97,19 +99,33 @@ class Searcher:
         for log in self._kept[1:]:
             frozen = self._frozen(TrialState.RUNNING, values, None, {"proposed_by": proposed_by})
             frozen.system_attrs = dict(known)  # where evolution strategies keep what they know
-            log.add_trial(frozen)
+            with self._only_a_log():
+                log.add_trial(frozen)
         return Proposal(trial.number - self._earlier, values, proposed_by)
 
     def tell(self, record: TrialRecord) -> None:
         """End a trial: COMPLETE with its cost, censored or not; FAIL when it has none. Telling twice is harmless."""
-        for kept, before in zip(self._kept, (self._earlier, 0), strict=False):
-            self._tell(kept, before, record)
+        self._tell(self._sampled, self._earlier, record)
+        for log in self._kept[1:]:
+            with self._only_a_log():
+                self._tell(log, 0, record)
 
     def account(self, account: Mapping[str, int]) -> None:
         """Keep the study's own account beside its trials."""
         for log in self._kept[1:]:
-            for kind, steps in account.items():
-                log.set_user_attr(f"steps_{kind}", steps)
+            with self._only_a_log():
+                for kind, steps in account.items():
+                    log.set_user_attr(f"steps_{kind}", steps)
+
+    @contextlib.contextmanager
+    def _only_a_log(self) -> Iterator[None]:
+        """A database that is lost on the way stops no search: the next start makes it anew from the records."""
+        try:
+            yield
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            del self._kept[1:]
+            cause = " ".join(str(error).split())[:160]
+            logging.getLogger(__name__).warning("Optuna's database is left alone from here on (%s).", cause)
 
     def _tell(self, kept: optuna.Study, before: int, record: TrialRecord) -> None:
         known = kept.get_trials(deepcopy=False)[before + record.number]
@@ -161,6 +177,18 @@ class Searcher:
         return optuna.trial.create_trial(
             state=state, params=values, distributions=space, value=cost, user_attrs=attributes
         )
+
+
+def _log(url: str, name: str) -> optuna.Study:
+    """The study in a database, made where it is not there; one clear error where the database cannot be used."""
+    try:
+        return optuna.create_study(study_name=name, storage=url, direction="minimize", load_if_exists=True)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        place = url.rpartition("@")[2]  # without a password
+        found = f"a database that cannot be used ({' '.join(str(error.__cause__ or error).split())[:200]})"
+        fix = "Remove the file: it is made anew from the trial records." if url.startswith("sqlite") else ""
+        fix = fix or f"Look at {OPTUNA_URL} in the environment; without it the study keeps a file of its own."
+        raise InvalidInput([Problem(place, "", found, "a database for Optuna", fix)]) from None
 
 
 def learnt_from(study: Study, earlier: Sequence[StudyFolder]) -> list[tuple[dict[str, Value], float]]:

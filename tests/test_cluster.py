@@ -1,0 +1,89 @@
+"""Studies on a cluster of several nodes: joined, submitted as jobs, refused where a node sees not what it should."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.rays import cluster, node_without
+from tests.test_service import command, finish, wait_for, write_study
+
+
+@pytest.fixture(scope="module")
+def rays():
+    with cluster(nodes=2, dashboard=True) as made:
+        yield made
+
+
+def dashboard(rays):
+    return f"http://{rays.webui_url}"
+
+
+def alive(address):
+    """Nodes that train."""
+    text = "import ray, sys; ray.init(sys.argv[1], logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+    return int(subprocess.check_output(["python", "-c", text, address], text=True).split()[-1])
+
+
+def test_a_submitted_study_runs_on_the_head_and_is_followed(rays, tmp_path):
+    write_study(tmp_path, trials=2, startup=2)
+    shared, where = tmp_path / "shared", dashboard(rays)
+    refused = command("submit", "tiny.yaml", "--address", where, cwd=tmp_path)
+    _, err = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "tiny.yaml: storage: found runs; expected an absolute path or a URL" in err
+    told = ("--address", where, "--storage", str(shared))
+    said = finish(command("submit", "tiny.yaml", *told, cwd=tmp_path))
+    assert f"joined the Ray cluster at {rays.gcs_address}" in said
+    assert said.count("64 held-out pairs") == 2  # both nodes looked at the imagery
+    assert "2 trials: 2 exhausted" in said
+    assert said.count("Winner") + said.count("No trial reached the balance") == 1  # no line of the log comes twice
+    assert len(list((shared / "tiny/trials").glob("*/outcome.json"))) == 2
+    there = json.loads(finish(command("status", "tiny", "--json", *told, cwd=tmp_path)))
+    assert there["trials"] == {"exhausted": 2}
+    none = command("best", str(shared / "tiny"), "--address", where, cwd=tmp_path)
+    none.communicate(timeout=60)
+    assert none.returncode == 1
+    said = finish(command("resume", "tiny", *told, cwd=tmp_path))
+    assert "All trials of 'tiny' have ended" in said
+
+
+def test_what_a_node_does_not_see_is_said_before_anything_starts(rays, tmp_path):
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"]).returncode:
+        pytest.skip("no mount namespace of one's own")
+    file, hidden = write_study(tmp_path), tmp_path / "heads"
+    hidden.mkdir()
+    (tmp_path / "all").mkdir()
+    with node_without(rays.gcs_address, hidden):
+        wait_for(lambda: alive(rays.gcs_address) == 4, 60, 1)
+        told = ("--address", rays.gcs_address)
+        driver = command("run", "tiny.yaml", *told, "--storage", str(hidden), cwd=tmp_path)
+        _, err = driver.communicate(timeout=90)
+        assert driver.returncode == 2, err
+        assert "storage: found a folder that" in err
+        assert "does not share" in err
+        assert not list(hidden.rglob("trial.json"))
+        study = yaml.safe_load(file.read_text())
+        study["training"]["Data"]["path"] = str(hidden / "scene.npy")
+        file.write_text(yaml.safe_dump(study))
+        np.save(hidden / "scene.npy", np.random.default_rng(0).random((3, 128, 256)).astype(np.float32))
+        check = command("check", "tiny.yaml", *told, "--storage", str(tmp_path / "all"), cwd=tmp_path)
+        _, err = check.communicate(timeout=90)
+        assert check.returncode == 2, err
+        assert "Data.path" in err
+        assert "a path that every node sees" in err
+        assert not list((tmp_path / "all").rglob("*"))
+
+
+def test_what_no_node_can_hold_is_said_at_once(tmp_path):
+    file = write_study(tmp_path)
+    study = yaml.safe_load(file.read_text())
+    study["resources"] |= {"cpus": 1000}
+    file.write_text(yaml.safe_dump(study))
+    driver = command("run", "tiny.yaml", "--address", "local", cwd=tmp_path)
+    _, err = driver.communicate(timeout=60)
+    assert driver.returncode == 2
+    assert "resources: found 1000 CPU(s) and 0 GPU(s) for a trial" in err

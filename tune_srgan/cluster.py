@@ -1,0 +1,188 @@
+"""The Ray cluster a study runs on: joined or started, how many trials it holds, and what its nodes see."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from trainables.errors import InvalidInput, Problem
+from tune_srgan.storage import is_url, storage_at
+from tune_srgan.study import Resources, Study
+
+LOOK_S = 300.0  # what nodes may take to look at storage and imagery
+PROBES = ".seen"  # objects that come and go with a look
+
+
+def connect(address: str | None) -> str:
+    """Join the cluster at `address`, the one that runs on this machine, or start a local Ray; says which."""
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    address = address or os.environ.get("RAY_ADDRESS") or running_cluster()
+    if address and address != "local":
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            found = f"no cluster that answers ({' '.join(str(error).split())[:120]})"
+            raise InvalidInput([Problem(address, "--address", found, "a running Ray cluster, or `local`")]) from None
+        return f"joined the Ray cluster at {address}"
+    ray.init(address="local", include_dashboard=False, **quiet)
+    return f"started a local Ray with {int(ray.cluster_resources().get('CPU', 0))} CPUs"
+
+
+def running_cluster() -> str | None:
+    """The address of a Ray cluster that was started on this machine and still answers."""
+    found = ray._private.utils.read_ray_address()  # where `ray start` leaves it
+    if not found:
+        return None
+    host, _, port = found.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return str(found)
+    except OSError:
+        return None  # left behind by a cluster that was killed
+
+
+def slots(study: Study) -> int:
+    """How many trials may run at once: those that fit on the nodes that are there, or may come; at least one.
+
+    All of them are asked for at once, so that a cluster that grows does so to its maximum. One clear error where no
+    node can ever hold a trial.
+    """
+    wanted, nodes = study.resources, _nodes()
+    here = sum(_fits(node["Resources"], wanted) for node in nodes)
+    kinds = _kinds()
+    grown = sum(_fits(resources, wanted) * count for resources, count in kinds)
+    if not here and not grown and (kinds or _is_ours()):
+        gpus, cpus = max((node["Resources"].get("GPU", 0), node["Resources"].get("CPU", 0)) for node in nodes)
+        found = f"{wanted.cpus:g} CPU(s) and {wanted.gpus:g} GPU(s) for a trial"
+        expected = f"what a node holds, {cpus:g} and {gpus:g} at most"
+        fix = "Ask for less, or join a larger cluster."
+        raise InvalidInput([Problem(study.study, "resources", found, expected, fix)])
+    return max(1, wanted.concurrent or max(here, grown))
+
+
+def on_drivers_node() -> NodeAffinitySchedulingStrategy:
+    """Where an actor lives that must not go away with a worker's node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def on_gpu_nodes(work: Callable[[], object]) -> None:
+    """Do something on every node with a GPU; a cluster that is gone has none left."""
+    with contextlib.suppress(Exception):
+        there = [node["NodeID"] for node in _nodes() if node["Resources"].get("GPU")]
+        ray.get([_on(node, work) for node in there], timeout=60)
+
+
+def look(study: Study, address: str) -> list[str]:
+    """Let every other node that may train look at a study's storage and imagery; what each one saw.
+
+    The driver's node was looked at before. One clear error where a node does not see what it should.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in _nodes() if node["NodeID"] != own and _fits(node["Resources"], study.resources)]
+    if not nodes:
+        return []
+    storage, word = storage_at(address), uuid.uuid4().hex
+    asked = f"{PROBES}/{word}"
+    storage.write(asked, word.encode())
+    try:
+        looks = [_on(node["NodeID"], _look, study, address, word, node["NodeID"]) for node in nodes]
+        seen: list[str] = ray.get(looks, timeout=LOOK_S)
+        there = {entry.name for entry in storage.entries(PROBES)}
+        for node in nodes:
+            if f"{asked}-{node['NodeID']}" not in there:
+                raise _unseen(address, node["NodeManagerHostname"], "what it wrote there is not here")
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InvalidInput):
+            raise InvalidInput(error.cause.problems) from None
+        raise
+    except ray.exceptions.GetTimeoutError:
+        names = ", ".join(node["NodeManagerHostname"] for node in nodes)
+        found = f"nodes that did not answer within {LOOK_S:.0f} s ({names})"
+        raise InvalidInput([Problem(address, "storage", found, "nodes that read and write there")]) from None
+    finally:
+        for name in [asked, *(f"{asked}-{node['NodeID']}" for node in nodes)]:
+            storage.delete(name)
+        if not is_url(address):
+            with contextlib.suppress(OSError):  # another look may be under way
+                (Path(address) / PROBES).rmdir()
+    return [f"{node['NodeManagerHostname']}: {what}" for node, what in zip(nodes, seen, strict=True)]
+
+
+def _look(study: Study, address: str, word: str, node: str) -> str:
+    """On a node: read what the driver wrote, write, list and delete; then the imagery."""
+    import torch
+
+    from trainables.imagery import load_imagery
+
+    host = socket.gethostname()
+    try:
+        storage, asked = storage_at(address), f"{PROBES}/{word}"
+        if storage.read(asked) != word.encode():
+            raise _unseen(address, host, "what the driver wrote is not there")
+        storage.write(f"{asked}-{node}.gone", b"")
+        storage.delete(f"{asked}-{node}.gone")
+        storage.write(f"{asked}-{node}", b"")
+        if f"{asked}-{node}" not in {entry.name for entry in storage.entries(PROBES)}:
+            raise _unseen(address, host, "what was just written is not listed")
+    except OSError as error:
+        raise _unseen(address, host, error.strerror or str(error)[:160]) from None
+    try:
+        return load_imagery(study.lowest(), torch.device("cpu")).describe()
+    except InvalidInput as error:
+        fix = "Give a path that every node sees, or an s3://… or gs://… URL."
+        raise InvalidInput(
+            [Problem(p.file, p.key, f"{p.found} (on {host})", p.expected, fix) for p in error.problems]
+        ) from None
+
+
+def _unseen(address: str, host: str, what: str) -> InvalidInput:
+    kind = "a URL" if is_url(address) else "a folder"
+    fix = "Give a folder that every node has mounted, or an s3://… or gs://… URL, with --storage."
+    return InvalidInput(
+        [Problem(address, "storage", f"{kind} that {host} does not share ({what})", "one that all nodes share", fix)]
+    )
+
+
+def _on(node: str, work: Callable[..., Any], *arguments: object) -> Any:
+    place = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0)(work).options(scheduling_strategy=place).remote(*arguments)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _fits(resources: dict[str, float], wanted: Resources) -> int:
+    """How many trials a node with these resources holds."""
+    held = [resources.get("CPU", 0) / wanted.cpus]
+    if wanted.gpus >= 1:
+        held.append(resources.get("GPU", 0) / wanted.gpus)
+    elif wanted.gpus:
+        held.append(resources.get("GPU", 0) * math.floor(1 / wanted.gpus + 1e-9))  # none lies across two GPUs
+    return math.floor(min(held) + 1e-9)
+
+
+def _kinds() -> list[tuple[dict[str, float], int]]:
+    """The kinds of node that a cluster may grow by, and how many of each; none where it does not say."""
+    config = ray._private.state.state.get_cluster_config()
+    return [(dict(kind.resources), kind.max_count) for kind in config.node_group_configs] if config else []
+
+
+def _is_ours() -> bool:
+    """Whether this process started the cluster: then no other node will come."""
+    node = ray._private.worker._global_node
+    return bool(node and node.is_head())
