@@ -20,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.errors import InvalidInput, Problem
+from tune_srgan.jobs import TOKEN
 from tune_srgan.storage import is_url, storage_at
 from tune_srgan.study import Resources, Study
 
@@ -36,7 +37,10 @@ def connect(address: str | None) -> str:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             found = f"no cluster that answers ({' '.join(str(error).split())[:120]})"
-            raise InvalidInput([Problem(address, "--address", found, "a running Ray cluster, or `local`")]) from None
+            fix = "" if os.environ["RAY_AUTH_MODE"] == "token" else TOKEN
+            raise InvalidInput(
+                [Problem(address, "--address", found, "a running Ray cluster, or `local`", fix)]
+            ) from None
         return f"joined the Ray cluster at {address}"
     ray.init(address="local", include_dashboard=False, **quiet)
     return f"started a local Ray with {int(ray.cluster_resources().get('CPU', 0))} CPUs"
@@ -96,30 +100,32 @@ def look(study: Study, address: str) -> list[str]:
     if not nodes:
         return []
     storage, word = storage_at(address), uuid.uuid4().hex
-    asked = f"{PROBES}/{word}"
+    asked, seen = f"{PROBES}/{word}", []
     storage.write(asked, word.encode())
     try:
         looks = [_on(node["NodeID"], _look, study, address, word, node["NodeID"]) for node in nodes]
-        seen: list[str] = ray.get(looks, timeout=LOOK_S)
+        silent = ray.wait(looks, num_returns=len(looks), timeout=LOOK_S)[1]
         there = {entry.name for entry in storage.entries(PROBES)}
-        for node in nodes:
+        for node, told in zip(nodes, looks, strict=True):
+            host = node["NodeManagerHostname"]
+            if told in silent:
+                raise _unseen(address, host, f"it did not answer within {LOOK_S:.0f} s")
+            try:
+                what: str = ray.get(told)
+            except ray.exceptions.RayTaskError as error:
+                raise (InvalidInput(error.cause.problems) if isinstance(error.cause, InvalidInput) else error) from None
+            except ray.exceptions.RayError:
+                continue  # the node was lost meanwhile
             if f"{asked}-{node['NodeID']}" not in there:
-                raise _unseen(address, node["NodeManagerHostname"], "what it wrote there is not here")
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, InvalidInput):
-            raise InvalidInput(error.cause.problems) from None
-        raise
-    except ray.exceptions.GetTimeoutError:
-        names = ", ".join(node["NodeManagerHostname"] for node in nodes)
-        found = f"nodes that did not answer within {LOOK_S:.0f} s ({names})"
-        raise InvalidInput([Problem(address, "storage", found, "nodes that read and write there")]) from None
+                raise _unseen(address, host, "what it wrote there is not here")
+            seen.append(f"{host}: {what}")
+        return seen
     finally:
         for name in [asked, *(f"{asked}-{node['NodeID']}" for node in nodes)]:
             storage.delete(name)
         if not is_url(address):
             with contextlib.suppress(OSError):  # another look may be under way
                 (Path(address) / PROBES).rmdir()
-    return [f"{node['NodeManagerHostname']}: {what}" for node, what in zip(nodes, seen, strict=True)]
 
 
 def _look(study: Study, address: str, word: str, node: str) -> str:

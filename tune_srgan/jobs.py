@@ -12,6 +12,7 @@ from typing import Any
 
 from trainables.errors import InvalidInput, Problem
 
+TOKEN = "Where it asks for a token: export RAY_AUTH_MODE=token."
 GIVEN = "TUNE_SRGAN_GIVEN"
 COMMAND = "python -m tune_srgan"  # with the Python of the cluster's nodes
 OVER = {"SUCCEEDED", "STOPPED", "FAILED"}
@@ -38,7 +39,7 @@ class Head:
             self._client = JobSubmissionClient(address)
         except Exception as error:  # connection, version and authentication errors have no class in common
             found = f"no cluster's dashboard that answers ({' '.join(str(error).split())[:160]})"
-            fix = "Forward its port first: `ray dashboard ray_cluster.yaml`; with token authentication, give the token."
+            fix = f"Forward its port first: `ray dashboard ray_cluster.yaml`. {TOKEN}"
             raise InvalidInput([Problem(address, "--address", found, "like http://127.0.0.1:8265", fix)]) from None
 
     def start(self, arguments: Sequence[str], name: str, given: str = "") -> str:
