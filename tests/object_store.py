@@ -2,7 +2,9 @@
 
 import logging
 import os
+import threading
 import uuid
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
@@ -10,28 +12,50 @@ import pytest
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
+class Bucket:
+    """A bucket on moto's server: its URL, what was asked of it, and a switch by which it answers errors."""
+
+    def __init__(self):
+        app = pytest.importorskip("moto.moto_server.werkzeug_app")
+        from werkzeug.serving import make_server
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._app = app.DomainDispatcherApplication(app.create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.name = f"studies-{uuid.uuid4().hex[:8]}"  # the servers of one process keep theirs together
+        self.url = f"s3://{self.name}"
+        self.refuses, self.requests = False, Counter()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+
+    def _answer(self, environ, start_response):
+        self.requests[environ["REQUEST_METHOD"]] += 1
+        if self.refuses:
+            start_response("503 Slow Down", [("Content-Type", "text/plain")])
+            return [b""]
+        return self._app(environ, start_response)
+
+
 @contextmanager
 def s3():
-    """Yields the URL of a bucket; the environment names the server to whoever is started meanwhile."""
-    moto = pytest.importorskip("moto.server")
+    """A bucket; the environment names its server to whoever is started meanwhile."""
     fsspec = pytest.importorskip("fsspec")
     pytest.importorskip("s3fs")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    bucket = Bucket()
     before = dict(os.environ)
-    os.environ |= CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    os.environ |= CREDENTIALS | {"AWS_ENDPOINT_URL": bucket.endpoint}
     try:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
-        bucket = f"studies-{uuid.uuid4().hex[:8]}"  # the servers of one process keep theirs together
-        fsspec.filesystem("s3").mkdir(bucket)
-        yield f"s3://{bucket}"
+        fsspec.filesystem("s3").mkdir(bucket.name)
+        yield bucket
     finally:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         os.environ.clear()
         os.environ.update(before)
-        server.stop()
+        bucket.stop()
 
 
 class Failing:

@@ -16,8 +16,8 @@ PLACE = "trials/00003"
 
 @pytest.fixture(scope="module")
 def bucket():
-    with s3() as url:
-        yield url
+    with s3() as made:
+        yield made.url
 
 
 @pytest.fixture(params=["memory", "s3"])

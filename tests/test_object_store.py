@@ -16,8 +16,8 @@ from tune_srgan.storage import storage_at
 
 @pytest.fixture(scope="module")
 def bucket():
-    with s3() as url:
-        yield url
+    with s3() as made:
+        yield made.url
 
 
 @pytest.fixture

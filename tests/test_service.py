@@ -45,8 +45,8 @@ STUDY = {
 }
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"WANDB_MODE": "offline"}
+def command(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    environment = os.environ | {"WANDB_MODE": "offline"} | (env or {})
     return subprocess.Popen(
         [sys.executable, str(TUNE), *arguments],
         cwd=cwd,

@@ -412,7 +412,7 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
     header, outcome, readings = trial.header(), trial.outcome(), trial.readings()
     cost, step_seconds = None, (math.nan, math.nan)
     if outcome is not None and outcome["end"] not in {"failed", "diverged"}:
-        configuration = trial.configuration()
+        configuration = study.configuration(header["values"])  # as in its file, without reading YAML
         pretraining = configuration.Training.pretrain_steps
         step_seconds = step_seconds_of(readings, pretraining)
         cost = nash_cost(judge(readings, Ruler.of(configuration)), study.max_steps)

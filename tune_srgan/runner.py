@@ -129,6 +129,7 @@ class _Plan:
 
     configuration: Configuration
     path: tuple[Any, ...]  # trials of the same one walk it together until the shorter pretraining ends
+    ruler: Ruler
 
     @property
     def pretraining(self) -> int:
@@ -161,6 +162,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
         self._proposed, self._blind = len(records), search.startup if self._best_first else 0
         self._running: dict[str, TrialFolder] = {}  # by Ray's name
+        self._steps: dict[TrialFolder, float] = {}  # of those, as they last reported
+        self._waited_with: dict[TrialFolder, list[dict[str, float]]] = {}  # readings of trials that wait
         self._pretrains: set[str] = set()  # those of them whose pretraining is not over
         self._plans: dict[TrialFolder, _Plan] = {}
         self._points = points_of(study) if study.search.sharing.enabled else []
@@ -192,6 +195,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         if trial is None:
             return self._none_to_start()
         self._running[trial_id] = trial
+        readings = self._waited_with.pop(trial, ())
+        self._steps[trial] = readings[-1]["step"] if readings else 0
         self._pretrains.add(trial_id)
         self.budget.running.add(trial)
         self._post()
@@ -201,12 +206,14 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return told | {"run": self.run, "board": board_of(self._folder)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._steps[self._running[trial_id]] = result["step"]
         if trial_id in self._pretrains and result["step"] >= self._plan(self._running[trial_id]).pretraining:
             self._pretrains.discard(trial_id)
             self._post()  # what waited for its pretraining waits no more
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._running.pop(trial_id)
+        self._steps.pop(trial, None)
         self._pretrains.discard(trial_id)
         self.budget.running.discard(trial)
         self._folder.fetch(trial.place, patience=PATIENCE_S)
@@ -264,7 +271,13 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """The step at which it may reach the balance at the earliest; in their own order where that does not count."""
         if not self._best_first:
             return 0.0
-        return earliest_possible(trial.readings(), Ruler.of(self._plan(trial).configuration))
+        return earliest_possible(self._readings(trial), self._plan(trial).ruler)
+
+    def _readings(self, trial: TrialFolder) -> list[dict[str, float]]:
+        """Of one that waits: read once, since they stay what they are."""
+        if trial not in self._waited_with:
+            self._waited_with[trial] = trial.readings()
+        return self._waited_with[trial]
 
     def _post(self) -> None:
         """Tell the running trials, by the board, what those that wait may reach."""
@@ -278,14 +291,15 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         reached = reach(self._points, own.pretraining)
         for other in self._running.values():
             plan = self._plan(other)
-            if plan.path == own.path and other.last_step() < min(reached, reach(self._points, plan.pretraining)):
+            if plan.path == own.path and self._steps[other] < min(reached, reach(self._points, plan.pretraining)):
                 return True
         return False
 
     def _plan(self, trial: TrialFolder) -> _Plan:
         if trial not in self._plans:
             values = trial.header()["values"]
-            self._plans[trial] = _Plan(self._study.configuration(values), (trial.confirms, *path_of(values)))
+            configuration = self._study.configuration(values)
+            self._plans[trial] = _Plan(configuration, (trial.confirms, *path_of(values)), Ruler.of(configuration))
         return self._plans[trial]
 
     def _propose(self) -> TrialFolder | None:
@@ -300,8 +314,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
     def _too_long(self, trial: TrialFolder) -> bool:
         """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""
-        capping, readings, configuration = self._study.search.capping, trial.readings(), self._plan(trial).configuration
-        ruler = Ruler.of(configuration)
+        capping, readings, plan = self._study.search.capping, self._readings(trial), self._plan(trial)
+        configuration, ruler = plan.configuration, plan.ruler
         if not capping.enabled or judge(readings, ruler).reached:
             return False
         in_steps = self._study.objective.metric == "steps_to_nash"
@@ -310,7 +324,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         why = why_end(readings, ruler, trial.number, best, capping, cost_of)
         if why is None:
             return False
-        trial.end(outcome_of(readings, configuration, trial.last_step(), *why).as_dict())
+        trial.end(outcome_of(readings, configuration, int(readings[-1]["step"]) if readings else 0, *why).as_dict())
+        self._waited_with.pop(trial, None)
         self._folder.send(trial.place, PATIENCE_S)
         self._end(trial)
         self.observer.on_end(trial)
