@@ -46,7 +46,7 @@ STUDY = {
 
 
 def command(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    environment = os.environ | {"WANDB_MODE": "offline"} | (env or {})
+    environment = os.environ | {"WANDB_MODE": "offline", "PYTHONFAULTHANDLER": "1"} | (env or {})
     return subprocess.Popen(
         [sys.executable, str(TUNE), *arguments],
         cwd=cwd,
@@ -59,7 +59,11 @@ def command(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> su
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=180)
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # says where it stands
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 0, out + err
     return out
 

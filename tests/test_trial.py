@@ -112,6 +112,21 @@ def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
         assert torch.equal(weight, others["generator"][name])
 
 
+def test_a_checkpoint_that_is_damaged_costs_its_steps_and_nothing_else(trial, tmp_path):
+    stops = iter([None] * 8 + ["makes way"])
+    list(train_recorded(trial, Tracker(), Terms(why_stop=lambda state: next(stops, None))))
+    before = trial.readings()
+    assert len(before) == 9
+    trial.checkpoint.write_bytes(trial.checkpoint.read_bytes()[:-1000])
+    list(train_recorded(trial, Tracker()))
+    assert trial.readings()[:9] == before
+    assert "a checkpoint of this training" in trial.complaints()[0]
+    alone = TrialFolder(tmp_path / "00001")
+    alone.create({}, "train", tiny())
+    list(train_recorded(alone, Tracker()))
+    assert figures(trial) == figures(alone)
+
+
 def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     study = loaded(tmp_path)

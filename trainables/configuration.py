@@ -10,13 +10,14 @@ accepted; values that name a part not built here are refused with one sentence e
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainables.errors import InvalidInput, Problem, nearest
@@ -35,9 +36,9 @@ METRICS = [
 
 
 class Section(BaseModel):
-    """A section of the file: unknown keys and wrong types are refused."""
+    """A section of the file: unknown keys, wrong types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _lower(value: object) -> object:
@@ -45,10 +46,17 @@ def _lower(value: object) -> object:
     return re.sub(r"[ _-]", "", value.lower()) if isinstance(value, str) else value
 
 
+def _place(path: str) -> str:
+    resolve_path(path, Path())
+    return path
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(_place)]  # a path as it was written
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Blocks = Annotated[int, Field(ge=1, le=1000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Curve = Literal["linear", "cosine"]
 
@@ -57,12 +65,12 @@ class DataSettings(Section):
     """Imagery: where it is, how it is scaled to numbers around 0–1, how it is cut."""
 
     dataset_type: Annotated[Literal["scenes", "lrhrfolderdataset"], BeforeValidator(_lower)] = "scenes"
-    path: str = "sample"  # a file or folder of scenes; `sample` is the one that ships with the project
-    root_dir: str | None = None  # of an LRHRFolderDataset: {train,val}/{LR,HR}
+    path: Place = "sample"  # a file or folder of scenes; `sample` is the one that ships with the project
+    root_dir: Place | None = None  # of an LRHRFolderDataset: {train,val}/{LR,HR}
     normalization: Literal["percentiles", "scale", "normalise_10k", "zero_one", "identity"] = "percentiles"
     percentiles: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.1, 99.9]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    nodata: float | None = None  # overrides what the files say
+    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # overrides what the files say
     crop_size: Positive = 96  # of the high-resolution image, px
     val_fraction: Share = 0.2
     val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis
@@ -116,7 +124,7 @@ class TrainingSettings(Section):
     max_epochs: int | None = None
     val_check_interval: float | int | None = None
     limit_val_batches: float | int | None = None
-    max_steps: Positive = 100_000
+    max_steps: Annotated[int, Field(ge=1, le=10**12)] = 100_000
     validate_every: Positive = 500
     checkpoint_every: Positive | None = None  # in validations; None: so often that it takes 2 % of the time
     pretrain_g_only: bool = True
@@ -152,7 +160,7 @@ class GeneratorSettings(Section):
     large_kernel_size: Positive = 9
     small_kernel_size: Positive = 3
     n_channels: Positive = 64
-    n_blocks: Positive = 16
+    n_blocks: Blocks = 16
     scaling_factor: Literal[2, 4, 8] = 4
     growth_channels: Positive = 32
     res_scale: Annotated[float, Field(gt=0)] = 0.2
@@ -164,7 +172,7 @@ class DiscriminatorSettings(Section):
     """VGG-style (`standard`, `esrgan`) or PatchGAN; spectral normalisation, never batch normalisation."""
 
     model_type: Annotated[Literal["standard", "patchgan", "esrgan"], BeforeValidator(_lower)] = "standard"
-    n_blocks: Positive = 8
+    n_blocks: Blocks = 8
     use_spectral_norm: bool = True
     base_channels: Positive = 64
     linear_size: Positive = 1024
@@ -270,7 +278,16 @@ _NOT_BUILT_ABOVE_ZERO = {
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads `1e-4` as text; here it is the number it looks like. A key given twice is refused."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, ArithmeticError):  # of `!!int ""`, `!!bool x`, `!!timestamp x`
+            found = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):  # `!!map [a]`
+            raise yaml.constructor.ConstructorError(None, None, "a mapping that is none", node.start_mark)
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -284,27 +301,62 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would take for numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+        list("-+.0123456789"),
+    )
+MOST_BYTES, MOST_VALUES, MOST_LEVELS = 200_000, 10_000, 50  # of a YAML file
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; one clear error where there is none."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            found, expected = f"{path.stat().st_size} bytes", f"a YAML file of at most {MOST_BYTES}"
+            raise InvalidInput([Problem(str(path), "", found, expected, "Check the path.")])
         document = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        excess = _excess(document)
+    except RecursionError:
+        excess = f"more than {MOST_LEVELS} levels"
     except FileNotFoundError:
         raise InvalidInput([Problem(str(path), "", "no such file", "a YAML file", "Check the path.")]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput([Problem(str(path), "", str(error), "a readable YAML file in UTF-8")]) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput([Problem(str(path), "", " ".join(str(error).split()), "valid YAML")]) from None
+    if excess:
+        raise InvalidInput([Problem(str(path), "", excess, "settings that a person can read", "Check the file.")])
     if not isinstance(document, dict):
         found = "an empty file" if document is None else type(document).__name__
         raise InvalidInput([Problem(str(path), "", found, "sections with keys", "See search_spaces/base/sample.yaml.")])
     return document
+
+
+def _excess(document: object) -> str:
+    """What no settings have, "" where there is no such thing. An alias counts wherever it stands, in itself too."""
+    count, waiting = 0, [(document, 0)]
+    while waiting:
+        value, level = waiting.pop()
+        count += 1
+        if level > MOST_LEVELS:
+            return f"more than {MOST_LEVELS} levels"
+        if count > MOST_VALUES:
+            return f"more than {MOST_VALUES} values"
+        if isinstance(value, int) and not -(2**63) <= value <= 2**63:
+            return "a whole number of more than 64 bits"
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+            return f"half a character ({value[:20]!r})"
+        if isinstance(value, dict):
+            waiting += [(part, level + 1) for item in value.items() for part in item]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += [(part, level + 1) for part in value]
+    return ""
 
 
 def load_configuration(path: Path) -> Configuration:
@@ -332,7 +384,13 @@ def build_configuration(document: Mapping[str, Any], file: str, folder: Path) ->
 
 def dump_configuration(configuration: Configuration) -> str:
     """The configuration as YAML, every default written out; `load` of it is the identity."""
-    return yaml.safe_dump(configuration.model_dump(), sort_keys=False)
+    return write_yaml(configuration.model_dump())
+
+
+def write_yaml(document: Mapping[str, Any]) -> str:
+    """The text that `read_yaml` reads as this mapping."""
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -423,10 +481,13 @@ def _copy(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_path(path: str, folder: Path) -> str:
-    """An absolute path; `sample` is the imagery that ships with the project."""
+    """An absolute path; `sample` is the imagery that ships with the project. ValueError where it can be none."""
     if path == "sample":
         return str(SAMPLE)
-    return str((folder / Path(path).expanduser()).resolve())
+    try:
+        return str((folder / Path(path).expanduser()).resolve())
+    except (ValueError, RuntimeError) as error:  # a NUL in it; the home of nobody, links that lead in a circle
+        raise ValueError(f"a path that there can be ({error})") from None
 
 
 def _accept_alias(nested: dict[str, Any], file: str) -> list[Problem]:
@@ -445,9 +506,8 @@ def _accept_alias(nested: dict[str, Any], file: str) -> list[Problem]:
 def _take_out_unbuilt(nested: dict[str, Any], file: str) -> list[Problem]:
     """One sentence for each part of opensr-srgan that is not built here; they are then left out of the check."""
     problems = []
-    flat = flatten({key: value for key, value in nested.items() if "." not in str(key)})
     for dotted, sentences in _NOT_BUILT.items():
-        value = flat.get(dotted)
+        value = _at(nested, dotted)
         field = field_of(dotted)
         assert isinstance(field, FieldInfo)
         accepted = field.annotation.__args__ if field.annotation is not None else ()
@@ -464,16 +524,23 @@ def _take_out_unbuilt(nested: dict[str, Any], file: str) -> list[Problem]:
             )
             _drop(nested, dotted)
     for dotted, sentence in _NOT_BUILT_ABOVE_ZERO.items():
-        value = flat.get(dotted)
+        value = _at(nested, dotted)
         if isinstance(value, str) or (isinstance(value, (int, float)) and value > 0):
             problems.append(Problem(file, dotted, repr(value), "0 or false", sentence))
             _drop(nested, dotted)
-    block = flat.get("Generator.block_type", "standard")
-    if _lower(flat.get("Generator.model_type", "srresnet")) == "srresnet" and block != "standard":
+    block, network = _at(nested, "Generator.block_type"), _at(nested, "Generator.model_type")
+    if isinstance(block, str) and block != "standard" and _lower(network or "srresnet") == "srresnet":
         problems.append(
             Problem(file, "Generator.block_type", f"'{block}'", "'standard'", "Other blocks are not built here yet.")
         )
     return problems
+
+
+def _at(nested: object, dotted: str) -> object:
+    """What stands at a dotted key; None where nothing does."""
+    for key in dotted.split("."):
+        nested = nested.get(key) if isinstance(nested, dict) else None
+    return nested
 
 
 def _drop(nested: dict[str, Any], dotted: str) -> None:
@@ -497,9 +564,9 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
             "Data.crop_size", data.crop_size, f"at least {min_crop(configuration.Discriminator)} px",
             "The discriminator halves it too often: use a larger crop or fewer Discriminator.n_blocks.",
         ),
-        (data.percentiles[0] >= data.percentiles[1] or data.percentiles[0] < 0 or data.percentiles[1] > 100,
+        (not 0 <= data.percentiles[0] < data.percentiles[1] <= 100,
          "Data.percentiles", data.percentiles, "0 <= low < high <= 100", ""),
-        (data.normalization == "scale" and (data.scale is None or data.scale[0] >= data.scale[1]),
+        (data.normalization == "scale" and (data.scale is None or not 0 < data.scale[1] - data.scale[0] < math.inf),
          "Data.scale", data.scale, "[low, high] with low < high, since Data.normalization is scale", ""),
         (data.dataset_type == "lrhrfolderdataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
@@ -519,8 +586,9 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
           for which, size in (("large", configuration.Generator.large_kernel_size),
                               ("small", configuration.Generator.small_kernel_size))),
         (training.Losses.ssim_win % 2 == 0, "Training.Losses.ssim_win", training.Losses.ssim_win, "an odd number", ""),
-        *((metric not in METRICS, f"Schedulers.metric_{which}", metric, "a logged metric", nearest(metric, METRICS))
-          for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))),
+        *((True, f"Schedulers.metric_{which}", repr(metric), "a logged metric", nearest(metric, METRICS))
+          for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))
+          if metric not in METRICS),
     ]  # fmt: skip
     return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
 

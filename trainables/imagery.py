@@ -8,6 +8,8 @@ nodata. Training and validation areas are apart by one crop.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,9 +85,9 @@ class Imagery:
         self._begins, pools = self._pooled()
         self.resident = _fits(sum(pool.nbytes for pool in pools), device) if data.resident is None else data.resident
         self._pools = [pool.to(device) for pool in pools] if self.resident else pools
+        self.train_positions = self._positions("train", areas)
         where = self._pools[0].device
         self._grids = [_dihedral(side).to(where) for side in (self.cells, self.cells * self.factor)]
-        self.train_positions = self._positions("train", areas)
         self.pairs = self._pairs(areas, configuration.Nash.validation_pairs)
 
     def crops(self, seed: int, stream: str, steps: Sequence[int], size: int) -> Tensor:
@@ -215,7 +217,7 @@ class Imagery:
             return areas
         if len(shapes) == 1:
             raise self._too_small(f"one scene of {length * self.factor} px from side to side")
-        scenes = max(1, round(fraction * len(shapes)))
+        scenes = min(max(1, round(fraction * len(shapes))), len(shapes) - 1)
         return [{"train": _WHOLE}] * (len(shapes) - scenes) + [{"val": _WHOLE}] * scenes
 
     def _positions(self, area: str, areas: list[Areas]) -> Positions:
@@ -295,9 +297,13 @@ def _read_all(configuration: Configuration, source: Path) -> tuple[list[_Raw], l
     groups: list[list[_Raw]] = [[], []]
     folders = [source / "train" / "HR", source / "val" / "HR"] if paired else [source]
     for group, folder in zip(groups, folders, strict=False):
-        files = scene_files(folder)
+        try:
+            files, exists = scene_files(folder), folder.exists()
+        except OSError as error:  # a name that is too long, a folder that is closed to us
+            problems.append(Problem(str(folder), key, str(error.strerror), "imagery"))
+            continue
         if not files and folder == folders[0]:
-            found = "no such file or folder" if not folder.exists() else "no imagery in it"
+            found = "no imagery in it" if exists else "no such file or folder"
             fix = "Point it at a file or folder of .tif, .png, .jpg, .npy or .npz scenes."
             problems.append(Problem(str(folder), key, found, "imagery", fix))
         for file in files:
@@ -343,13 +349,16 @@ def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any]
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
     try:
         image, valid = readers.get(file.suffix.lower(), _read_picture)(file)
+        if not image.size or image.dtype.kind not in "uif":
+            raise ValueError(f"an array of shape {image.shape}, {image.dtype}; real numbers are expected")
     except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
         found = f"a file that cannot be read ({' '.join(str(error).split())[:200]})"
         raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
     if nodata is not None:
         valid = valid & (image != nodata).all(0)
     if np.issubdtype(image.dtype, np.floating):
-        valid = valid & np.isfinite(image).all(0)
+        with np.errstate(over="ignore"):  # what is no number in float32 is none in a training
+            valid = valid & np.isfinite(image.astype(np.float32, copy=False)).all(0)
     return image, valid
 
 
@@ -359,14 +368,23 @@ def _read_tiff(file: Path) -> tuple[NDArray[Any], Mask]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(file) as source:
+        with rasterio.open(file, driver="GTiff") as source:  # other drivers follow what a file says to other places
+            _affordable(source.count, source.height, source.width, np.dtype(source.dtypes[0]).itemsize)
             return source.read(), source.read_masks().min(axis=0) > 0
+
+
+def _affordable(bands: int, height: int, width: int, itemsize: int) -> None:
+    """ValueError where a header claims more than fits into memory, as it is read and in float32."""
+    needed = bands * height * width * (itemsize + 8)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if height * width >= 2**31 or needed > memory:
+        raise ValueError(f"{width}×{height} px in {bands} bands take {needed / 1e9:.1f} GB: cut it into smaller scenes")
 
 
 def _read_picture(file: Path) -> tuple[NDArray[Any], Mask]:
     from PIL import Image
 
-    with Image.open(file) as picture:
+    with Image.open(file, formats=("PNG", "JPEG")) as picture:  # others start programs of their own: EPS
         image = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
     image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return image, np.ones(image.shape[1:], bool)
@@ -377,7 +395,7 @@ def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
     image = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
     if image.ndim == 2:
         image = image[None]
-    if image.ndim != 3 or not (np.issubdtype(image.dtype, np.number)):
+    if image.ndim != 3:
         raise ValueError(f"an array of shape {image.shape}, {image.dtype}; (bands, height, width) is expected")
     if image.shape[-1] < image.shape[0] and image.shape[-1] <= 16:  # (H, W, bands), as pictures are often kept
         image = image.transpose(2, 0, 1)

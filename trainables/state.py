@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from trainables.configuration import Configuration
+from trainables.errors import InvalidInput, Problem
 from trainables.networks import Discriminator, Generator
 from trainables.schedules import plateaus
 
@@ -19,6 +20,10 @@ from trainables.schedules import plateaus
 def seed_of(seed: int, part: str) -> int:
     """A seed of its own for each part, so that no part's draws depend on what was drawn before."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:7], "big")
+
+
+class DamagedCheckpoint(InvalidInput):
+    """A checkpoint that no training can go on from: of one trial, where other invalid input stops them all."""
 
 
 class State:
@@ -97,16 +102,27 @@ class State:
 
     @classmethod
     def load(cls, path: Path, configuration: Configuration, device: torch.device) -> State:
-        """Go on from `save`: trained 4 steps = trained 2, saved, loaded, trained 2."""
-        return cls(configuration, device).take(torch.load(path, map_location=device, weights_only=True))
+        """Go on from `save`: trained 4 steps = trained 2, saved, loaded, trained 2. DamagedCheckpoint otherwise."""
+        state = cls(configuration, device)
+        try:
+            content = torch.load(path, map_location=device, weights_only=True)
+            if state.take(content).content().keys() != content.keys():
+                raise ValueError("the parts of another training")
+            return state
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device's fault
+        except Exception as error:  # what a foreign or broken file makes torch raise is torch's to choose
+            found = f"a file that is none ({' '.join(str(error).split())[:120]})"
+            fix = "Where it stays so, remove it: the training begins again."
+            raise DamagedCheckpoint([Problem(str(path), "", found, "a checkpoint of this training", fix)]) from None
 
     def take(self, content: dict[str, Any]) -> State:
-        """Become what `content` says; a part that it leaves out stays as it is."""
-        self.step, self.readings, self.scale = content["step"], content["readings"], content["scale"]
+        """Become what `content` says; what it leaves out, but G, stays. Any exception where it is none."""
+        self.step, self.readings, self.scale = _progress(content)
         if "discriminator" in content:
             self.begin_game()
         for name, part in self._parts().items():
-            if name in content:
+            if name in content or name == "generator":
                 part.load_state_dict(content[name])
                 if isinstance(part, torch.optim.Optimizer):
                     _rate_on(part, self.device)
@@ -119,6 +135,18 @@ class State:
             *("discriminator", "optimizer_d", "pretrained"),
         )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _progress(content: dict[str, Any]) -> tuple[int, list[dict[str, float]], list[float]]:
+    """Step, readings and scale; ValueError where they are none."""
+    step, readings, scale = content["step"], content["readings"], content["scale"]
+    if not all(isinstance(reading, dict) and "step" in reading for reading in readings):
+        raise ValueError("readings that are none")
+    numbers = [*scale, *(value for reading in readings for value in reading.values())]
+    whole = isinstance(step, int) and step >= 0 and len(scale) == 2
+    if not whole or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("no progress of a training")
+    return step, readings, scale
 
 
 def _drawn(build: Any, configuration: Configuration, part: str, device: torch.device) -> nn.Module:

@@ -6,6 +6,7 @@ believed costs its stretch again, never a trial.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from tune_srgan.study import Study, Value
 
 PRETRAIN = "Training.g_pretrain_steps"
 AT_MOST = 32  # snapshots of one path
+DRAWN = 2500  # trials that are imagined, to foresee what sharing saves
 HEADER = b"tune-srgan pretraining 1\n"
 
 
@@ -30,18 +32,19 @@ def points_of(study: Study) -> list[int]:
     """The steps at which snapshots are taken: the last validation within each length that pretraining may have."""
     every = study.lowest().Training.validate_every
     parameter = study.space.get(PRETRAIN)
-    lengths: Sequence[float]
+    lengths: Sequence[int]  # one for each point
     if parameter is None:
         lengths = [study.lowest().Training.pretrain_steps]
     elif parameter.choice is not None:
-        lengths = [value for value in parameter.choice if isinstance(value, int)]
-    else:
-        low, high = parameter.bounds
-        lengths = range(int(low), int(high) + 1, int(parameter.step or 1))
-    points = sorted({int(length) // every * every for length in lengths} - {0})
-    if len(points) > AT_MOST:  # evenly thinned, the longest kept
-        points = [points[round((index + 1) * len(points) / AT_MOST) - 1] for index in range(AT_MOST)]
-    return points
+        lengths = sorted({value // every * every for value in parameter.choice if isinstance(value, int)})
+    else:  # counted, not listed: a range may be longer than any list
+        low, high = map(int, parameter.bounds)
+        step = int(parameter.step or 1)
+        lengths = range(low if step >= every else low // every * every, high + 1, max(step, every))
+    lengths = lengths[bisect.bisect_left(lengths, every) :]
+    if len(lengths) > AT_MOST:  # evenly thinned, the longest kept
+        lengths = [lengths[round((index + 1) * len(lengths) / AT_MOST) - 1] for index in range(AT_MOST)]
+    return [length // every * every for length in lengths]
 
 
 def path_of(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
@@ -66,7 +69,7 @@ class Snapshots:
         """The content of the longest snapshot of a path within `upto` steps."""
         try:
             names = [entry.name.rpartition("/")[2] for entry in self.storage.entries(path)]
-            for step in sorted((int(name) for name in names if name.isdigit() and int(name) <= upto), reverse=True):
+            for step in sorted((int(name) for name in names if name.isdecimal() and int(name) <= upto), reverse=True):
                 content = self.storage.read(_name(path, step))
                 if content is None:
                     continue  # pruned just now
@@ -148,19 +151,22 @@ class SharedPretraining:
 
 def expected_savings(study: Study, trials: int) -> tuple[float, float, float]:
     """Of so many random trials, one after another: how many start from a snapshot; their steps of pretraining saved,
-    and all steps of pretraining. Means of 50 draws.
+    and all steps of pretraining. Means of 50 draws; of many trials fewer draws, and of the first DRAWN of them.
     """
     points, draw = points_of(study), random.Random(0)
+    drawn = min(trials, DRAWN)
+    draws = min(50, DRAWN // drawn)
     sharing = saved = total = 0.0
-    for _ in range(50):
+    for _ in range(draws):
         reached: dict[tuple[tuple[str, Value], ...], int] = {}
-        for _ in range(trials):
+        for _ in range(drawn):
             values = {key: parameter.at(draw.random()) for key, parameter in study.space.items()}
             pretraining, path = study.configuration(values).Training.pretrain_steps, path_of(values)
             found = min(reached.get(path, 0), reach(points, pretraining))
             sharing, saved, total = sharing + (found > 0), saved + found, total + pretraining
             reached[path] = max(reached.get(path, 0), reach(points, pretraining))
-    return sharing / 50, saved / 50, total / 50
+    share = draws * drawn / trials
+    return sharing / share, saved / share, total / share
 
 
 def _name(path: str, step: int) -> str:

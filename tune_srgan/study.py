@@ -5,19 +5,20 @@ Knows the training's configuration, not its networks; imports neither torch nor 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from trainables.configuration import (
     Configuration,
     NashSettings,
+    Place,
     Section,
     build_configuration,
     explain,
@@ -27,6 +28,7 @@ from trainables.configuration import (
     read_yaml,
     resolve_path,
     with_values,
+    write_yaml,
 )
 from trainables.errors import InvalidInput, Problem
 
@@ -65,6 +67,8 @@ RULER = (
 class Parameter(Section):
     """One searched key: `{int: [low, high], step: n}`, `{float: [low, high], log: true}` or `{choice: [...]}`."""
 
+    model_config = ConfigDict(allow_inf_nan=True)  # said of the whole range, in its own words
+
     int_range: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(None, alias="int")
     float_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(None, alias="float")
     choice: Annotated[list[Value], Field(min_length=1)] | None = None
@@ -85,13 +89,15 @@ class Parameter(Section):
             raise ValueError(f"a finite range whose low end is below its high end, not [{low}, {high}]")
         if self.log and low <= 0:
             raise ValueError("a low end above 0, since log is on")
+        if self.log and high / low == math.inf:
+            raise ValueError(f"a low end nearer to {high}, since log is on")
         if self.step is not None:
             if self.log:
                 raise ValueError("step or log, not both")
-            if self.step <= 0 or (self.int_range is not None and not isinstance(self.step, int)):
+            if not self.step > 0 or (self.int_range is not None and not isinstance(self.step, int)):
                 raise ValueError("a step above 0, whole for int")
             steps = (high - low) / self.step
-            if abs(steps - round(steps)) > 1e-9:
+            if not 0.5 < steps < math.inf or abs(steps - round(steps)) > 1e-9:
                 raise ValueError(f"a step that divides {high} - {low} = {high - low:g}; {self.step} does not")
         return self
 
@@ -140,8 +146,9 @@ class Parameter(Section):
             return False
         low, high = self.bounds
         step = self.step or (1 if self.int_range is not None else None)
-        on_grid = step is None or abs((value - low) / step - round((value - low) / step)) < 1e-9
-        return low <= value <= high and on_grid
+        if not low <= value <= high:
+            return False
+        return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-9
 
 
 class Objective(Section):
@@ -197,7 +204,7 @@ class Search(Section):
     capping: Capping = Capping()
     best_first: BestFirst = BestFirst()
     sharing: Sharing = Sharing()
-    learn_from: list[str] = []  # earlier studies: a folder, or a name in the same storage
+    learn_from: list[Place] = []  # earlier studies: a folder, or a name in the same storage
 
 
 class Confirm(Section):
@@ -242,7 +249,7 @@ class Study(Section):
     confirm: Confirm = Confirm()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
-    storage: str = "runs"
+    storage: Place = "runs"
 
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
         """The complete training configuration of a trial."""
@@ -270,7 +277,7 @@ class Study(Section):
 
     def dump(self) -> str:
         """The resolved study as YAML; `load` of it is the identity."""
-        return yaml.safe_dump(self.model_dump(by_alias=True, exclude_none=True), sort_keys=False)
+        return write_yaml(self.model_dump(by_alias=True, exclude_none=True))
 
     def same_search(self, other: Study) -> bool:
         """Whether trials of one are trials of the other: same training, space and objective."""
@@ -347,9 +354,12 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
     """The training's sections, inline or from the file a study names, and where they stand; paths made absolute."""
     training, file = document.get("training", {}), path
     if isinstance(training, str):
-        file = (path.parent / training).resolve()
         try:
+            file = (path.parent / training).resolve()
             training = read_yaml(file)
+        except (ValueError, RuntimeError):  # a NUL in it, links that lead in a circle
+            problems.append(Problem(str(path), "training", repr(training), "a path that there can be"))
+            training = {}
         except InvalidInput as error:
             problems += [Problem(p.file, p.key or "training", p.found, p.expected, p.fix) for p in error.problems]
             training = {}
@@ -358,11 +368,10 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
         training = {}
     data = training.get("Data")
     if isinstance(data, dict):
-        places = {key: data[key] for key in ("path", "root_dir") if isinstance(data.get(key), str)}
-        resolved = {
-            f"Data.{key}": resolve_path(place, file.parent) for key, place in places.items() if place != "sample"
-        }
-        training = with_values(training, resolved)
+        for key in ("path", "root_dir"):
+            if isinstance(data.get(key), str) and data[key] != "sample":
+                with contextlib.suppress(ValueError):  # the training's own check names it
+                    training = with_values(training, {f"Data.{key}": resolve_path(data[key], file.parent)})
     return training, str(file)
 
 
@@ -426,7 +435,7 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
             if parameter_of is None:
                 problems.append(Problem(file, where, "a key that is not searched", "a key of the space"))
             elif not parameter_of.admits(value):
-                problems.append(Problem(file, where, str(value), f"a value of the space ({_shown(parameter_of)})"))
+                problems.append(Problem(file, where, repr(value), f"a value of the space ({_shown(parameter_of)})"))
     for key in ("max_steps", "validate_every"):
         said, own = fixed.get(f"Training.{key}"), getattr(study.objective, key)
         if said is not None and own is not None and said != own:
@@ -452,6 +461,9 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
         first = {key: found[0] for key, found in zip(keys, ends, strict=True)}
         last = {key: found[-1] for key, found in zip(keys, ends, strict=True)}
         corners = [base | {key: value} for base in (first, last) for key in keys for value in study.space[key].ends()]
+    # what both ends take and the number beside them does not: an odd kernel size
+    beside = {key: p.bounds[0] + (p.step or 1) for key, p in study.space.items() if p.int_range is not None}
+    corners += [corners[0] | {key: value} for key, value in beside.items()]
     found_at: dict[Problem, list[dict[str, Value]]] = {}
     for corner in corners:
         document = with_values(study.training, study._ruler() | corner)

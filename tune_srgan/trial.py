@@ -26,7 +26,7 @@ from trainables.balance import Ruler, earliest_possible, judge
 from trainables.configuration import Configuration
 from trainables.imagery import Imagery, load_imagery
 from trainables.schedules import phase
-from trainables.state import State
+from trainables.state import DamagedCheckpoint, State
 from trainables.trainer import Diverged, End, Outcome, outcome, pick_device, train
 from trainables.validation import pictures
 from tune_srgan import mps
@@ -153,7 +153,12 @@ def _begin(
 
     What began on another machine or with other code shares nothing: others must not start from what it makes.
     """
-    own = State.load(trial.checkpoint, configuration, device) if trial.checkpoint.exists() else None
+    own = None
+    if trial.checkpoint.exists():
+        try:
+            own = State.load(trial.checkpoint, configuration, device)
+        except DamagedCheckpoint as error:  # its steps are computed again; what was recorded of them stands
+            trial.complain(str(error))
     found = shared.start(configuration, device, own.step if own else 0) if shared is not None else None
     if found is None and own is not None:
         return own, shared if shared is not None and trial.path_file_says(shared.path) else None

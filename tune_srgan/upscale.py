@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, floa
     try:
         saved = torch.load(weights, map_location="cpu", weights_only=True)
         configuration = Configuration.model_validate_json(saved["configuration"])
+        low, high = float(saved["low"]), float(saved["high"])
+        if not 0 < high - low < math.inf:
+            raise ValueError(f"{low} to {high} as 0 to 1")
+        with torch.device("meta"):  # takes no memory: a configuration may ask for any
+            expected = Generator(configuration.Model.in_bands, configuration.Generator).state_dict()
+        if _shapes(expected) != _shapes(saved["generator"]):
+            raise ValueError("the weights of another network")
         generator = Generator(configuration.Model.in_bands, configuration.Generator)
         generator.load_state_dict(saved["generator"])
     except FileNotFoundError:
@@ -32,7 +40,11 @@ def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, floa
     except Exception as error:  # whatever a foreign or broken file makes torch raise
         found = f"a file that is none ({' '.join(str(error).split())[:120]})"
         raise InvalidInput([Problem(str(weights), "--weights", found, "the best.pt of a study")]) from None
-    return generator.eval(), configuration, saved["low"], saved["high"]
+    return generator.eval(), configuration, low, high
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:
@@ -87,8 +99,9 @@ def _fade(length: int, factor: int) -> Tensor:
 
 
 def _as_type(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
+    dtype = dtype.newbyteorder("=")
     if not np.issubdtype(dtype, np.integer):
-        return values.astype(dtype)
+        return values.astype(f"f{min(max(dtype.itemsize, 4), 8)}")  # a GeoTIFF has no others
     limits = np.iinfo(dtype)
     return values.round().clip(limits.min, limits.max).astype(dtype)
 

@@ -41,8 +41,8 @@ class Chaos:
 
     def __init__(self, folder, storage, seed, server=None, bucket=None):
         self.folder, self.storage, self.server, self.bucket = folder, storage, server, bucket
-        self.random, self.trials, self.kills = random.Random(seed), 6, []
-        self._known, self._read = [], {}
+        self.random, self.trials, self.kills = random.Random(seed), 12, []
+        self._known, self._read, self._progress = [], {}, 0
         self._context = cluster(nodes=2)
         self.rays = self._context.__enter__()
         study = STUDY | {"objective": STUDY["objective"] | {"max_steps": STEPS, "validate_every": EVERY}}
@@ -113,15 +113,22 @@ class Chaos:
         met = False
         while not met:
             self._go_on()
-            wait_for(lambda: phase in self.phases() or self.driver.poll() is not None, 120, 0.3)
+            wait_for(lambda: self._is_at(phase) or self.driver.poll() is not None, 120, 0.3)
             met = self.driver.poll() is None
         time.sleep(self.random.uniform(0, 0.4))
         before = self.readings()
         getattr(self, kind)()
         self.kills.append(kind)
+        self._progress = sum(map(len, before.values()))
         print(f"kill {len(self.kills):2d}: {kind} at {phase}, readings {[len(found) for found in before.values()]}")
         for trial, found in self.readings().items():  # a store may be behind, never ahead
             assert found[: len(before.get(trial, []))] == before.get(trial, [])
+
+    def _is_at(self, phase):
+        """Whether a trial is in a phase, and training has gone on since the last kill."""
+        if phase == "start":
+            return phase in self.phases() and bool(self._workers())
+        return phase in self.phases() and sum(map(len, self.readings().values())) > self._progress
 
     def _go_on(self):
         """Where the study ended before the plan does: some trials more."""
