@@ -42,7 +42,7 @@ import yaml
 from trainables.balance import Ruler, Verdict, earliest_possible, judge, lost, nash_cost
 from tune_srgan.capping import Incumbent, better
 from tune_srgan.records import TrialRecord
-from tune_srgan.searcher import Searcher
+from tune_srgan.searcher import Searcher, good_trials
 from tune_srgan.sharing import PRETRAIN, path_of, points_of, reach
 from tune_srgan.study import Study, Value
 
@@ -174,6 +174,7 @@ class Ours:
     """The project's searcher."""
 
     def __init__(self, study: Study, seed: int, sampler: str = "tpe", censored: Any = "cost", startup: int = 8) -> None:
+        self._never = 2.0 * study.max_steps  # the cost of one whose game never began
         own = None if sampler in {"tpe", "gp", "cmaes", "random"} else SAMPLERS[sampler](seed, startup)
         known = "tpe" if own is not None else sampler
         search = study.search.model_copy(update={"seed": seed, "sampler": known, "startup": startup})
@@ -188,15 +189,16 @@ class Ours:
 
     def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
         """To the searcher."""
-        end = "capped" if censored else "balanced"
+        end, number, gap = "capped" if censored else "balanced", self._numbers[name], 0.0 if cost < self._never else None
         self._searcher.tell(
-            TrialRecord(
-                self._numbers[name], {}, "", end, 0, censored, 0.0, cost, trained, None, "", 0.0, 0.0, (0, 0), {}, {}
-            )
+            TrialRecord(number, {}, "", end, 0, censored, gap, cost, trained, None, "", 0.0, 0.0, (0, 0), {}, {})
         )
 
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
+    "tpe, a quarter of all": lambda seed, startup: optuna.samplers.TPESampler(
+        n_startup_trials=startup, multivariate=True, constant_liar=True, gamma=good_trials, seed=seed
+    ),
     "tpe, independent": lambda seed, startup: optuna.samplers.TPESampler(
         n_startup_trials=startup, multivariate=False, constant_liar=True, seed=seed
     ),
@@ -276,6 +278,7 @@ def variants() -> dict[str, Arm]:
     found = {f"startup 8, sampler {name}": ours(8, sampler=name) for name in names}  # so that the sampler has its say
     found |= {f"startup 8, censored as {name}": ours(8, censored=name) for name in ("cost", "pruned", "clipped")}
     found |= {f"startup {count}": ours(startup=count) for count in (4, 8, 16, 24, 32, 48, 64)}
+    found |= {f"startup {n}, tpe, a quarter of all": ours(n, sampler="tpe, a quarter of all") for n in (16, 32)}
     for margin in (1.0, 1.1, 1.25, 1.5, 2.0, math.inf):
         found |= {
             f"startup {count}, margin {margin:g}": replace(ours(startup=count), margin=margin) for count in (16, 32)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -84,7 +84,7 @@ class Searcher:
             if not any(values.items() <= known.items() for known in asked):
                 self._sampled.enqueue_trial(values)
         # a resumed study must not draw the numbers it drew before
-        self._sampled.sampler = sampler or _sampler(study.search, len(records))
+        self._sampled.sampler = sampler or _sampler(study.search, len(records), self._examples)
 
     def propose(self) -> Proposal:
         """The next configuration."""
@@ -117,6 +117,12 @@ class Searcher:
             with self._only_a_log():
                 for kind, steps in account.items():
                     log.set_user_attr(f"steps_{kind}", steps)
+
+    def _examples(self, ended: int) -> int:
+        """Of the `good_trials` only those whose game was played: all that capping never let begin cost the same."""
+        told = self._sampled.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        played = sum(trial.number < self._earlier or trial.user_attrs["gap"] is not None for trial in told)
+        return min(good_trials(ended), max(2, played))
 
     @contextlib.contextmanager
     def _only_a_log(self) -> Iterator[None]:
@@ -202,7 +208,7 @@ def _log(url: str, name: str) -> optuna.Study:
 
 
 def learnt_from(study: Study, earlier: Sequence[StudyFolder]) -> list[tuple[dict[str, Value], float]]:
-    """What earlier studies know of this space: the configurations that lie in it, and their costs.
+    """What earlier studies know of this space: the configurations in it whose game was played, and their costs.
 
     A key that was fixed there has the value it was fixed to. The penalty of a censored trial is one of this length.
     """
@@ -210,7 +216,7 @@ def learnt_from(study: Study, earlier: Sequence[StudyFolder]) -> list[tuple[dict
     for folder in earlier:
         other = folder.study()
         for record in folder.records(other):
-            if record.cost is None or other.objective.metric != study.objective.metric:
+            if record.cost is None or record.gap is None or other.objective.metric != study.objective.metric:
                 continue
             settings = flatten(folder.trial(record.number).configuration().model_dump())
             values = {key: settings[key] for key in study.space}
@@ -243,6 +249,7 @@ def _attributes(record: TrialRecord) -> dict[str, Any]:
         "outcome": record.end,
         "censored": record.censored,
         "steps": record.steps,
+        "gap": record.gap,
         "trained_steps": record.trained_steps,
         "exploitability": record.exploitability,
         "cause": record.cause,
@@ -258,16 +265,16 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
 
 
-def _good_trials(ended: int) -> int:
+def good_trials(ended: int) -> int:
     """How many of the trials so far TPE takes as examples: a quarter; Optuna's own tenth is one trial of ten."""
     return min(max(2, math.ceil(0.25 * ended)), 25)
 
 
-def _sampler(search: Search, known_trials: int) -> BaseSampler:
+def _sampler(search: Search, known_trials: int, examples: Callable[[int], int] = good_trials) -> BaseSampler:
     seed = search.seed + 1000 * known_trials
     makers: dict[str, Any] = {
         "tpe": lambda: optuna.samplers.TPESampler(
-            n_startup_trials=search.startup, multivariate=True, constant_liar=True, gamma=_good_trials, seed=seed
+            n_startup_trials=search.startup, multivariate=True, constant_liar=True, gamma=examples, seed=seed
         ),
         "gp": lambda: optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed),
         "cmaes": lambda: optuna.samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed),
