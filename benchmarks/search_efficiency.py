@@ -189,7 +189,8 @@ class Ours:
 
     def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
         """To the searcher."""
-        end, number, gap = "capped" if censored else "balanced", self._numbers[name], 0.0 if cost < self._never else None
+        number, gap = self._numbers[name], 0.0 if cost < self._never else None
+        end = "capped" if censored else "balanced"
         self._searcher.tell(
             TrialRecord(number, {}, "", end, 0, censored, gap, cost, trained, None, "", 0.0, 0.0, (0, 0), {}, {})
         )

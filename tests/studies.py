@@ -62,6 +62,12 @@ def start(folder: StudyFolder, study: Study, number: int, values: dict[str, Any]
     folder.trial(number).create(values, proposed_by, study.configuration(values))
 
 
+def never_begun(folder: StudyFolder, study: Study, number: int) -> TrialRecord:
+    """End a trial that capping did not let start."""
+    folder.trial(number).end({"end": "capped", "steps": 0, "censored": True, "gap": None, "trained_steps": 0})
+    return record_of(folder.trial(number), study)
+
+
 def finish(folder: StudyFolder, study: Study, number: int, end: str = "balanced", since: int = 100) -> TrialRecord:
     """Write readings and outcome; a balanced trial is balanced from step `since` on, any other has rank 0.875."""
     trial, balanced = folder.trial(number), end == "balanced"

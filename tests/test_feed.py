@@ -1,5 +1,6 @@
 """In which order trials start: nobody waits idly, and nobody computes what another is computing if it can be helped."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,9 +34,10 @@ class Board:
 
 
 class Study:
-    """A feed, its study, and what has become of its trials."""
+    """A feed, its study, and what has become of its trials: these, as if the sampler had proposed all but `first`."""
 
-    def __init__(self, path, tried, slots=2, trials=None, **search):
+    def __init__(self, path, tried, slots=2, trials=None, first=0, **search):
+        self.first = first
         document = small()
         document["space"][WARMUP] = {"int": [0, 20], "step": 10}
         document["search"] |= {"trials": trials or len(tried), "try_first": tried} | search
@@ -48,6 +50,13 @@ class Study:
     def begin(self):
         self.watching, self.board = Watching(), Board()
         searcher = Searcher(self.study, self.folder.records(self.study), self.folder.optuna_url)
+        propose = searcher.propose
+
+        def proposed():
+            proposal = propose()
+            return proposal if proposal.number < self.first else replace(proposal, proposed_by="startup")
+
+        searcher.propose = proposed
         budget = Budget(self.study, self.folder, slots=self.slots)
         self.feed = TrialFeed(self.study, budget, self.watching, searcher, self.board)
 
@@ -111,6 +120,14 @@ def test_what_may_reach_the_balance_soonest_starts_first(tmp_path):
     assert [trial.outcome() and trial.outcome()["end"] for trial in study.folder.trials()] == [
         "capped", "capped", "balanced", None
     ]  # fmt: skip
+
+
+def test_what_the_study_file_names_starts_before_what_may_come_sooner(tmp_path):
+    study = Study(tmp_path, [values(10, 60), values(20, 60), values(0, 40), values(0, 20)], first=2, startup=4)
+    assert [study.named(name) for name in "abcd"] == [0, 1, 3, 2]
+    (tmp_path / "shared").mkdir()
+    shared = Study(tmp_path / "shared", [values(10, 60), values(10, 40), values(0, 20)], first=2, startup=3)
+    assert [shared.named(name) for name in "abc"] == [0, 2, 1]  # what 1 would compute 0 is computing
 
 
 def test_a_trial_that_falls_behind_makes_way_and_goes_on_when_it_is_the_soonest_again(tmp_path):

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, small, start
+from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, never_begun, small, start
 from tests.test_service import STUDY
 from tune_srgan import page
 from tune_srgan.records import StudyFolder
+from tune_srgan.report import write_best
 from tune_srgan.review import review
 from tune_srgan.searcher import importances
 
@@ -287,6 +288,39 @@ def test_what_is_saved_is_said(tmp_path):
     assert answer["random"] == {"count": 3, "reached": 3, "median": 68 + 4}
     assert "had not reached it after 200 steps (exhausted)" in html_of(study, folder)
     assert "median cost is 72 steps: 1.1 times" in html_of(study, folder)
+
+
+def test_a_baseline_that_was_never_started_is_said_and_not_drawn(tmp_path):
+    study, folder = made(tmp_path, [None, "balanced"])
+    never_begun(folder, study, 0)
+    found = review(study, folder)
+    assert list(found["curves"]) == ["1"]
+    assert "was never started: it could not win any more" in page.html(found)
+    assert "never started" in page.markdown(found)
+
+
+def test_what_never_began_does_not_count_among_the_best(tmp_path):
+    """Forty trials of which thirty cost the same: what parts the ten from them is their pretraining."""
+    study, folder = made(tmp_path, [None] * 40)
+    for number in range(40):
+        good = folder.trial(number).header()["values"][PRETRAIN] == 20 and number < 30
+        finish(folder, study, number, since=60 + number) if good else never_begun(folder, study, number)
+    shares = importances(study, folder.records(study))
+    assert shares[PRETRAIN][0] > 0.5
+
+
+def test_the_winners_generator_outlives_its_checkpoint(real, tmp_path):
+    kept = StudyFolder(tmp_path / "kept")
+    shutil.copytree(real, kept.path)
+    study = kept.study()
+    best = write_best(study, kept)
+    kept.trial(best.number).checkpoint.unlink()
+    generator = kept.best_generator.read_bytes()
+    write_best(study, kept)
+    assert kept.best_generator.read_bytes() == generator
+    kept.best_configuration.write_text("# of another trial")
+    write_best(study, kept)
+    assert not kept.best_generator.exists()
 
 
 def test_the_dashboard_is_served_on_loopback_with_notes_and_images(real):

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, small, start
+from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, never_begun, small, start
 from trainables.errors import InvalidInput
 from tune_srgan.records import StudyFolder
 from tune_srgan.searcher import Searcher, check_sampler, learnt_from
@@ -98,6 +98,24 @@ def test_tpe_proposes_once_startup_trials_have_ended(tmp_path):
     assert driver.propose().proposed_by == "tpe"
     driver.start()
     assert driver.propose().proposed_by == "tpe"
+
+
+def test_what_was_never_played_is_no_example_for_tpe(tmp_path):
+    """Else three good trials among many that capping ended at once draw proposals to wherever those lie."""
+    driver = Driver(tmp_path, startup=3, trials=60)
+    weights = []
+    for number in range(36):
+        values = VALUES | {"Schedulers.g_warmup_type": "linear"}
+        good = number in {9, 20, 30}
+        values |= {PRETRAIN: 20, WEIGHT: 0.1} if good else {PRETRAIN: 60, WEIGHT: 1.1e-3}
+        start(driver.folder, driver.study, number, values)
+        finish(driver.folder, driver.study, number) if good else never_begun(driver.folder, driver.study, number)
+    driver.start()
+    for _ in range(20):
+        proposal = driver.propose()
+        assert proposal.proposed_by == "tpe"
+        weights.append(proposal.values[WEIGHT])
+    assert sum(weight > 0.01 for weight in weights) >= 15
 
 
 def test_every_end_is_told_in_its_state(tmp_path):

@@ -146,6 +146,9 @@ def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, mo
     assert asked == [-math.inf, -math.inf]
     assert why_stop(60, 0.875) == "makes way"
     assert asked[2:] == [64]  # the next reading may be the first that holds
+    start(folder, study, 1, VALUES, "try_first")
+    terms = module._terms(study, folder, folder.trial(1), {"deadline": None, "board": "its name"})
+    assert why_stop(60, 0.875) is None  # a baseline is seen, until it is capped
 
 
 def figures(trial):

@@ -84,12 +84,17 @@ def _code() -> str:
     return found.hexdigest()
 
 
+def model_of(device: torch.device) -> str:
+    """The GPU's or the processor's model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+
+
 def _machine(device: torch.device) -> list[Any]:
     """What of a machine decides the last bits."""
     if device.type == "cuda":
         versions: list[Any] = [torch.version.cuda, torch.backends.cudnn.version()]
-        return [torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), *versions]
-    return [_processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+        return [model_of(device), torch.cuda.get_device_capability(device), *versions]
+    return [model_of(device), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from trainables.balance import Ruler, excesses, judge, reading_gap
 from trainables.configuration import Configuration
 from trainables.imagery import Imagery
 from trainables.losses import image_metrics
+from trainables.pretraining import model_of
 from trainables.schedules import adversarial_weight, g_warmup, phase
 from trainables.state import State
 from trainables.step import IN_PRETRAINING, LOSSES, Losses, Stepper
@@ -41,6 +42,7 @@ class Outcome:
     trained_steps: int
     exploitability: float | None = None
     cause: str = ""
+    device: str = ""  # the GPU's or the processor's model; empty where nothing was trained
 
     def as_dict(self) -> dict[str, float | int | str | bool | None]:
         """As it is stored."""
@@ -108,7 +110,8 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
 
 def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
     """How a training ended, by its readings: balanced or exhausted, unless something else ended it."""
-    return outcome_of(state.readings, state.configuration, state.step, end, cause)
+    found = outcome_of(state.readings, state.configuration, state.step, end, cause)
+    return replace(found, device=model_of(state.device))
 
 
 def outcome_of(

@@ -151,7 +151,9 @@ def importance(review: dict[str, Any]) -> Figure | None:
     axis.barh([review["names"][key] for key, _ in found], shares, color=colour("a"), height=0.55, alpha=0.85)
     for at, (_, (_, low, high)) in enumerate(found):
         axis.plot([low, high], [at, at], color=colour("ink"), lw=1.4)
-    axis.set(xlabel="share of importance (PED-ANOVA, best quarter); line: 90 % bootstrap interval", xlim=(0, None))
+    axis.set(
+        xlabel="share of what parts the best from the rest (PED-ANOVA); line: 90 % bootstrap interval", xlim=(0, None)
+    )
     return figure
 
 

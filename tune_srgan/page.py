@@ -169,6 +169,8 @@ def answer(review: dict[str, Any]) -> list[str]:
             f"{baseline['cost']:g} {unit}"
             if baseline["end"] == "balanced"
             else f"not in {baseline['trained']} steps ({baseline['end']})"
+            if baseline["trained"]
+            else "never started, since it could not win any more"
         )
         lines.append(f"The baseline, trial {baseline['number']}: {took}.")
     if random["count"] and random["median"] is not None:
@@ -185,7 +187,8 @@ def patience(review: dict[str, Any]) -> list[str]:
     for which in "gd" if curve else "":
         cuts = int(max((count or 0 for count in curve[f"cuts_{which}"]), default=0))
         patience_of, name = curve[f"patience_{which}"], which.upper()
-        acted = f"cut {name}'s rate {cuts} time(s)" if cuts else "never acted: any longer one would have done the same"
+        times = "once" if cuts == 1 else f"{cuts} times"
+        acted = f"cut {name}'s rate {times}" if cuts else "never acted: any longer one would have done the same"
         lines.append(f"A patience of {patience_of} validations {acted}.")
     return lines
 

@@ -25,6 +25,7 @@ from tune_srgan.storage import Storage, is_url, storage_at, write_atomically
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"
+TRY_FIRST = "try_first"  # who proposed what the study file names
 BUDGET_USED = "the study's budget is used up"  # why a trial was capped that might still have won
 CENSORED = {"exhausted", "capped", "collapsed"}  # ends of trainings that did not reach the balance
 SHARED = "training/shared"  # marks a reading that another trial computed
@@ -118,6 +119,10 @@ class TrialFolder:
     def header(self) -> dict[str, Any]:
         """Values, who proposed them, when."""
         return read_json(self.path / "trial.json") or {}
+
+    def tried_first(self) -> bool:
+        """Whether the study file names it: a baseline, or a setting known to be good."""
+        return bool(self.header()["proposed_by"] == TRY_FIRST)
 
     def exists(self) -> bool:
         """Whether the trial was created completely."""

@@ -27,19 +27,20 @@ def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
     best = winner(study, folder)
     if best is None:
         return None
-    trial = folder.trial(best.number)
+    trial, known = folder.trial(best.number), folder.best_configuration
     note = (
         f"# The winner of study '{study.study}': trial {best.number}, balanced from step {best.steps}.\n"
         f"# Train it again: python tune.py train best.yaml\n"
     )
-    write_atomically(folder.best_configuration, note + trial.configuration_file.read_text(encoding="utf-8"))
+    content = note + trial.configuration_file.read_text(encoding="utf-8")
+    if not known.exists() or known.read_text(encoding="utf-8") != content:
+        folder.best_generator.unlink(missing_ok=True)  # another trial's
+        write_atomically(known, content)
     folder.fetch(trial.place, heavy=True)
     if trial.checkpoint.exists():
         from tune_srgan.trial import save_generator
 
         save_generator(trial, folder.best_generator)
-    else:
-        folder.best_generator.unlink(missing_ok=True)  # another trial's
     return best
 
 

@@ -18,6 +18,7 @@ from trainables.configuration import Configuration
 from tune_srgan.confirmation import TOLD_APART, Confirmed, compared, confirmed, winner_of
 from tune_srgan.live import duration
 from tune_srgan.records import (
+    TRY_FIRST,
     UNFINISHED,
     StudyFolder,
     TrialFolder,
@@ -76,10 +77,10 @@ def review(study: Study, folder: StudyFolder, importance: Importance = lambda *_
     """The whole review of a study, as far as it has come; `importance` of the settings takes Optuna."""
     records = folder.records(study)
     sure = confirmed(study, folder, records)
-    best = winner_of(study, records, sure)
-    baseline = next((record for record in records if record.proposed_by == "try_first"), None)
+    best, every = winner_of(study, records, sure), folder.every_trial()
+    baseline = next((record for record in records if record.proposed_by == TRY_FIRST), None)
     shown = [record for record in (best, baseline) if record is not None]
-    unique = {record.number: folder.trial(record.number) for record in shown}
+    unique = {record.number: folder.trial(record.number) for record in shown if record.trained_steps}
     found = {
         "study": study.study,
         "folder": str(folder.path),
@@ -104,11 +105,9 @@ def review(study: Study, folder: StudyFolder, importance: Importance = lambda *_
         "confirmed": [_confirmed(one, sure[0]) for one in sure],
         "images": [_images(trial) for trial in unique.values() if trial.samples.exists()],
         "account": _account(study, folder, records),
-        "measured": _measured(study, folder),
+        "measured": _measured(study, folder, every),
         "limits": list(LIMITS),
-        "complaints": dict(
-            Counter(line for trial in folder.every_trial() for line in trial.complaints()).most_common()
-        ),
+        "complaints": dict(Counter(line for trial in every for line in trial.complaints()).most_common()),
     }
     return _finite(found)  # type: ignore[no-any-return]
 
@@ -245,8 +244,8 @@ def _account(study: Study, folder: StudyFolder, records: Sequence[TrialRecord]) 
     }
 
 
-def _measured(study: Study, folder: StudyFolder) -> dict[str, Any]:
-    """How it was measured: ruler, seeds, versions."""
+def _measured(study: Study, folder: StudyFolder, trials: Sequence[TrialFolder]) -> dict[str, Any]:
+    """How it was measured: ruler, seeds, devices with the number of trainings that ended there, versions."""
     configuration = study.lowest()
     return {
         "nash": study.objective.nash.model_dump(),
@@ -263,6 +262,7 @@ def _measured(study: Study, folder: StudyFolder) -> dict[str, Any]:
         "resources": study.resources.model_dump(),
         "imagery": configuration.Data.path,
         "versions": read_json(folder.versions_file) or {},
+        "devices": dict(Counter(device for trial in trials if (device := (trial.outcome() or {}).get("device")))),
     }
 
 

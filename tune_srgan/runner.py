@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import time
@@ -129,6 +130,7 @@ class _Plan:
 
     configuration: Configuration
     path: tuple[Any, ...]  # trials of the same one walk it together until the shorter pretraining ends
+    first: bool  # the study file names it
     ruler: Ruler
 
     @property
@@ -249,7 +251,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
         What the sampler proposes without knowing anything is asked for at once: of those the one starts that may
         reach the balance soonest, so that the others need not start once it has. What it proposes from knowledge is
-        asked for one by one.
+        asked for one by one. What the study file names starts before all of them.
         """
         if self._searcher is not None:
             self._waiting = [trial for trial in self._waiting if not self._too_long(trial)]
@@ -259,9 +261,13 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 self._waiting.append(proposed)
         if not self._waiting:
             return None
-        chosen = min(self._waiting, key=lambda trial: (self._overlaps(trial), self._soonest(trial), trial.number))
+        chosen = min(self._waiting, key=self._order)
         self._waiting.remove(chosen)
         return chosen
+
+    def _order(self, trial: TrialFolder) -> tuple[bool, float, int]:
+        soonest = -math.inf if self._plan(trial).first else self._soonest(trial)
+        return self._overlaps(trial), soonest, trial.number
 
     def _wants_another(self) -> bool:
         """Whether all that wait would compute what is being computed, and not too many wait."""
@@ -298,8 +304,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def _plan(self, trial: TrialFolder) -> _Plan:
         if trial not in self._plans:
             values = trial.header()["values"]
-            configuration = self._study.configuration(values)
-            self._plans[trial] = _Plan(configuration, (trial.confirms, *path_of(values)), Ruler.of(configuration))
+            configuration, path = self._study.configuration(values), (trial.confirms, *path_of(values))
+            self._plans[trial] = _Plan(configuration, path, trial.tried_first(), Ruler.of(configuration))
         return self._plans[trial]
 
     def _propose(self) -> TrialFolder | None:

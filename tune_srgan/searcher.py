@@ -29,11 +29,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.configuration import flatten
 from trainables.errors import InvalidInput, Problem
-from tune_srgan.records import OPTUNA_URL, UNFINISHED, StudyFolder, TrialRecord
+from tune_srgan.records import OPTUNA_URL, TRY_FIRST, UNFINISHED, StudyFolder, TrialRecord
 from tune_srgan.study import Parameter, Search, Study, Value
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-TRY_FIRST = "try_first"
 LEAST_FOR_IMPORTANCE, RESAMPLES = 6, 40
 MODELS = {"tpe", "gp"}  # samplers that can learn from trials they did not propose
 Censored = Literal["cost", "pruned", "clipped"]  # what a sampler sees of a trial that did not reach the balance
@@ -291,7 +290,7 @@ def _sampler(search: Search, known_trials: int, examples: Callable[[int], int] =
 
 
 def importances(study: Study, records: Sequence[TrialRecord]) -> dict[str, tuple[float, float, float]]:
-    """How much of what parts the best quarter from the rest each key explains: share, and its 90 % interval.
+    """How much of what parts the best, a quarter at most, from the rest each key explains: share, 90 % interval.
 
     PED-ANOVA (Watanabe et al. 2023, Optuna's), over bootstrap samples of the trials; nothing where there are too few.
     """
@@ -315,7 +314,10 @@ def importances(study: Study, records: Sequence[TrialRecord]) -> dict[str, tuple
 
 
 def _shares(study: optuna.Study, keys: list[str]) -> list[float]:
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+    costs = [trial.value or 0.0 for trial in study.get_trials(deepcopy=False)]
+    # trials that capping never let begin all cost the same: none of them is among the best
+    best = min(math.ceil(0.25 * len(costs)), sum(cost < max(costs) for cost in costs))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.5, best - 0.5) / len(costs))
     try:
         found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=keys)
     except (ValueError, RuntimeError):  # a sample in which all are alike

@@ -269,11 +269,13 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
     if search.capping.enabled and not whole:
         board, configuration = _Reader(config["board"]), trial.configuration()
         ruler, pretraining = Ruler.of(configuration), configuration.Training.pretrain_steps
+        stays = trial.tried_first()
 
         def why_stop(state: State) -> Stop:
             earliest = earliest_possible(state.readings, ruler)
-            playing = state.step >= pretraining and earliest > state.step  # a window that is open is seen through
-            incumbent, makes_way = board(earliest if playing else -math.inf)
+            # a window that is open is seen through, and so is a baseline, until it is capped
+            yields = not stays and state.step >= pretraining and earliest > state.step
+            incumbent, makes_way = board(earliest if yields else -math.inf)
             cost_of = cost_in(study, state.readings, pretraining)
             why = why_end(state.readings, ruler, trial.number, incumbent, search.capping, cost_of)
             return why or ("makes way" if makes_way else None)
