@@ -495,6 +495,28 @@ def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_late
     assert run.sweep == "sweep0"
 
 
+def test_a_server_that_failed_one_trial_is_not_asked_by_the_next_ones(tmp_path, monkeypatch):
+    server = WandbServer("refuse")
+    environment(server.url, monkeypatch)
+    study, folder = opened(tmp_path)
+    tracking.sweep_file(folder).write_text(json.dumps({"refused": "no"}))
+    asked = []
+    for number in range(3):
+        if number == 2:  # some time later
+            monkeypatch.setattr(tracking, "AWAY_S", 0.0)
+        start(folder, study, number, VALUES)
+        tracker = open_tracker(folder.trial(number), study)
+        finish(folder, study, number, "exhausted")
+        tracker.finish({}, Path())
+        wait_for(is_done(folder.trial(number), "kept"))
+        asked.append(server.requests)
+    assert 0 < asked[0] == asked[1] < asked[2]
+    assert len({line for trial in folder.trials() for line in trial.complaints()}) == 1  # the same words for all
+    [command] = sync_commands(folder)
+    assert command.startswith("wandb sync")
+    server.stop()
+
+
 def test_an_online_study_from_its_first_command_to_its_report(tmp_path, monkeypatch):
     """By `tune.py run` and Ray; trials make way for one another, and each stays one run of the sweep."""
     server = WandbServer()

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ PATIENCE_S = 45.0  # what the server may take to open a run; thrice that, to tak
 LEAVE_S = 10.0  # what closing a run may take after its worker was lost
 POLL_S = 0.3
 GRACE_S = 1.0  # a process that was just started holds no lock yet
+AWAY_S = 600.0  # trials that begin within this do not ask a server that has failed one
 OUR_TAGS = {*CENSORED, "balanced", "diverged", "failed", "censored", "best"}
 NOT_INSTALLED = "wandb is not installed (pip install wandb)"
 BALANCE_LINE = "nash/balance_point"  # drawn beside the two probabilities
@@ -70,7 +72,8 @@ def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as held:
             lifeline = os.fdopen(writing, "wb", buffering=0)
-            _start(trial, held)
+            reason = _why_away(_study_of(trial))
+            _start(trial, held, ["--offline", "--because", reason] if reason else [])
         return Tracker(lifeline)
     except Exception as error:  # a tracker that cannot be had never stops a training
         _complain(trial, _reason(error), _again(trial))
@@ -159,6 +162,22 @@ def _tracker(trial: TrialFolder) -> Path:
     return trial.path / "tracker"
 
 
+def _study_of(trial: TrialFolder) -> StudyFolder:
+    return StudyFolder(trial.path.parent.parent)
+
+
+def _away_file(folder: StudyFolder) -> Path:
+    return folder.path / "wandb_away"
+
+
+def _why_away(folder: StudyFolder) -> str:
+    """How the server has just failed another trial; empty where it has not."""
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - _away_file(folder).stat().st_mtime < AWAY_S:
+            return _away_file(folder).read_text(encoding="utf-8")
+    return ""
+
+
 def _is_done(trial: TrialFolder) -> bool:
     done = _marker(trial, "sent") or _marker(trial, "kept")
     return bool(done) and done["best"] == (_tracker(trial) / "best").exists()
@@ -210,10 +229,24 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_whole(written: Path) -> bool:
-    """Whether an offline run holds its own end: of a full disk wandb says nothing."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(written)]
-    found = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    return '"type":"exit"' in found.stdout[-200:]
+    """Whether an offline run holds its own end: of a full disk wandb says nothing.
+
+    Asks wandb's own command, in this process: to start it takes as much as all the rest of a short run.
+    """
+    from wandb.cli.cli import cli
+
+    with tempfile.TemporaryFile() as said:
+        log = os.dup(1)
+        os.dup2(said.fileno(), 1)
+        try:
+            cli(["leet", "inspect", "--json", str(written)])
+        except SystemExit:  # every command of it ends so
+            pass
+        finally:
+            os.dup2(log, 1)
+            os.close(log)
+        said.seek(0)
+        return b'"type":"exit"' in said.read()[-200:]
 
 
 def _start(trial: TrialFolder, lifeline: IO[bytes] | int = subprocess.DEVNULL, more: Sequence[str] = ()) -> None:
@@ -243,7 +276,7 @@ class _Follower:
 
     def __init__(self, trial: TrialFolder, options: argparse.Namespace) -> None:
         self._trial, self._options = trial, options
-        self._folder = StudyFolder(trial.path.parent.parent)
+        self._folder = _study_of(trial)
         self._study = self._folder.study()
         self._settings = self._study.tracking.wandb
         self._online = not options.offline and tracking_mode(self._settings)[0] == "online"
@@ -433,6 +466,7 @@ class _Follower:
                 _complain(self._trial, f"the tag `best` is not sent ({reason})", _again(self._trial))
             elif self._trial.outcome() is not None or not self._is_over():
                 if self._online and reason != NOT_INSTALLED:
+                    write_atomically(_away_file(self._folder), reason)
                     more = ["--offline", "--because", reason, "--watching", str(self._options.watching)]
                     _start(self._trial, 0, more)  # with the same lifeline: it follows on
                 else:
