@@ -10,6 +10,7 @@ import yaml
 
 from tests.rays import cluster, node_without
 from tests.test_service import command, finish, wait_for, write_study
+from tune_srgan import cluster as module
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,16 @@ def test_what_a_node_does_not_see_is_said_before_anything_starts(rays, tmp_path)
         assert "Data.path" in err
         assert "a path that every node sees" in err
         assert not list((tmp_path / "all").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "has"),
+    [([], False), ([({"CPU": 8}, 4)], False), ([({"GPU": 1}, 0)], False), ([({"CPU": 8}, 4), ({"GPU": 1}, 2)], True)],
+)
+def test_a_cluster_that_grows_from_none_has_the_gpus_that_may_come(monkeypatch, kinds, has):
+    monkeypatch.setattr(module, "_nodes", lambda: [{"Resources": {"CPU": 0}}])
+    monkeypatch.setattr(module, "_kinds", lambda: kinds)
+    assert module.has_gpus() is has
 
 
 def test_what_no_node_can_hold_is_said_at_once(tmp_path):

@@ -96,6 +96,7 @@ def launcher(kind: str, config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     yield all(line.startswith(". ~/tune-srgan/clusters/node.sh; ") for line in starts), "Ray starts without node.sh"
     yield "--dashboard-host=127.0.0.1" in head, "the dashboard is not the head's alone"
     yield any("setup_node.sh" in line for line in commands["setup"]), "the nodes do not install the lock"
+    yield any("TUNE_SRGAN_STORAGE=" in line for line in commands["setup"]), "no storage that the nodes share"
     yield not any(re.search(r"\b(pip|conda|uv)\b", line) for line in everything), "versions beside the lock's"
     yield from on_premises(config, head) if kind == "local" else cloud(kind, config)
 
@@ -237,9 +238,9 @@ def test_five_places_are_marked(kind):
         ("aws", put("head_start_ray_commands/1", ". ~/tune-srgan/clusters/node.sh; ray start --head"), "dashboard"),
         ("aws", put("worker_start_ray_commands/1", "ray start --address=$RAY_HEAD_IP:6379"), "without node.sh"),
         ("aws", put("file_mounts", {"~/tune-srgan": "."}), "no token"),
-        ("aws", put("setup_commands/1", "pip install ray==2.59.0"), "versions beside the lock's"),
-        ("aws", put("setup_commands/1", "export WANDB_API_KEY=abc"), "looks like a secret"),
-        ("aws", put("setup_commands/1", "echo AKIAABCDEFGHIJKLMNOP"), "looks like a secret"),
+        ("aws", put("setup_commands/2", "pip install ray==2.59.0"), "versions beside the lock's"),
+        ("aws", put("setup_commands/2", "export WANDB_API_KEY=abc"), "looks like a secret"),
+        ("aws", put("setup_commands/2", "echo AKIAABCDEFGHIJKLMNOP"), "looks like a secret"),
         ("gcp", put("provider/project_id", GONE), "no project_id"),
         ("gcp", put("provider/region", GONE), "no region"),
         ("gcp", put("available_node_types/a100/node_config/machineType", GONE), "a100: no machineType"),
@@ -249,6 +250,7 @@ def test_five_places_are_marked(kind):
         ("local", put("provider/worker_ips", GONE), "no addresses"),
         ("local", put("min_workers", 0), "not all machines join"),
         ("local", put("setup_commands/0", "true"), "do not install the lock"),
+        ("aws", put("setup_commands/1", GONE), "no storage"),
         ("kuberay", put("apiVersion", "ray.io/v1alpha1"), "no RayJob"),
         ("kuberay", put("spec/rayClusterSpec/rayVersion", "2.59.0"), "rayVersion"),
         ("kuberay", put("spec/rayClusterSpec/authOptions", GONE), "no token"),

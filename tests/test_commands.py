@@ -19,6 +19,7 @@ from tests.studies import PATIENCE, loaded, small, write
 from trainables.balance import Ruler, judge
 from trainables.configuration import SAMPLE, Configuration
 from trainables.networks import Generator, upsample
+from tune_srgan import commands
 from tune_srgan.commands import app
 from tune_srgan.records import StudyFolder, TrialFolder
 from tune_srgan.upscale import upscale_image
@@ -63,6 +64,37 @@ print({"torch", "ray", "optuna", "wandb"} & set(sys.modules))
 
 def test_what_needs_no_heavy_library_loads_none():
     assert python("-c", LIGHT).stdout == "0 2 2 2 set()\n"
+
+
+def test_the_environment_may_say_where_studies_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    StudyFolder(tmp_path / "kept" / "small").open(loaded(tmp_path))
+    assert invoke("status", "small").exit_code == 2
+    monkeypatch.setenv("TUNE_SRGAN_STORAGE", str(tmp_path / "kept"))
+    assert invoke("status", "small").exit_code == 0
+    assert invoke("status", "small", "--storage", "elsewhere").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "gpus", "file"),
+    [
+        ("joined the Ray cluster at 10.0.0.1:6379", True, "srgan.yaml"),
+        ("joined the Ray cluster at 10.0.0.1:6379", False, "quickstart.yaml"),
+        ("started a local Ray with 2 CPUs", True, "quickstart.yaml"),
+    ],
+)
+def test_without_a_study_it_depends_on_the_cluster(monkeypatch, said, gpus, file):
+    cluster = pytest.importorskip("tune_srgan.cluster")
+    ran = []
+    monkeypatch.setattr(cluster, "connect", lambda address: said)
+    monkeypatch.setattr(cluster, "has_gpus", lambda: gpus)
+    monkeypatch.setattr(commands, "_run", lambda *arguments, **options: ran.append((*arguments, options)))
+    monkeypatch.setenv("TUNE_SRGAN_STORAGE", "s3://bucket/studies")
+    assert invoke().exit_code == 0
+    [(path, trials, address, storage, options)] = ran
+    assert (path.name, trials, address) == (file, None, None)
+    assert storage == "s3://bucket/studies"
+    assert options == {"connected": said}
 
 
 def test_help_lists_the_commands():

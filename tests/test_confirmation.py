@@ -11,6 +11,7 @@ from trainables.configuration import flatten
 from tune_srgan import report
 from tune_srgan.confirmation import candidates, compared, confirmed, missing, winner
 from tune_srgan.records import StudyFolder, record_of
+from tune_srgan.review import missed_text, review
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_seed_without_balance_is_later_than_any(folder, study):
     found = confirmed(study, folder)
     assert [one.record.number for one in found] == [2, 0]
     assert found[1].median == math.inf
-    assert len(found[1].kept) == len(found[1].probes) == 1
+    assert len(found[1].held) == 1
 
 
 def test_what_is_still_balanced_later_is_counted(folder, study):
@@ -130,9 +131,12 @@ def test_what_is_still_balanced_later_is_counted(folder, study):
     confirm(folder, study, 0, 2, 164)  # certified by its last reading: nothing later
     confirm(folder, study, 0, 3, 60)
     (found,) = confirmed(study, folder)
-    assert found.kept[0] == pytest.approx(3 / 26)
-    assert math.isnan(found.kept[1])
-    assert found.kept[2] == 1.0
+    assert [(held.readings, held.balanced) for held in found.held] == [(26, 3), (0, 0), (26, 26)]
+    assert [dict(held.missed) for held in found.held] == [{"rank": 23}, {}, {}]
+    [one] = review(study, folder)["confirmed"]
+    assert one["kept"] == pytest.approx((3 / 26 + 1) / 2)
+    said = "Trial 0: 23 of 52 readings after the balance miss the condition “the discriminator cannot order real over"
+    assert missed_text(one).startswith(said)
 
 
 def test_seeds_are_compared_in_pairs_and_three_tell_nothing_apart(folder, study):

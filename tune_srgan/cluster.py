@@ -78,6 +78,12 @@ def slots(study: Study) -> int:
     return max(1, wanted.concurrent or max(here, grown))
 
 
+def has_gpus() -> bool:
+    """Whether a node has a GPU, or one that may come does: a cluster grows from none."""
+    there = [node["Resources"] for node in _nodes()]
+    return any(resources.get("GPU", 0) >= 1 for resources in [*there, *(kind for kind, count in _kinds() if count)])
+
+
 def on_drivers_node() -> NodeAffinitySchedulingStrategy:
     """Where an actor lives that must not go away with a worker's node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -157,7 +163,7 @@ def _look(study: Study, address: str, word: str, node: str) -> str:
 
 def _unseen(address: str, host: str, what: str) -> InvalidInput:
     kind = "a URL" if is_url(address) else "a folder"
-    fix = "Give a folder that every node has mounted, or an s3://… or gs://… URL, with --storage."
+    fix = "Give a folder that every node has mounted, or an s3://… or gs://… URL, by --storage or TUNE_SRGAN_STORAGE."
     return InvalidInput(
         [Problem(address, "storage", f"{kind} that {host} does not share ({what})", "one that all nodes share", fix)]
     )

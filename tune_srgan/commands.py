@@ -35,6 +35,7 @@ SPACES = Path(__file__).resolve().parent.parent / "search_spaces"
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 INVALID, INTERRUPTED = 2, 130  # exit codes
 SUBMITTED = "/dev/stdin"  # where the head finds a study
+STORAGE = "TUNE_SRGAN_STORAGE"  # in the environment: where this machine keeps its studies
 WATCH_S = 10.0
 ANSWER_S = 60.0  # that a study's end waits for its store
 TRACKERS_SHARE = 0.02  # of a study's time that its end waits for what is still being sent
@@ -48,7 +49,9 @@ app = typer.Typer(
 PLAIN_WIDTH = 120  # where there is no terminal to ask
 out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-Storage = Annotated[str | None, typer.Option(help="Folder or URL for studies; default: the study file's, else runs.")]
+Storage = Annotated[
+    str | None, typer.Option(envvar=STORAGE, help="Folder or URL for studies; default: the study file's, else runs.")
+]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -62,7 +65,7 @@ Dashboard = Annotated[
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
 ]
-Where = Annotated[str, typer.Option(help="Folder or URL of studies.")]
+Where = Annotated[str, typer.Option(envvar=STORAGE, help="Folder or URL of studies.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, file or name.")]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,11 +102,9 @@ def quickstart(context: typer.Context) -> None:
     from tune_srgan import cluster
 
     said = cluster.connect(None)
-    import ray
-
-    file = FULL if said.startswith("joined") and ray.cluster_resources().get("GPU", 0) >= 1 else QUICKSTART
+    file = FULL if said.startswith("joined") and cluster.has_gpus() else QUICKSTART
     out.print(f"No study named: running {_shown(file)}.", highlight=False)
-    _run(file, None, None, None, connected=said)
+    _run(file, None, None, os.environ.get(STORAGE), connected=said)
 
 
 @app.command()

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainables.balance import Ruler, judge, reading_gap
+from trainables.balance import Ruler, excesses, judge
 from tune_srgan.records import StudyFolder, TrialFolder, TrialRecord, best_of, record_of
 from tune_srgan.study import Study
 
 TOLD_APART = 0.1  # two-sided sign test over paired seeds
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a balance held: readings after its certificate, how many are balanced, how many miss each condition."""
+
+    readings: int
+    balanced: int
+    missed: Counter[str]
+    probes: dict[str, float]  # made at the certificate
 
 
 @dataclass(frozen=True)
@@ -23,8 +34,7 @@ class Confirmed:
 
     record: TrialRecord
     seeds: list[TrialRecord]
-    kept: list[float]  # of each that reached the balance: the share of later readings still balanced, nan without any
-    probes: list[dict[str, float]]  # of each that reached it
+    held: list[Held]  # of each that reached the balance
 
     @property
     def costs(self) -> list[float]:
@@ -68,8 +78,8 @@ def confirmed(study: Study, folder: StudyFolder, records: Sequence[TrialRecord] 
         trials = [folder.confirmation(record.number, further) for further in range(1, study.confirm.seeds + 1)]
         if study.confirm.top and all(trial.exists() and trial.outcome() is not None for trial in trials):
             seeds = [record_of(trial, study) for trial in trials]
-            looked = [_looked(trial) for trial, seed in zip(trials, seeds, strict=True) if not seed.censored]
-            found.append(Confirmed(record, seeds, [kept for kept, _ in looked], [probes for _, probes in looked]))
+            held = [_held(trial) for trial, seed in zip(trials, seeds, strict=True) if not seed.censored]
+            found.append(Confirmed(record, seeds, held))
     return sorted(found, key=lambda one: (one.median, one.record.cost, one.record.number))
 
 
@@ -98,11 +108,10 @@ def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:
     return faster, slower, min(1.0, 2 * tail)
 
 
-def _looked(trial: TrialFolder) -> tuple[float, dict[str, float]]:
-    """The share of readings after the certificate that are still balanced, and the probes made at it."""
+def _held(trial: TrialFolder) -> Held:
     readings, ruler = trial.readings(), Ruler.of(trial.configuration())
     verdict = judge(readings, ruler)
     later = [reading for reading in readings if reading["step"] > (verdict.certified_at or math.inf)]
-    kept = statistics.mean(reading_gap(reading, ruler) == 0 for reading in later) if later else math.nan
+    misses = [[name for name, excess in excesses(reading, ruler).items() if excess > 0] for reading in later]
     probes = {key: value for reading in readings for key, value in reading.items() if key.startswith("nash/probe/")}
-    return kept, probes
+    return Held(len(later), misses.count([]), Counter(name for missed in misses for name in missed), probes)

@@ -27,6 +27,12 @@ def is_dashboard(address: str | None) -> bool:
     return bool(address) and str(address).startswith(("http://", "https://"))
 
 
+def _say_now(text: str) -> None:
+    """Where the output is a file or a pipe, too, it is followed as it comes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 class Head:
     """The head of the cluster whose dashboard is at an address; one clear error where none answers."""
 
@@ -65,7 +71,7 @@ class Head:
                     raise InvalidInput([Problem(self._address, "--address", found, "a head that is up")]) from None
                 time.sleep(PAUSE_S)
 
-    def follow(self, job: str, say: Callable[[str], object] = sys.stdout.write) -> int:
+    def follow(self, job: str, say: Callable[[str], object] = _say_now) -> int:
         """Pass its log on until it has ended; its exit code. A connection that breaks is taken up again."""
         broken, self._said = 0, 0
         while True:

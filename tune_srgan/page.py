@@ -14,7 +14,7 @@ import matplotlib
 
 from tune_srgan import figures
 from tune_srgan.live import duration
-from tune_srgan.review import account_text, value_text
+from tune_srgan.review import account_text, missed_text, value_text
 from tune_srgan.storage import write_atomically
 
 Format = Literal["html", "md", "pdf", "json"]
@@ -70,6 +70,7 @@ def html(review: dict[str, Any], watched: bool = False) -> str:
         texts=("trial", *TEXTS),
         patience=patience(review),
         account=account_text(review["account"]),
+        missed=[text for one in review["confirmed"] if (text := missed_text(one))],
         refresh=REFRESH_S if watched and review["running"] else None,
         light=_variables(light),
         dark=_variables(DARK),
@@ -94,6 +95,7 @@ def markdown(review: dict[str, Any]) -> str:
         assert isinstance(image, bytes)
         lines += [f"## {title}", "", f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})", ""]
     lines += [
+        *map(missed_text, review["confirmed"]),
         *patience(review),
         "",
         "## All trials",
@@ -136,7 +138,11 @@ def pdf(review: dict[str, Any]) -> bytes:
         text(f"Trial {sheet['number']}: " + " | ".join(sheet["columns"]), 11, bold=True)
         page.image(io.BytesIO(base64.b64decode(sheet["png"])), w=page.epw)
         page.ln(3)
-    for line in (*patience(review), account_text(review["account"])):
+    for line in (
+        *filter(None, map(missed_text, review["confirmed"])),
+        *patience(review),
+        account_text(review["account"]),
+    ):
         text(line)
     text("All trials", 11, bold=True)
     page.set_font("DejaVu", "", 6.5)

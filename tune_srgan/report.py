@@ -15,7 +15,7 @@ from rich.text import Text
 from tune_srgan.confirmation import candidates, winner
 from tune_srgan.live import COLOURS, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord
-from tune_srgan.review import account_text, review, value_text
+from tune_srgan.review import account_text, missed_text, review, value_text
 from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study, Value
 from tune_srgan.sweeps import sweep_address
@@ -117,6 +117,8 @@ def _print_confirmation(found: list[dict[str, Any]], console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    for line in filter(None, map(missed_text, found)):
+        console.print(line, highlight=False)
     for other in found[1:]:
         console.print(
             f"Trial {found[0]['number']} against {other['number']}: faster on {other['faster']}, slower on "

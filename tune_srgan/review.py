@@ -205,14 +205,17 @@ def _history(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
 def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
     """A confirmed configuration, beside the best of them."""
     faster, slower, p = compared(best, one)
-    kept = [share for share in one.kept if math.isfinite(share)]
+    kept = [held.balanced / held.readings for held in one.held if held.readings]
+    missed = sum((held.missed for held in one.held), Counter()).most_common(1)
     return {
         "number": one.record.number,
         "search": one.record.cost,
         "seeds": one.costs,
         "median": one.median,
         "kept": statistics.median(kept) if kept else None,
-        "probes": {name: _middle([probes[key] for probes in one.probes]) for key, name in PROBES.items()},
+        "later": sum(held.readings for held in one.held),
+        "missed": {"condition": CONDITIONS[missed[0][0]], "readings": missed[0][1]} if missed else None,
+        "probes": {name: _middle([held.probes[key] for held in one.held]) for key, name in PROBES.items()},
         "faster": faster,
         "slower": slower,
         "p": p,
@@ -273,6 +276,17 @@ def account_text(account: Mapping[str, Any]) -> str:
         f"{search['executed']} steps of the search{f' and {more} of the confirmation' if more else ''} in "
         f"{duration(account['wall_s'])}. Saved: {search['sharing']} by sharing pretraining; at most "
         f"{search['capping']} by capping and {search['balance']} by stopping at the balance."
+    )
+
+
+def missed_text(one: Mapping[str, Any]) -> str:
+    """What a confirmed configuration lost most later readings by; empty where it lost none."""
+    if one["missed"] is None:
+        return ""
+    missed = one["missed"]
+    return (
+        f"Trial {one['number']}: {missed['readings']} of {one['later']} readings after the balance miss the condition "
+        f"“{missed['condition']}”."
     )
 
 
