@@ -13,7 +13,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "A
 
 
 class Bucket:
-    """A bucket on moto's server: its URL, what was asked of it, and a switch by which it answers errors."""
+    """A bucket on moto's server: its URL, what was asked of it, by method and name, a switch by which it refuses."""
 
     def __init__(self):
         app = pytest.importorskip("moto.moto_server.werkzeug_app")
@@ -33,6 +33,7 @@ class Bucket:
 
     def _answer(self, environ, start_response):
         self.requests[environ["REQUEST_METHOD"]] += 1
+        self.requests[environ["REQUEST_METHOD"] + " " + environ["PATH_INFO"].rpartition("/")[2]] += 1
         if self.refuses:
             start_response("503 Slow Down", [("Content-Type", "text/plain")])
             return [b""]

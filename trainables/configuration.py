@@ -480,10 +480,17 @@ def _copy(nested: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in nested.items()}
 
 
+def is_url(place: str) -> bool:
+    """Whether a place is an object store's, not a folder's."""
+    return "://" in place
+
+
 def resolve_path(path: str, folder: Path) -> str:
-    """An absolute path; `sample` is the imagery that ships with the project. ValueError where it can be none."""
+    """An absolute path, or a URL as it is; `sample` is the imagery that ships with the project. ValueError else."""
     if path == "sample":
         return str(SAMPLE)
+    if is_url(path):
+        return path
     try:
         return str((folder / Path(path).expanduser()).resolve())
     except (ValueError, RuntimeError) as error:  # a NUL in it; the home of nobody, links that lead in a circle

@@ -8,14 +8,12 @@ nodata. Training and validation areas are apart by one crop.
 from __future__ import annotations
 
 import hashlib
-import math
-import os
-import warnings
+import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables import fused
+from trainables.cache import cache, make_room, used
 from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
 from trainables.networks import downsample, upsample
+from trainables.scenes import Found, Mask, Part, Raw, find_scenes
 
-SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz"}
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
-Mask = NDArray[np.bool_]
-Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
+SHARED_FROM = 50_000_000  # bytes of scenes' files: from here on the processes of a machine map one decoded copy
 Areas = dict[str, Part]  # of a scene: where it is trained on, where it is held out
 Positions = NDArray[np.int32]  # (n, 3): scene, row, column, the last two in low-resolution pixels
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,57 @@ class Scene:
     hr: Tensor
     lr: Tensor
     usable: Mask
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """All scenes as numbers around 0–1, one after another: lr and hr (pixels, bands), usable cells (h, w) of each.
+
+    `low`, `high`: the imagery's values that are 0 and 1.
+    """
+
+    low: float
+    high: float
+    names: list[str]
+    usable: list[Mask]
+    lr: Tensor
+    hr: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Of the pools and masks."""
+        return self.lr.nbytes + self.hr.nbytes + sum(mask.nbytes for mask in self.usable)
+
+    def scenes(self, factor: int) -> tuple[NDArray[np.int64], list[Scene]]:
+        """Where scenes begin in both pools and their width in the first, (scenes, 3); views of the pools."""
+        shapes = np.array([mask.shape for mask in self.usable], np.int64).reshape(-1, 2)
+        begins = np.zeros((len(shapes), 3), np.int64)
+        begins[:, 0] = np.cumsum([0, *shapes.prod(1)[:-1]])
+        begins[:, 1], begins[:, 2] = begins[:, 0] * factor**2, shapes[:, 1]
+        found = []
+        for (height, width), (low, high, _), name, usable in zip(
+            shapes.tolist(), begins.tolist(), self.names, self.usable, strict=True
+        ):
+            hr = self.hr[high : high + height * width * factor**2].view(height * factor, width * factor, -1)
+            lr = self.lr[low : low + height * width].view(height, width, -1)
+            found.append(Scene(name, hr.permute(2, 0, 1), lr.permute(2, 0, 1), usable))
+        return begins, found
+
+    def write(self, folder: Path) -> None:
+        """Into files that `read` maps into memory."""
+        for name in ("lr", "hr"):
+            np.save(folder / f"{name}.npy", getattr(self, name).numpy())
+        np.savez(folder / "usable.npz", *self.usable)
+        told = {"low": self.low, "high": self.high, "names": self.names}
+        (folder / "scenes.json").write_text(json.dumps(told), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Decoded:
+        """What was written; the pools stay on the disk, in pages that all processes share."""
+        lr, hr = (torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in ("lr", "hr"))
+        with np.load(folder / "usable.npz") as masks:
+            usable = [masks[name] for name in masks.files]
+        return cls(**json.loads((folder / "scenes.json").read_text(encoding="utf-8")), usable=usable, lr=lr, hr=hr)
 
 
 @dataclass(frozen=True)
@@ -68,21 +119,13 @@ class Imagery:
         self.device = device
         self.factor = configuration.Generator.scaling_factor
         self.cells = data.crop_size // self.factor  # a crop's side, low-resolution pixels
-        source = data.root_dir if data.dataset_type == "lrhrfolderdataset" else data.path
-        self.source = str(source)
         self.val_side = data.val_side
-        train_raw, val_raw = _read_all(configuration, Path(self.source))
-        raws = train_raw + val_raw
-        shapes = [tuple(side // self.factor for side in raw.valid.shape) for raw in raws]
-        if min(min(shape) for shape in shapes) < 1:
-            raise self._too_small(f"a scene of less than {self.factor} px")
-        if val_raw:
-            areas = [{"train": _WHOLE}] * len(train_raw) + [{"val": _WHOLE}] * len(val_raw)
-        else:
-            areas = self._split(shapes, data.val_fraction)
-        self.low, self.high = self._normalisation(configuration, raws, areas)
-        self.scenes = [self._scene(raw) for raw in raws]
-        self._begins, pools = self._pooled()
+        found = find_scenes(configuration)
+        self.source = found.source
+        decoded = self._decoded(configuration, found)
+        self.low, self.high, pools = decoded.low, decoded.high, [decoded.lr, decoded.hr]
+        self._begins, self.scenes = decoded.scenes(self.factor)
+        areas = self._areas(configuration, found, [mask.shape for mask in decoded.usable])
         self.resident = _fits(sum(pool.nbytes for pool in pools), device) if data.resident is None else data.resident
         self._pools = [pool.to(device) for pool in pools] if self.resident else pools
         self.train_positions = self._positions("train", areas)
@@ -149,7 +192,7 @@ class Imagery:
             scene.hr[:, row * f : (row + n) * f, column * f : (column + n) * f],
         )
 
-    def _normalisation(self, configuration: Configuration, raws: list[_Raw], areas: list[Areas]) -> tuple[float, float]:
+    def _normalisation(self, configuration: Configuration, raws: list[Raw], areas: list[Areas]) -> tuple[float, float]:
         """The two values that become 0 and 1: stated percentiles of the training area, or a fixed scale."""
         data = configuration.Data
         if data.normalization == "percentiles":
@@ -167,42 +210,66 @@ class Imagery:
             return data.scale[0], data.scale[1]
         return fixed.get(data.normalization, (0.0, 1.0))
 
-    def _pooled(self) -> tuple[NDArray[np.int64], list[Tensor]]:
-        """Where scenes begin in both pools and their width in the first, (scenes, 3); the pools, (pixels, bands)."""
-        begins, pools = np.zeros((len(self.scenes), 3), np.int64), []
-        for which, kind in enumerate(("lr", "hr")):
-            images: list[Tensor] = [getattr(scene, kind) for scene in self.scenes]
-            sizes = [image.shape[1] * image.shape[2] for image in images]
-            begins[:, which] = np.cumsum([0, *sizes[:-1]])
-            if sum(sizes) >= 2**31:
-                fix = "Leave some scenes out: places in them are 32-bit numbers."
-                raise InvalidInput([Problem(self.source, "Data.path", f"{sum(sizes)} pixels", "fewer than 2³¹", fix)])
-            pools.append(torch.cat([image.permute(1, 2, 0).flatten(0, 1) for image in images]))
-        begins[:, 2] = [scene.lr.shape[2] for scene in self.scenes]
-        for at, scene in enumerate(self.scenes):  # a scene is from now on a view of the pools
-            views = [
-                pool[begin : begin + image.shape[1] * image.shape[2]].view(*image.shape[1:], -1).permute(2, 0, 1)
-                for pool, begin, image in zip(pools, begins[at], (scene.lr, scene.hr), strict=False)
-            ]
-            self.scenes[at] = replace(scene, lr=views[0], hr=views[1])
-        return begins, pools
+    def _decoded(self, configuration: Configuration, found: Found) -> Decoded:
+        """The scenes, decoded; from a certain size on this machine's one copy of them, mapped into memory."""
+        stamps = found.stamps()
+        if sum(size for _, size, _ in stamps) < SHARED_FROM:
+            return self._decode(configuration, found)
+        data, bands = configuration.Data.model_dump(), configuration.Model.in_bands
+        determined = [1, stamps, data, bands, self.factor, torch.__version__, torch.backends.cpu.get_cpu_capability()]
+        key = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
+        entry = cache() / "imagery" / f"scenes-{key}"
 
-    def _scene(self, raw: _Raw) -> Scene:
-        span = self.high - self.low
+        def make() -> None:
+            decoded = self._decode(configuration, found)
+            make_room(entry.parent, decoded.nbytes)
+            decoded.write(entry)
+
+        try:
+            used(entry, make)
+        except OSError as error:
+            _log.warning("the trainings of this machine do not share their scenes (%s)", error)
+            return self._decode(configuration, found)
+        return Decoded.read(entry)
+
+    def _decode(self, configuration: Configuration, found: Found) -> Decoded:
+        raws = [raw for group in found.read(configuration) for raw in group]
+        shapes = [(raw.valid.shape[0] // self.factor, raw.valid.shape[1] // self.factor) for raw in raws]
+        if min(min(shape) for shape in shapes) < 1:
+            raise self._too_small(f"a scene of less than {self.factor} px")
+        low, high = self._normalisation(configuration, raws, self._areas(configuration, found, shapes))
+        scenes = [self._scene(raw, low, high) for raw in raws]
+        pools = []
+        for images in ([scene.lr for scene in scenes], [scene.hr for scene in scenes]):
+            pixels = sum(image.shape[1] * image.shape[2] for image in images)
+            if pixels >= 2**31:
+                fix = "Leave some scenes out: places in them are 32-bit numbers."
+                raise InvalidInput([Problem(self.source, "Data.path", f"{pixels} pixels", "fewer than 2³¹", fix)])
+            pools.append(torch.cat([image.permute(1, 2, 0).flatten(0, 1) for image in images]))
+        return Decoded(low, high, [scene.name for scene in scenes], [scene.usable for scene in scenes], *pools)
+
+    def _scene(self, raw: Raw, low: float, high: float) -> Scene:
+        span = high - low
         height, width = (side // self.factor * self.factor for side in raw.image.shape[1:])
         valid = raw.valid[:height, :width]
-        image = np.where(valid, raw.image[:, :height, :width], self.low).astype(np.float32)
-        hr = torch.from_numpy((image - self.low) / span)
+        image = np.where(valid, raw.image[:, :height, :width], low).astype(np.float32)
+        hr = torch.from_numpy((image - low) / span)
         if raw.lr is None:
             lr = downsample(hr[None], self.factor)[0]
             # bicubic reduction reaches two low-resolution pixels far: what nodata coloured is not used either
             usable = _shrunk(_all_of(valid, self.factor), 2)
         else:
-            lr = torch.from_numpy(((raw.lr - self.low) / span).astype(np.float32))
+            lr = torch.from_numpy(((raw.lr - low) / span).astype(np.float32))
             usable = _all_of(valid, self.factor)
         return Scene(raw.name, hr, lr, usable)
 
-    def _split(self, shapes: list[tuple[int, ...]], fraction: float) -> list[Areas]:
+    def _areas(self, configuration: Configuration, found: Found, shapes: Sequence[tuple[int, ...]]) -> list[Areas]:
+        """Where every scene, of so many low-resolution rows and columns, is trained on and held out."""
+        if found.val:
+            return [{"train": _WHOLE}] * len(found.train) + [{"val": _WHOLE}] * len(found.val)
+        return self._split(shapes, configuration.Data.val_fraction)
+
+    def _split(self, shapes: Sequence[tuple[int, ...]], fraction: float) -> list[Areas]:
         """Both areas in every scene where all are long enough, a crop's width apart; else scenes go whole to one."""
         areas: list[Areas] = []
         for shape in shapes:
@@ -271,135 +338,6 @@ def load_imagery(configuration: Configuration, device: torch.device) -> Imagery:
         _loaded.clear()  # one study's imagery at a time
         _loaded[key] = Imagery(configuration, device)
     return _loaded[key]
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """A file as read: image (bands, H, W) in its own numbers, valid (H, W), lr where it is given."""
-
-    name: str
-    image: NDArray[Any]
-    valid: Mask
-    lr: NDArray[Any] | None = None
-
-    def sample(self, part: Part, factor: int) -> NDArray[Any]:
-        """Valid values of a part given in low-resolution pixels, thinned to about a million."""
-        rows, columns = (slice(s.start and s.start * factor, s.stop and s.stop * factor) for s in part)
-        values = self.image[:, rows, columns][:, self.valid[rows, columns]].ravel()
-        return values[:: max(1, values.size // 1_000_000)]
-
-
-def _read_all(configuration: Configuration, source: Path) -> tuple[list[_Raw], list[_Raw]]:
-    """Training scenes, and validation scenes where the data set keeps them apart. All that is wrong is said at once."""
-    data, problems = configuration.Data, []
-    paired = data.dataset_type == "lrhrfolderdataset"
-    key = "Data.root_dir" if paired else "Data.path"
-    groups: list[list[_Raw]] = [[], []]
-    folders = [source / "train" / "HR", source / "val" / "HR"] if paired else [source]
-    for group, folder in zip(groups, folders, strict=False):
-        try:
-            files, exists = scene_files(folder), folder.exists()
-        except OSError as error:  # a name that is too long, a folder that is closed to us
-            problems.append(Problem(str(folder), key, str(error.strerror), "imagery"))
-            continue
-        if not files and folder == folders[0]:
-            found = "no imagery in it" if exists else "no such file or folder"
-            fix = "Point it at a file or folder of .tif, .png, .jpg, .npy or .npz scenes."
-            problems.append(Problem(str(folder), key, found, "imagery", fix))
-        for file in files:
-            try:
-                low_file = folder.parent / "LR" / file.relative_to(folder) if paired else None
-                group.append(_read(file, low_file, configuration, key))
-            except InvalidInput as error:
-                problems += error.problems
-    if problems:
-        raise InvalidInput(problems)
-    return groups[0], groups[1]
-
-
-def scene_files(path: Path) -> list[Path]:
-    """The scenes a path names, in a fixed order."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    return [path] if path.is_file() else []
-
-
-def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> _Raw:
-    image, valid = read_image(file, configuration.Data.nodata, key)
-    bands = configuration.Model.in_bands
-    if image.shape[0] != bands:
-        fix = f"Set Model.in_bands: {image.shape[0]}, or use imagery with {bands} bands."
-        raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
-    if not valid.any():
-        raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
-    if low_file is None:
-        return _Raw(file.name, image, valid)
-    low, low_valid = read_image(low_file, configuration.Data.nodata, key)
-    factor = configuration.Generator.scaling_factor
-    expected = (bands, image.shape[1] // factor, image.shape[2] // factor)
-    if low.shape != expected or image.shape[1] % factor or image.shape[2] % factor:
-        found = f"{low.shape} beside an HR image of {image.shape}"
-        raise InvalidInput([Problem(str(low_file), key, found, f"{expected}: 1/{factor} of it in size")])
-    both = valid & low_valid.repeat(factor, 0).repeat(factor, 1)
-    return _Raw(file.name, image, both, np.where(low_valid, low, 0))
-
-
-def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any], Mask]:
-    """Image (bands, H, W) of a file in its own numbers, and where every band is valid (H, W)."""
-    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
-    try:
-        image, valid = readers.get(file.suffix.lower(), _read_picture)(file)
-        if not image.size or image.dtype.kind not in "uif":
-            raise ValueError(f"an array of shape {image.shape}, {image.dtype}; real numbers are expected")
-    except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
-        found = f"a file that cannot be read ({' '.join(str(error).split())[:200]})"
-        raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
-    if nodata is not None:
-        valid = valid & (image != nodata).all(0)
-    if np.issubdtype(image.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what is no number in float32 is none in a training
-            valid = valid & np.isfinite(image.astype(np.float32, copy=False)).all(0)
-    return image, valid
-
-
-def _read_tiff(file: Path) -> tuple[NDArray[Any], Mask]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(file, driver="GTiff") as source:  # other drivers follow what a file says to other places
-            _affordable(source.count, source.height, source.width, np.dtype(source.dtypes[0]).itemsize)
-            return source.read(), source.read_masks().min(axis=0) > 0
-
-
-def _affordable(bands: int, height: int, width: int, itemsize: int) -> None:
-    """ValueError where a header claims more than fits into memory, as it is read and in float32."""
-    needed = bands * height * width * (itemsize + 8)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if height * width >= 2**31 or needed > memory:
-        raise ValueError(f"{width}×{height} px in {bands} bands take {needed / 1e9:.1f} GB: cut it into smaller scenes")
-
-
-def _read_picture(file: Path) -> tuple[NDArray[Any], Mask]:
-    from PIL import Image
-
-    with Image.open(file, formats=("PNG", "JPEG")) as picture:  # others start programs of their own: EPS
-        image = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
-    image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    return image, np.ones(image.shape[1:], bool)
-
-
-def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
-    loaded = np.load(file, allow_pickle=False)
-    image = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    if image.ndim == 2:
-        image = image[None]
-    if image.ndim != 3:
-        raise ValueError(f"an array of shape {image.shape}, {image.dtype}; (bands, height, width) is expected")
-    if image.shape[-1] < image.shape[0] and image.shape[-1] <= 16:  # (H, W, bands), as pictures are often kept
-        image = image.transpose(2, 0, 1)
-    return image, np.ones(image.shape[1:], bool)
 
 
 def _fits(size: int, device: torch.device) -> bool:

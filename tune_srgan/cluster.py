@@ -19,9 +19,10 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainables.configuration import is_url
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.jobs import TOKEN
-from tune_srgan.storage import is_url, storage_at
+from tune_srgan.storage import storage_at
 from tune_srgan.study import Resources, Study
 
 LOOK_S = 300.0  # what nodes may take to look at storage and imagery

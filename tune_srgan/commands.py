@@ -19,13 +19,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from trainables.configuration import flatten, load_configuration
+from trainables.configuration import flatten, is_url, load_configuration
 from trainables.errors import InvalidInput, Problem
 from tune_srgan import lease, live, report
 from tune_srgan.confirmation import missing, winner
 from tune_srgan.jobs import Head, is_dashboard
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, find_study, study_at
-from tune_srgan.storage import is_url, storage_at
+from tune_srgan.storage import storage_at
 from tune_srgan.study import Study, earliest_certificate, load_study
 
 if TYPE_CHECKING:

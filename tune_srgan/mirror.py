@@ -7,18 +7,18 @@ step. Each file has one writer at a time: the worker at work on a trial its tria
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from trainables.cache import cache
 from tune_srgan.storage import Storage, storage_at, write_atomically
 
 GROWING = ("readings.jsonl", "attempts.jsonl", "complaints.log")
@@ -53,7 +53,11 @@ class Mirror:
         for entry in entries:
             growing, _, part = entry.name.partition(PARTS)
             name = growing if part else entry.name
-            if name.startswith(HERE_ONLY) or (Path(name).suffix in HEAVY and not heavy):
+            if (
+                ".." in name.split("/")
+                or name.startswith(("/", *HERE_ONLY))
+                or (Path(name).suffix in HEAVY and not heavy)
+            ):
                 continue
             if self._fetched.get(entry.name) == entry.version and (self.folder / name).exists():
                 continue
@@ -274,15 +278,11 @@ def working_copy(url: str, root: Path | None = None) -> Path:
 
 
 def workers_copy(url: str) -> Path:
-    """A folder for one attempt of one trial; those that were left behind long ago are removed."""
+    """A folder for one attempt of one trial; those in which nobody wrote for long are removed."""
     work = cache() / "work"
     for left in work.glob("*"):
-        if time.time() - left.stat().st_mtime > FORGOTTEN_S:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another attempt removes it as well
+            written = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+            if time.time() - written > FORGOTTEN_S:
+                shutil.rmtree(left, ignore_errors=True)
     return working_copy(url, work / uuid.uuid4().hex[:12])
-
-
-def cache() -> Path:
-    """Where working copies and imagery are kept on this machine."""
-    told = os.environ.get("TUNE_SRGAN_CACHE")
-    return Path(told) if told else Path(tempfile.gettempdir()) / f"tune-srgan-{os.getuid()}"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from trainables.balance import Ruler, judge, nash_cost
-from trainables.configuration import Configuration, dump_configuration, load_configuration
+from trainables.configuration import Configuration, dump_configuration, is_url, load_configuration
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.mirror import mirror_of, patiently, working_copy
-from tune_srgan.storage import Storage, is_url, storage_at, write_atomically
+from tune_srgan.storage import Storage, storage_at, write_atomically
 from tune_srgan.study import Study, Value, load_study
 
 UNFINISHED = "running"

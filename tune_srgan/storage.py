@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainables.configuration import is_url
 from trainables.errors import InvalidInput, Problem
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # what brings fsspec's part for a scheme
@@ -67,11 +68,6 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error."""
-
-
-def is_url(place: str) -> bool:
-    """Whether a storage is an object store's, not a folder's."""
-    return "://" in place
 
 
 def storage_at(place: str) -> Storage:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from trainables.balance import Ruler
-from trainables.configuration import flatten
+from trainables.configuration import flatten, is_url
 from tune_srgan.records import CENSORED, StudyFolder, TrialFolder, read_json, record_of
-from tune_srgan.storage import is_url, write_atomically
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study, WandbMode, WandbTracking
 
 PATIENCE_S = 45.0  # what the server may take to open a run; thrice that, to take the rest after the trial's end

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from trainables.balance import Ruler, earliest_possible, judge
-from trainables.configuration import Configuration
+from trainables.configuration import Configuration, is_url
 from trainables.imagery import Imagery, load_imagery
 from trainables.schedules import phase
 from trainables.state import DamagedCheckpoint, State
@@ -34,7 +34,7 @@ from tune_srgan.capping import NAMESPACE, Incumbent, cost_in, why_end
 from tune_srgan.mirror import PATIENCE_S, Sender, mirror_of, patiently, workers_copy
 from tune_srgan.records import BUDGET_USED, StudyFolder, TrialFolder, account_of
 from tune_srgan.sharing import SharedPretraining, Snapshots, points_of
-from tune_srgan.storage import is_url, write_atomically
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study
 from tune_srgan.tracking import Tracker, open_tracker, sweep_file
 

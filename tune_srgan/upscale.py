@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
-from trainables.imagery import read_image
 from trainables.networks import Generator
+from trainables.scenes import read_image
 
 TILE, OVERLAP = 128, 16  # low-resolution pixels
 

@@ -1,0 +1,77 @@
+"""This machine's cache: what several processes use and what can be made again. One makes an entry, the others wait.
+
+Whoever uses an entry holds its lock; entries that nobody uses go, the oldest first, where room is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+PLACE, LIMIT = "TUNE_SRGAN_CACHE", "TUNE_SRGAN_CACHE_GB"  # in the environment
+DEFAULT_GB = 50.0
+WHOLE = "whole"  # an entry's file that is written last
+
+_used: dict[Path, IO[str]] = {}
+
+
+def cache() -> Path:
+    """Where it is: in the system's temporary folder, unless the environment says otherwise."""
+    told = os.environ.get(PLACE)
+    return Path(told) if told else Path(tempfile.gettempdir()) / f"tune-srgan-{os.getuid()}"
+
+
+def used(entry: Path, make: Callable[[], None], sound: Callable[[], bool] = lambda: True) -> None:
+    """Have an entry as long as this process lives, made by one process where it is not whole, or no more `sound`.
+
+    `make` writes into the folder, which is there, alone; what it raises, an OSError where the disk is full, is the
+    caller's.
+    """
+    if entry in _used and (entry / WHOLE).exists():
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    lock = entry.with_name(f"{entry.name}.lock").open("a")
+    while True:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ((entry / WHOLE).exists() and sound()):
+            shutil.rmtree(entry, ignore_errors=True)  # a process that was killed left something behind, too
+            entry.mkdir()
+            try:
+                make()
+            except BaseException:
+                shutil.rmtree(entry, ignore_errors=True)
+                raise
+            (entry / WHOLE).touch()
+        os.utime(entry)
+        fcntl.flock(lock, fcntl.LOCK_SH)  # not in one step: somebody may have made room in between
+        if (entry / WHOLE).exists():
+            _used[entry] = lock
+            return
+
+
+def make_room(folder: Path, needed: int) -> None:
+    """Let so many bytes more fit into a folder of entries; an OSError where they do not, whatever goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    limit = float(os.environ.get(LIMIT) or DEFAULT_GB) * 1e9
+    entries = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: entry.stat().st_mtime)
+    taken = {entry: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) for entry in entries}
+
+    def missing() -> float:
+        return needed - min(limit - sum(taken.values()), shutil.disk_usage(folder).free)
+
+    for entry in entries:
+        if missing() <= 0:
+            return
+        with entry.with_name(f"{entry.name}.lock").open("a") as lock, contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(entry)
+            del taken[entry]
+    if missing() > 0:
+        told = f"{needed / 1e9:.1f} GB do not fit into {folder}: its limit is {limit / 1e9:g} GB ({LIMIT})"
+        raise OSError(f"{told}, {shutil.disk_usage(folder).free / 1e9:.1f} GB of its disk are free")

@@ -1,0 +1,276 @@
+"""Scenes as files: found at a path or a URL, read as they are. What is at a URL is fetched once a machine.
+
+Knows no network and no crop; `imagery.py` makes numbers around 0–1 and crops of what is read here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.cache import WHOLE, cache, make_room, used
+from trainables.configuration import Configuration, is_url
+from trainables.errors import InvalidInput, Problem
+
+MANIFEST = "manifest.json"
+SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz"}
+Mask = NDArray[np.bool_]
+Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
+Files = list[tuple[Path, Path | None]]  # a scene's high-resolution file, and its low-resolution one where it is given
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The scenes' files: those to train on, and those to validate on where the data set keeps them apart."""
+
+    source: str
+    key: str  # of the configuration, that names them
+    train: Files
+    val: Files
+
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """Each file, how large it is and when it was written."""
+        files = [file for scene in (*self.train, *self.val) for file in scene if file is not None]
+        return [(str(file), *_stamp(file)) for file in files if file.exists()]
+
+    def read(self, configuration: Configuration) -> tuple[list[Raw], list[Raw]]:
+        """All of them; all that is wrong is said at once."""
+        groups: list[list[Raw]] = [[], []]
+        problems: list[Problem] = []
+        for group, files in zip(groups, (self.train, self.val), strict=True):
+            for file, low_file in files:
+                try:
+                    group.append(_read(file, low_file, configuration, self.key))
+                except InvalidInput as error:
+                    problems += error.problems
+        if problems:
+            raise InvalidInput(problems)
+        return groups[0], groups[1]
+
+
+def find_scenes(configuration: Configuration) -> Found:
+    """The files that a configuration names; all that is missing is said at once."""
+    data, problems = configuration.Data, []
+    paired = data.dataset_type == "lrhrfolderdataset"
+    key = "Data.root_dir" if paired else "Data.path"
+    place = str(data.root_dir if paired else data.path)
+    source = fetched(place, key) if is_url(place) else Path(place)
+    groups: list[Files] = [[], []]
+    folders = [source / "train" / "HR", source / "val" / "HR"] if paired else [source]
+    for group, folder in zip(groups, folders, strict=False):
+        try:
+            files, exists = scene_files(folder), folder.exists()
+        except OSError as error:  # a name that is too long, a folder that is closed to us
+            problems.append(Problem(str(folder), key, str(error.strerror), "imagery"))
+            continue
+        if not files and folder == folders[0]:
+            found = "no imagery in it" if exists else "no such file or folder"
+            fix = "Point it at a file or folder of .tif, .png, .jpg, .npy or .npz scenes."
+            problems.append(Problem(str(folder), key, found, "imagery", fix))
+        group += [(file, folder.parent / "LR" / file.relative_to(folder) if paired else None) for file in files]
+    if problems:
+        raise InvalidInput(problems)
+    return Found(place, key, groups[0], groups[1])
+
+
+def fetched(url: str, key: str) -> Path:
+    """This machine's copy of a file or folder of scenes, fetched where the store has another version.
+
+    Where the store does not answer, a whole copy that is here serves; InvalidInput where there is none, or no room.
+    """
+    import fsspec
+
+    folder = cache() / "imagery"
+    try:
+        files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        there = {
+            name.removeprefix(f"{root}/") if name != root else Path(name).name: info
+            for name, info in sorted(files.find(root, detail=True).items())
+            if Path(name).suffix.lower() in SUFFIXES and ".." not in Path(name).parts
+        }
+    except Exception as error:  # every store has its own
+        known = sorted(folder.glob(f"url-{_hash(url)}-*/{WHOLE}"), key=lambda whole: whole.stat().st_mtime)
+        if not known:
+            raise _unread(url, key, f"a store that cannot be read ({_short(error)})") from None
+        _log.warning("%s does not answer (%s): what was fetched before is used", url, _short(error))
+        return _copy(known[-1].parent)
+    if not there:
+        raise _unread(url, key, "no imagery there")
+    needed = sum(info["size"] for info in there.values())
+    versions = json.dumps({name: [info["size"], _version(info)] for name, info in there.items()})
+    entry = folder / f"url-{_hash(url)}-{_hash(versions)}"
+
+    def fetch() -> None:
+        make_room(folder, needed)
+        _log.warning("fetching %d scene file(s), %.1f GB, from %s", len(there), needed / 1e9, url)
+        sums = {}
+        for name, info in there.items():
+            file = entry / "files" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(info["name"], str(file))
+            sums[name] = [_sum(file), *_stamp(file)]
+            if file.stat().st_size != info["size"]:
+                raise OSError(f"{name} was cut off on its way")
+        single = Path(root).name if list(there) == [Path(root).name] and files.isfile(root) else ""
+        (entry / MANIFEST).write_text(json.dumps({"url": url, "single": single, "files": sums}), encoding="utf-8")
+
+    try:
+        used(entry, fetch, lambda: _is_sound(entry))
+    except Exception as error:
+        raise _unread(url, key, f"imagery that cannot be fetched ({_short(error)})") from None
+    return _copy(entry)
+
+
+def _copy(entry: Path) -> Path:
+    """Where the scenes are in an entry: its one file, or their folder."""
+    return Path(entry, "files", json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["single"])
+
+
+def _is_sound(entry: Path) -> bool:
+    """Whether all files are what was fetched; read again where they were written to."""
+    try:
+        known = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = {entry / "files" / name: told for name, told in known.items()}
+        return all(list(_stamp(file)) == told[1:] or _sum(file) == told[0] for file, told in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    return (stat := file.stat()).st_size, stat.st_mtime_ns
+
+
+def _sum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What tells one content of an object from another: each store has its own name for it."""
+    return next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if key in info), "")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _unread(url: str, key: str, found: str) -> InvalidInput:
+    fix = "Look at the URL, the credentials and the network; s3:// needs s3fs, gs:// gcsfs."
+    return InvalidInput([Problem(url, key, found, "a file or folder of .tif, .png, .jpg, .npy or .npz scenes", fix)])
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A file as read: image (bands, H, W) in its own numbers, valid (H, W), lr where it is given."""
+
+    name: str
+    image: NDArray[Any]
+    valid: Mask
+    lr: NDArray[Any] | None = None
+
+    def sample(self, part: Part, factor: int) -> NDArray[Any]:
+        """Valid values of a part given in low-resolution pixels, thinned to about a million."""
+        rows, columns = (slice(s.start and s.start * factor, s.stop and s.stop * factor) for s in part)
+        values = self.image[:, rows, columns][:, self.valid[rows, columns]].ravel()
+        return values[:: max(1, values.size // 1_000_000)]
+
+
+def scene_files(path: Path) -> list[Path]:
+    """The scenes a path names, in a fixed order."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return [path] if path.is_file() else []
+
+
+def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> Raw:
+    image, valid = read_image(file, configuration.Data.nodata, key)
+    bands = configuration.Model.in_bands
+    if image.shape[0] != bands:
+        fix = f"Set Model.in_bands: {image.shape[0]}, or use imagery with {bands} bands."
+        raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
+    if not valid.any():
+        raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
+    if low_file is None:
+        return Raw(file.name, image, valid)
+    low, low_valid = read_image(low_file, configuration.Data.nodata, key)
+    factor = configuration.Generator.scaling_factor
+    expected = (bands, image.shape[1] // factor, image.shape[2] // factor)
+    if low.shape != expected or image.shape[1] % factor or image.shape[2] % factor:
+        found = f"{low.shape} beside an HR image of {image.shape}"
+        raise InvalidInput([Problem(str(low_file), key, found, f"{expected}: 1/{factor} of it in size")])
+    both = valid & low_valid.repeat(factor, 0).repeat(factor, 1)
+    return Raw(file.name, image, both, np.where(low_valid, low, 0))
+
+
+def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any], Mask]:
+    """Image (bands, H, W) of a file in its own numbers, and where every band is valid (H, W)."""
+    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
+    try:
+        image, valid = readers.get(file.suffix.lower(), _read_picture)(file)
+        if not image.size or image.dtype.kind not in "uif":
+            raise ValueError(f"an array of shape {image.shape}, {image.dtype}; real numbers are expected")
+    except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
+        found = f"a file that cannot be read ({' '.join(str(error).split())[:200]})"
+        raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
+    if nodata is not None:
+        valid = valid & (image != nodata).all(0)
+    if np.issubdtype(image.dtype, np.floating):
+        with np.errstate(over="ignore"):  # what is no number in float32 is none in a training
+            valid = valid & np.isfinite(image.astype(np.float32, copy=False)).all(0)
+    return image, valid
+
+
+def _read_tiff(file: Path) -> tuple[NDArray[Any], Mask]:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(file, driver="GTiff") as source:  # other drivers follow what a file says to other places
+            _affordable(source.count, source.height, source.width, np.dtype(source.dtypes[0]).itemsize)
+            return source.read(), source.read_masks().min(axis=0) > 0
+
+
+def _affordable(bands: int, height: int, width: int, itemsize: int) -> None:
+    """ValueError where a header claims more than fits into memory, as it is read and in float32."""
+    needed = bands * height * width * (itemsize + 8)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if height * width >= 2**31 or needed > memory:
+        raise ValueError(f"{width}×{height} px in {bands} bands take {needed / 1e9:.1f} GB: cut it into smaller scenes")
+
+
+def _read_picture(file: Path) -> tuple[NDArray[Any], Mask]:
+    from PIL import Image
+
+    with Image.open(file, formats=("PNG", "JPEG")) as picture:  # others start programs of their own: EPS
+        image = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+    image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return image, np.ones(image.shape[1:], bool)
+
+
+def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
+    loaded = np.load(file, allow_pickle=False)
+    image = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    if image.ndim == 2:
+        image = image[None]
+    if image.ndim != 3:
+        raise ValueError(f"an array of shape {image.shape}, {image.dtype}; (bands, height, width) is expected")
+    if image.shape[-1] < image.shape[0] and image.shape[-1] <= 16:  # (H, W, bands), as pictures are often kept
+        image = image.transpose(2, 0, 1)
+    return image, np.ones(image.shape[1:], bool)
