@@ -1,6 +1,7 @@
 """A study in an object store and its working copies: what one side writes the other has, in any order of failures."""
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -8,8 +9,8 @@ import uuid
 import pytest
 
 from tests.object_store import Failing, s3
-from tune_srgan.mirror import PARTS, Mirror, Sender, working_copy
-from tune_srgan.storage import storage_at
+from tune_srgan.mirror import FORGOTTEN_S, PARTS, Mirror, Sender, workers_copy, working_copy
+from tune_srgan.storage import Entry, storage_at
 
 PLACE = "trials/00003"
 
@@ -47,6 +48,34 @@ def put(mirror, name, content):
 def steps(mirror):
     path = mirror.folder / PLACE / "readings.jsonl"
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_no_name_leads_out_of_the_copy(tmp_path):
+    class Evil:
+        def entries(self, below=""):
+            names = ("../escaped.txt", "/escaped.txt", "trials/../../escaped.txt", "trials/00003/outcome.json")
+            return [Entry(name, 1, 0.0, "1") for name in names]
+
+        def read(self, name):
+            return b"{}"
+
+    copy("memory://evil", tmp_path / "copies", Evil()).fetch()
+    assert [path.name for path in tmp_path.rglob("*.txt")] == []
+    assert len(list(tmp_path.rglob("outcome.json"))) == 1
+
+
+def test_a_workers_copy_goes_when_nobody_has_written_to_it_for_long(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_SRGAN_CACHE", str(tmp_path))
+    long_ago = time.time() - 2 * FORGOTTEN_S
+    old, live = workers_copy("memory://studies/a"), workers_copy("memory://studies/a")
+    for made in (old, live):
+        (made / PLACE).mkdir(parents=True)
+        (made / PLACE / "readings.jsonl").touch()
+        for path in (made.parent.parent, *made.parent.parent.rglob("*")):
+            os.utime(path, (long_ago, long_ago))
+    (live / PLACE / "readings.jsonl").write_text("{}")  # its training goes on
+    assert workers_copy("memory://studies/a").exists()
+    assert (old.exists(), live.exists()) == (False, True)
 
 
 def test_what_a_worker_sends_the_driver_has_and_nothing_is_fetched_twice(url, tmp_path):

@@ -53,11 +53,9 @@ class Mirror:
         for entry in entries:
             growing, _, part = entry.name.partition(PARTS)
             name = growing if part else entry.name
-            if (
-                ".." in name.split("/")
-                or name.startswith(("/", *HERE_ONLY))
-                or (Path(name).suffix in HEAVY and not heavy)
-            ):
+            if name.startswith(("/", *HERE_ONLY)) or ".." in name.split("/"):
+                continue  # no name leads out of the folder
+            if Path(name).suffix in HEAVY and not heavy:
                 continue
             if self._fetched.get(entry.name) == entry.version and (self.folder / name).exists():
                 continue
