@@ -44,7 +44,7 @@ def test_the_training_knows_nothing_of_the_service(file):
     [
         ("optuna", {"searcher", "dashboard"}),
         ("wandb", {"tracking", "sweeps"}),
-        ("ray", {"cluster", "runner", "trial", "commands", "jobs"}),
+        ("ray", {"cluster", "runner", "worker", "jobs"}),
         ("matplotlib", {"figures", "page"}),
         ("fsspec", {"storage"}),
     ],

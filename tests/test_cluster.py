@@ -1,16 +1,23 @@
 """Studies on a cluster of several nodes: joined, submitted as jobs, refused where a node sees not what it should."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from tests.rays import cluster, node_without
+from tests.studies import loaded, small
 from tests.test_service import command, finish, wait_for, write_study
+from trainables.errors import InvalidInput
 from tune_srgan import cluster as module
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +86,85 @@ def test_what_a_node_does_not_see_is_said_before_anything_starts(rays, tmp_path)
         assert not list((tmp_path / "all").rglob("*"))
 
 
-@pytest.mark.parametrize(
-    ("kinds", "has"),
-    [([], False), ([({"CPU": 8}, 4)], False), ([({"GPU": 1}, 0)], False), ([({"CPU": 8}, 4), ({"GPU": 1}, 2)], True)],
-)
-def test_a_cluster_that_grows_from_none_has_the_gpus_that_may_come(monkeypatch, kinds, has):
-    monkeypatch.setattr(module, "_nodes", lambda: [{"Resources": {"CPU": 0}}])
-    monkeypatch.setattr(module, "_kinds", lambda: kinds)
-    assert module.has_gpus() is has
+GPU_NODE, CPU_NODE = {"CPU": 8, "GPU": 1}, {"CPU": 8}
+
+
+def grows(monkeypatch, *kinds, nodes=8, there=()):
+    """A cluster with a head that trains nothing, nodes that are there, and those that may come."""
+    monkeypatch.setattr(module, "_nodes", lambda: [{"Resources": dict(found)} for found in ({}, *there)])
+    monkeypatch.setattr(module, "_growth", lambda: module.Growth([(kind, count) for kind, count in kinds], nodes))
+    monkeypatch.setattr(module, "_is_ours", lambda: False)
+
+
+def study_of(tmp_path, **resources):
+    return loaded(tmp_path, small() | {"resources": {"gpus": 0.25} | resources})
+
+
+def test_a_cluster_that_grows_from_none_is_asked_for_all_it_may_become(monkeypatch, tmp_path):
+    study = study_of(tmp_path)
+    grows(monkeypatch, (GPU_NODE, 8), (GPU_NODE, 8), (GPU_NODE, 8))
+    assert module.slots(study) == 32  # four a GPU, on eight nodes of whatever kind
+    assert module.has_gpus()
+    assert module.has_others(study)
+    grows(monkeypatch, (CPU_NODE, 8), (GPU_NODE, 2), ({"CPU": 64, "GPU": 8}, 1))
+    assert module.slots(study) == 40  # one node of eight GPUs, two of one
+    grows(monkeypatch, (GPU_NODE, 1), there=[GPU_NODE, GPU_NODE, GPU_NODE])
+    assert module.slots(study) == 12
+    assert module.slots(study_of(tmp_path, concurrent=3)) == 3
+
+
+def test_what_a_cluster_can_never_hold_and_what_nobody_knows_are_one_error_each(monkeypatch, tmp_path):
+    study = study_of(tmp_path)
+    grows(monkeypatch, (CPU_NODE, 8))
+    assert not module.has_gpus()
+    with pytest.raises(InvalidInput, match=r"0\.25 GPU\(s\) for a trial"):
+        module.slots(study)
+    grows(monkeypatch, there=[GPU_NODE])
+    assert module.slots(study) == 4
+    assert not module.has_others(study)
+    grows(monkeypatch)
+    with pytest.raises(InvalidInput, match="Give --concurrent"):
+        module.slots(study)
+    assert module.slots(study_of(tmp_path, concurrent=32)) == 32
+
+
+def test_a_file_that_says_nothing_of_growth_is_none():
+    for config in (None, [], "", {"max_workers": "many"}, {"max_workers": 2}):
+        assert module.growth_of(config) == module.Growth([], 0)
+
+
+CLOSE = """
+import ray, sys
+from tune_srgan import cluster
+
+class Worker:
+    def close(self, reason):
+        cluster.close_this_node(reason)
+
+    def node(self):
+        return cluster.whereabouts()[0]
+
+ray.init(sys.argv[1], logging_level="ERROR")
+start = ray.remote(num_cpus=1)(Worker).remote
+first = start()
+closed = ray.get(first.node.remote())
+ray.get(first.close.remote("its GPU fell off the bus"))
+assert ray.get(first.node.remote()) == closed  # what is at work there goes on
+ray.kill(first)
+for _ in range(3):
+    other = start()
+    assert ray.get(other.node.remote(), timeout=60) != closed
+    ray.kill(other)
+print("closed")
+"""
+
+
+def test_no_trial_comes_to_a_node_that_was_closed(tmp_path):
+    with cluster(nodes=2) as made:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        told = [sys.executable, "-c", CLOSE, made.gcs_address]
+        said = subprocess.run(told, capture_output=True, text=True, timeout=120, env=environment)
+    assert said.stdout.split() == ["closed"], said.stderr
 
 
 def test_what_no_node_can_hold_is_said_at_once(tmp_path):

@@ -23,6 +23,9 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
+from tune_srgan.cluster import growth_of
+from tune_srgan.study import load_study
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
     "aws": ROOT / "ray_cluster.yaml",
@@ -131,6 +134,8 @@ def cloud(kind: str, config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     yield head["resources"].get("CPU") == 0 and not head["resources"].get("GPU"), "the head takes trials"
     yield not is_spot(head["node_config"]), "the head is on spot"
     yield len(types) > 1, "one type of GPU node alone: a study stops when it is sold out"
+    heard = [line for line in config["worker_start_ray_commands"] if "tune_srgan.notice" in line]
+    yield bool(heard), "nobody hears a spot notice"
     for name, node_type in types.items():
         yield is_spot(node_type["node_config"]), f"{name}: not on spot"
         yield node_type.get("min_workers") == 0, f"{name}: does not start from none"
@@ -149,6 +154,8 @@ def kuberay(config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     yield (config.get("apiVersion"), config.get("kind")) == ("ray.io/v1", "RayJob"), "no RayJob"
     yield "name" in config["metadata"], "no cluster_name"
     yield bool(re.match(r"python tune\.py run \S+ --storage (s3|gs)://", spec.get("entrypoint", ""))), "no study"
+    yield "--concurrent " in spec.get("entrypoint", ""), "nobody knows how many at once"
+    yield "--take-over" in spec.get("entrypoint", ""), "a lost head is not followed"
     yield spec.get("shutdownAfterJobFinishes") is True, "goes on costing after the study"
     yield cluster.get("rayVersion") == RAY, f"rayVersion is not {RAY}"
     yield cluster.get("authOptions") == {"mode": "token"}, "no token"
@@ -165,6 +172,8 @@ def kuberay(config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
         yield group.get("maxReplicas", 0) > 0, "no max_workers"
         yield gpus(group) > 0, "no GPU"
         yield any("spot" in label for label in selector), "not on spot"
+        hooks = [container.get("lifecycle", {}) for container in group["template"]["spec"]["containers"]]
+        yield all("tune_srgan.notice --now" in str(hook.get("preStop")) for hook in hooks), "nobody hears a spot notice"
 
 
 def gpus(group: dict[str, Any]) -> int:
@@ -203,6 +212,7 @@ def put(path: str, value: Any) -> Any:
     return change
 
 
+RUN = "python tune.py run a.yaml --storage s3://b/c"
 POD = "spec/rayClusterSpec/headGroupSpec/template/spec/containers/0"
 GPU_POD = "spec/rayClusterSpec/workerGroupSpecs/0"
 
@@ -241,6 +251,7 @@ def test_five_places_are_marked(kind):
         ("aws", put("setup_commands/2", "pip install ray==2.59.0"), "versions beside the lock's"),
         ("aws", put("setup_commands/2", "export WANDB_API_KEY=abc"), "looks like a secret"),
         ("aws", put("setup_commands/2", "echo AKIAABCDEFGHIJKLMNOP"), "looks like a secret"),
+        ("aws", put("worker_start_ray_commands/2", GONE), "nobody hears a spot notice"),
         ("gcp", put("provider/project_id", GONE), "no project_id"),
         ("gcp", put("provider/region", GONE), "no region"),
         ("gcp", put("available_node_types/a100/node_config/machineType", GONE), "a100: no machineType"),
@@ -259,6 +270,9 @@ def test_five_places_are_marked(kind):
         ("kuberay", put(f"{POD}/image", "rayproject/ray:2.60.0-py312-cu130"), "head: the image"),
         ("kuberay", put(f"{POD}/env", [{"name": "WANDB_API_KEY", "value": "abc"}]), "looks like a secret"),
         ("kuberay", put(f"{GPU_POD}/minReplicas", 1), "does not start from none"),
+        ("kuberay", put(f"{GPU_POD}/template/spec/containers/0/lifecycle", GONE), "nobody hears a spot notice"),
+        ("kuberay", put("spec/entrypoint", f"{RUN} --take-over"), "how many at once"),
+        ("kuberay", put("spec/entrypoint", f"{RUN} --concurrent 32"), "lost head"),
         ("kuberay", put(f"{GPU_POD}/template/spec/nodeSelector", GONE), "not on spot"),
         ("kuberay", put(f"{GPU_POD}/template/spec/containers/0/resources/limits/cpu", "many"), "Ray: "),
     ],
@@ -296,6 +310,8 @@ def test_ray_starts_these_machines_on_aws(tmp_path, monkeypatch):
         node_type["node_config"]["InstanceType"]: "spot" if node_type["resources"].get("GPU") else None
         for node_type in config["available_node_types"].values()
     }
+    wanted = load_study(ROOT / "search_spaces/srgan.yaml")[0].resources
+    assert growth_of(config).holds(wanted) == 4 * config["max_workers"]  # as the head finds it
     resources = {name: node_type["resources"] for name, node_type in config["available_node_types"].items()}
     assert resources.pop("head") == {"CPU": 0}
     assert {(found["CPU"], found["GPU"]) for found in resources.values()} == {(8, 1)}

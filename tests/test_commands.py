@@ -91,8 +91,8 @@ def test_without_a_study_it_depends_on_the_cluster(monkeypatch, said, gpus, file
     monkeypatch.setattr(commands, "_run", lambda *arguments, **options: ran.append((*arguments, options)))
     monkeypatch.setenv("TUNE_SRGAN_STORAGE", "s3://bucket/studies")
     assert invoke().exit_code == 0
-    [(path, trials, address, storage, options)] = ran
-    assert (path.name, trials, address) == (file, None, None)
+    [(path, trials, concurrent, address, storage, options)] = ran
+    assert (path.name, trials, concurrent, address) == (file, None, None, None)
     assert storage == "s3://bucket/studies"
     assert options == {"connected": said}
 

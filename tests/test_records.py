@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.studies import PATIENCE, VALUES, WEIGHT, finish, loaded, reading, small, start, write
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput
+from tune_srgan import records
 from tune_srgan.records import (
     BUDGET_USED,
     SHARED,
@@ -71,6 +72,34 @@ def test_half_a_line_is_never_read_and_never_kept(tmp_path, before, half):
     trial.append(whole[before])
     assert trial.readings() == whole
     assert trial.readings_file.read_bytes().count(b"\n") == before + 1
+
+
+def test_a_reading_that_two_workers_wrote_counts_once(folder, study):
+    """One was thought dead: its node could still reach the folder."""
+    start(folder, study, 0, VALUES)
+    trial = folder.trial(0)
+    for step in (4, 8, 12, 8, 16, 12, 20):
+        trial.append(reading(step, rank=0.5 if step == 8 else 0.75))
+    assert [found["step"] for found in trial.readings()] == [4, 8, 12, 16, 20]
+    assert trial.last_step() == 20
+    assert record_of(trial, study).trained_steps == 20
+
+
+def test_a_disk_that_is_full_for_a_while_is_waited_for(folder, study, monkeypatch):
+    start(folder, study, 0, VALUES)
+    trial, whole, failed = folder.trial(0), records._append, []
+
+    def full(path, record):
+        if len(failed) < 3:
+            failed.append(record)
+            raise OSError(28, "No space left on device")
+        whole(path, record)
+
+    monkeypatch.setattr(records, "_append", full)
+    monkeypatch.setattr("tune_srgan.mirror.time.sleep", lambda seconds: None)
+    trial.append(reading(4))
+    assert len(trial.readings()) == 1
+    assert len(failed) == 3
 
 
 def test_a_trial_exists_once_all_of_it_is_written(folder, study):
@@ -241,64 +270,6 @@ def test_a_study_may_ask_for_the_fewest_seconds(tmp_path):
     assert record.steps == 100
     assert record.cost == pytest.approx(100 * 0.05)
     assert record.step_seconds == pytest.approx((0.05, 0.05))
-
-
-def test_attempts_that_are_a_neighbours_fault_are_not_spent(folder, study, monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr("tune_srgan.records.time.time", lambda: now[0])
-    trials = []
-    for number in range(3):
-        start(folder, study, number, VALUES)
-        trials.append(folder.trial(number))
-
-    def attempt(trial, error=None, gpu="", run="run-2"):
-        now[0] += 1
-        trial.begin_attempt(run)
-        if error is not None:
-            trial.note_failure(error, gpu)
-
-    fault = RuntimeError("CUDA error: an illegal memory access was encountered")
-    attempt(trials[0], ValueError("before this driver"), run="run-1")
-    assert folder.spent_attempts(folder.trial(0), "run-2") == 0
-    attempt(trials[0], fault, "node/0")  # the first to see it
-    attempt(trials[1], fault, "node/0")
-    attempt(trials[2], fault, "node/1")  # another device
-    assert [folder.spent_attempts(trial, "run-2") for trial in trials] == [1, 0, 1]
-    attempt(trials[1])  # killed without a word
-    attempt(trials[1], ValueError("its own"))
-    assert folder.spent_attempts(folder.trial(1), "run-2") == 2
-    now[0] += 3600
-    attempt(trials[1], fault, "node/0")  # alone
-    assert folder.spent_attempts(folder.trial(1), "run-2") == 3
-    attempt(trials[1], InvalidInput([Problem("a.tif", "Data.path", "nothing", "imagery")]))
-    assert folder.spent_attempts(folder.trial(1), "run-2") == 3
-    assert trials[1].failures()[-1].startswith("InvalidInput")
-
-
-def test_an_attempt_that_made_way_is_not_spent(folder, study):
-    start(folder, study, 0, VALUES)
-    trial = folder.trial(0)
-    for _ in range(5):
-        trial.begin_attempt("run-1")
-        trial.note_pause()
-    assert folder.spent_attempts(trial, "run-1") == 0
-    assert trial.failures() == []
-    assert trial.is_paused()
-    trial.begin_attempt("run-2")
-    assert not trial.is_paused()
-    trial.begin_attempt("run-2")  # the one before was killed
-    assert folder.spent_attempts(trial, "run-2") == 2
-
-
-def test_half_a_note_of_an_attempt_is_dropped(folder, study):
-    start(folder, study, 0, VALUES)
-    trial = folder.trial(0)
-    trial.begin_attempt("run-1")
-    with trial.attempts_file.open("a") as file:
-        file.write('{"cause": "no spa')  # the disk was full
-    assert folder.spent_attempts(folder.trial(0), "run-1") == 1
-    trial.note_failure(ValueError("again"))
-    assert trial.failures() == ["ValueError: again"]
 
 
 def test_a_phase_of_few_readings_costs_what_its_quickest_says():

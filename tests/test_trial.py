@@ -1,17 +1,18 @@
 """One recorded trial without Ray: what it notes beside the readings, and what ends it."""
 
-import math
-import threading
-import time
+import json
+import resource
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.studies import VALUES, loaded, reading, small, start
 from tests.tiny import tiny
+from trainables.configuration import dump_configuration
+from trainables.state import State
+from tune_srgan import notice
 from tune_srgan import trial as module
-from tune_srgan.records import StudyFolder, TrialFolder
+from tune_srgan.records import TrialFolder
 from tune_srgan.tracking import Tracker
 from tune_srgan.trial import Terms, train_recorded
 
@@ -54,38 +55,66 @@ def test_by_default_checkpoints_take_a_fiftieth_of_the_time(trial, monkeypatch):
         saved.append(round(now[0], 1))
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    checkpoints = module._Checkpoints(trial.checkpoint, None)
+    checkpoints = module._Checkpoints(trial, None)
     for _ in range(20):
         now[0] += 1
         checkpoints.offer(SimpleNamespace(readings=[], save=save))
     assert saved == [5.1, 10.2, 15.3, 20.4]
 
 
-def test_a_training_does_not_wait_for_a_driver_and_the_last_reading_arrives():
-    go, told = threading.Event(), []
-
-    def report(reading):
-        told.append(reading["step"])
-        go.wait(10)
-
-    with module._Reporter(report) as reporter:
-        for step in range(100):  # the driver takes nothing but the first
-            reporter({"step": step})
-        go.set()
-    assert told[0] in range(100)
-    assert told[-1] == 99
-    assert len(told) <= 3
+def test_a_node_that_will_be_taken_away_has_one_more_checkpoint_at_once(trial, monkeypatch, tmp_path):
+    monkeypatch.setenv("TUNE_SRGAN_CACHE", str(tmp_path / "machine"))
+    saved = []
+    checkpoints = module._Checkpoints(trial, 1000)
+    state = SimpleNamespace(readings=[1], save=saved.append)
+    checkpoints.offer(state)
+    assert saved == []
+    monkeypatch.setattr("tune_srgan.cluster.close_this_node", lambda reason: None)
+    notice.take()
+    checkpoints.offer(state)
+    checkpoints.offer(state)
+    assert saved == [trial.checkpoint]
 
 
-def test_ray_ends_a_training_through_its_report():
-    def report(reading):
-        raise SystemExit
+def test_a_checkpoint_that_the_disk_does_not_take_stops_no_training(trial, monkeypatch):
+    whole = State.save
 
-    with pytest.raises(SystemExit), module._Reporter(report) as reporter:
-        for step in range(10_000):
-            reporter({"step": step})
-            time.sleep(0.001)
-    assert step < 9_999
+    def full(state, path):
+        if state.step < 90:
+            path.with_name("checkpoint.pt.1.tmp").touch()
+            raise OSError(28, "No space left on device")
+        whole(state, path)
+
+    trial.configuration_file.write_text(dump_configuration(tiny(**{"Training.checkpoint_every": 5})))
+    monkeypatch.setattr(State, "save", full)
+    readings = list(train_recorded(trial, Tracker()))
+    assert len(readings) == 50
+    assert trial.outcome()["end"] == "exhausted"
+    [said] = trial.complaints()
+    assert "No space left on device" in said
+    assert trial.checkpoint.exists()
+
+
+def test_half_a_checkpoint_leaves_nothing_behind(trial):
+    state = State(tiny(), torch.device("cpu"))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="takes no checkpoint|too large"):
+            state.save(trial.checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [path.name for path in trial.path.iterdir() if "checkpoint" in path.name] == []
+
+
+def test_a_reading_that_only_the_checkpoint_has_is_recorded_again(trial):
+    """Its node was lost between sending the readings and sending the checkpoint."""
+    list(train_recorded(trial, Tracker(), Terms(why_stop=lambda state: "makes way" if state.step >= 20 else None)))
+    lines = trial.readings_file.read_text().splitlines(keepends=True)
+    trial.readings_file.write_text("".join(lines[:6]))
+    list(train_recorded(trial, Tracker()))
+    assert [reading["step"] for reading in trial.readings()] == list(range(2, 101, 2))
+    assert trial.readings()[:10] == [json.loads(line) for line in lines[:10]]
 
 
 def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
@@ -127,30 +156,6 @@ def test_a_checkpoint_that_is_damaged_costs_its_steps_and_nothing_else(trial, tm
     assert figures(trial) == figures(alone)
 
 
-def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    study = loaded(tmp_path)
-    folder = StudyFolder(tmp_path / "runs" / "small")
-    folder.open(study)
-    start(folder, study, 0, VALUES)
-    asked = []
-    monkeypatch.setattr(module, "_Reader", lambda name: lambda earliest: (None, asked.append(earliest) or earliest > 0))
-    terms = module._terms(study, folder, folder.trial(0), {"deadline": None, "board": "its name"})
-
-    def why_stop(step, rank):
-        readings = [reading(at, rank) for at in range(4, step + 1, 4)]
-        return terms.why_stop(SimpleNamespace(step=step, readings=readings))
-
-    assert why_stop(16, 0.5) is None  # pretraining: the bound is what it was when it started
-    assert why_stop(60, 0.5) is None  # balanced since the ramp ended at 40
-    assert asked == [-math.inf, -math.inf]
-    assert why_stop(60, 0.875) == "makes way"
-    assert asked[2:] == [64]  # the next reading may be the first that holds
-    start(folder, study, 1, VALUES, "try_first")
-    terms = module._terms(study, folder, folder.trial(1), {"deadline": None, "board": "its name"})
-    assert why_stop(60, 0.875) is None  # a baseline is seen, until it is capped
-
-
 def figures(trial):
     return [{key: value for key, value in one.items() if not key.startswith("time/")} for one in trial.readings()]
 
@@ -167,21 +172,6 @@ def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(tri
     assert "Data.train_batch_size 4 and Data.crop_size 16" in outcome["cause"]
     assert "Tried to allocate 2.00 GiB" in outcome["cause"]
     assert trial.failures() == []  # not an attempt that a second one would mend
-
-
-def test_a_worker_that_was_given_a_gpu_does_not_train_without(tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    document = small()
-    document["resources"] = {"gpus": 0.25, "mps": False}
-    study = loaded(tmp_path, document)
-    folder = StudyFolder(tmp_path / "runs" / study.study)
-    folder.open(study)
-    start(folder, study, 0, VALUES)
-    with pytest.raises(RuntimeError, match="given a GPU, but torch finds none"):
-        module.run_trial({"folder": str(folder.path), "trial": "trials/00000", "deadline": None, "run": "run-1"})
-    assert folder.trial(0).readings() == []
-    assert "torch finds none" in folder.trial(0).failures()[0]
 
 
 def test_a_confirmation_that_the_budget_interrupts_goes_on_later(tmp_path):

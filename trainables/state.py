@@ -92,8 +92,17 @@ class State:
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        torch.save(self.content(), temporary)
-        temporary.replace(path)
+        try:
+            torch.save(self.content(), temporary)
+            temporary.replace(path)
+        except RuntimeError as error:
+            if "CUDA" in str(error):
+                raise
+            raise OSError(
+                f"the disk takes no checkpoint ({str(error)[:80]})"
+            ) from error  # as torch says that it is full
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def content(self) -> dict[str, Any]:
         """All of it, as plain containers and tensors."""

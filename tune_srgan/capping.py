@@ -8,6 +8,7 @@ number. That a game is lost is a judgement, not a proof.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,6 +103,10 @@ class Board:
     def wait(self, earliest: list[float]) -> None:
         """These trials wait, and nobody computes what they would: the step of each one's earliest possible balance."""
         self._waiting = sorted(earliest)
+
+    def now(self) -> float:
+        """The clock of the driver's machine."""
+        return time.monotonic()
 
     def answer(self, earliest: float) -> tuple[Incumbent | None, bool]:
         """The incumbent, and whether a running trial whose balance lies that far now makes way for one that waits.

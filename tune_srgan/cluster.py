@@ -7,8 +7,10 @@ import logging
 import math
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import yaml
+from ray.core.generated import autoscaler_pb2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.configuration import is_url
@@ -27,6 +31,9 @@ from tune_srgan.study import Resources, Study
 
 LOOK_S = 300.0  # what nodes may take to look at storage and imagery
 PROBES = ".seen"  # objects that come and go with a look
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"  # where Ray's launcher leaves a cluster's file on its head
+HEAD = "node:__internal_head__"  # a resource that Ray gives to the head alone
+CLOSED_S = 3600.0  # a node that is closed takes nothing for so long
 
 
 def connect(address: str | None) -> str:
@@ -64,25 +71,53 @@ def slots(study: Study) -> int:
     """How many trials may run at once: those that fit on the nodes that are there, or may come; at least one.
 
     All of them are asked for at once, so that a cluster that grows does so to its maximum. One clear error where no
-    node can ever hold a trial.
+    node can ever hold a trial, or where nobody knows how many nodes may come.
     """
-    wanted, nodes = study.resources, _nodes()
-    here = sum(_fits(node["Resources"], wanted) for node in nodes)
-    kinds = _kinds()
-    grown = sum(_fits(resources, wanted) * count for resources, count in kinds)
-    if not here and not grown and (kinds or _is_ours()):
-        gpus, cpus = max((node["Resources"].get("GPU", 0), node["Resources"].get("CPU", 0)) for node in nodes)
+    wanted, nodes, growth = study.resources, _nodes(), _growth()
+    held = max(sum(_fits(node["Resources"], wanted) for node in nodes), growth.holds(wanted))
+    if held:
+        return wanted.concurrent or held
+    if growth.kinds or _is_ours():
+        kinds = [node["Resources"] for node in nodes] + [resources for resources, _ in growth.kinds]
+        gpus, cpus = max((resources.get("GPU", 0), resources.get("CPU", 0)) for resources in kinds)
         found = f"{wanted.cpus:g} CPU(s) and {wanted.gpus:g} GPU(s) for a trial"
         expected = f"what a node holds, {cpus:g} and {gpus:g} at most"
         fix = "Ask for less, or join a larger cluster."
         raise InvalidInput([Problem(study.study, "resources", found, expected, fix)])
-    return max(1, wanted.concurrent or max(here, grown))
+    if wanted.concurrent:
+        return wanted.concurrent
+    found = "a cluster without a node for a trial, that does not say how many may come"
+    fix = "Give --concurrent: how many trials it holds at once at its largest."
+    raise InvalidInput([Problem(study.study, "resources.concurrent", found, "a number", fix)])
 
 
 def has_gpus() -> bool:
     """Whether a node has a GPU, or one that may come does: a cluster grows from none."""
-    there = [node["Resources"] for node in _nodes()]
-    return any(resources.get("GPU", 0) >= 1 for resources in [*there, *(kind for kind, count in _kinds() if count)])
+    kinds = [node["Resources"] for node in _nodes()] + [resources for resources, _ in _growth().kinds]
+    return any(resources.get("GPU", 0) >= 1 for resources in kinds)
+
+
+def has_others(study: Study) -> bool:
+    """Whether a trial that loses its node finds another."""
+    fitting = sum(_fits(node["Resources"], study.resources) > 0 for node in _nodes())
+    return fitting > 1 or _growth().holds(study.resources) > 0
+
+
+def whereabouts() -> tuple[str | None, set[str]]:
+    """The node that this process is on, and all that are alive; neither without Ray."""
+    if not ray.is_initialized():
+        return None, set()
+    return ray.get_runtime_context().get_node_id(), {node["NodeID"] for node in _nodes()}
+
+
+def close_this_node(reason: str) -> None:
+    """No trial comes to this machine's node any more; where Ray cannot be told, nothing changes."""
+    with contextlib.suppress(Exception):
+        if not ray.is_initialized():
+            connect(None)
+        told = ray.get_runtime_context()
+        until, why = int(1000 * (time.time() + CLOSED_S)), autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+        ray._raylet.GcsClient(address=told.gcs_address).drain_node(told.get_node_id(), why, reason, until)
 
 
 def on_drivers_node() -> NodeAffinitySchedulingStrategy:
@@ -189,10 +224,39 @@ def _fits(resources: dict[str, float], wanted: Resources) -> int:
     return math.floor(min(held) + 1e-9)
 
 
-def _kinds() -> list[tuple[dict[str, float], int]]:
-    """The kinds of node that a cluster may grow by, and how many of each; none where it does not say."""
-    config = ray._private.state.state.get_cluster_config()
-    return [(dict(kind.resources), kind.max_count) for kind in config.node_group_configs] if config else []
+@dataclass(frozen=True)
+class Growth:
+    """How a cluster may grow: its kinds of nodes, how many of each at most, and how many in all."""
+
+    kinds: list[tuple[dict[str, float], int]]
+    nodes: int
+
+    def holds(self, wanted: Resources) -> int:
+        """How many trials it holds at its largest, made of the nodes that hold most."""
+        left, held = self.nodes, 0
+        for fits, count in sorted(((_fits(resources, wanted), count) for resources, count in self.kinds), reverse=True):
+            held, left = held + fits * min(left, count), left - min(left, count)
+        return held
+
+
+def growth_of(config: Any) -> Growth:
+    """By a cluster's file, as Ray's launcher has completed it; none where it says nothing of that kind."""
+    try:
+        most = int(config["max_workers"])
+        types = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]
+        return Growth([(dict(kind.get("resources", {})), int(kind.get("max_workers", most))) for kind in types], most)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Growth([], 0)
+
+
+def _growth() -> Growth:
+    """Of the cluster whose head this machine is, where Ray's launcher started it."""
+    file = Path(BOOTSTRAP).expanduser()
+    if not file.exists() or _is_ours():
+        return Growth([], 0)
+    own = ray.get_runtime_context().get_node_id()
+    on_head = any(node["NodeID"] == own and HEAD in node["Resources"] for node in _nodes())
+    return growth_of(yaml.safe_load(file.read_text(encoding="utf-8"))) if on_head else Growth([], 0)
 
 
 def _is_ours() -> bool:

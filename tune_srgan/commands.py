@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -62,6 +63,10 @@ Dashboard = Annotated[
     str | None,
     typer.Option("--address", help="Do it on the head of a Ray cluster: its dashboard, like http://127.0.0.1:8265."),
 ]
+Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")]
+Concurrent = Annotated[
+    int | None, typer.Option(min=1, help="Trials at once; needed where a cluster does not say how far it grows.")
+]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
 ]
@@ -104,22 +109,23 @@ def quickstart(context: typer.Context) -> None:
     said = cluster.connect(None)
     file = FULL if said.startswith("joined") and cluster.has_gpus() else QUICKSTART
     out.print(f"No study named: running {_shown(file)}.", highlight=False)
-    _run(file, None, None, os.environ.get(STORAGE), connected=said)
+    _run(file, None, None, None, os.environ.get(STORAGE), connected=said)
 
 
 @app.command()
 @_answers_problems
 def run(
     study: Annotated[Path, typer.Argument(help="A study file.")],
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")] = None,
+    trials: Trials = None,
+    concurrent: Concurrent = None,
     address: Address = None,
     storage: Storage = None,
     take_over: TakeOver = False,
 ) -> None:
     """Run a study, or go on with it."""
     if is_dashboard(address):
-        submit(study, str(address), trials, storage, take_over)
-    _run(study, trials, address, storage, take_over=take_over)
+        submit(study, str(address), trials, concurrent, storage, take_over)
+    _run(study, trials, concurrent, address, storage, take_over=take_over)
 
 
 @app.command()
@@ -127,17 +133,17 @@ def run(
 def submit(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")] = None,
+    trials: Trials = None,
+    concurrent: Concurrent = None,
     storage: Storage = None,
     take_over: TakeOver = False,
 ) -> None:
     """Run a study on the head of a Ray cluster, as a job, and follow it; the job goes on without this shell."""
     loaded, warnings = load_study(study)
-    loaded = loaded.model_copy(update={"storage": storage or loaded.storage})
+    loaded = _changed(loaded, trials, concurrent, storage)
     _refuse_relative(str(study), loaded.storage)
     _warn(warnings)
-    arguments = ["run", SUBMITTED, *(["--trials", str(trials)] if trials else []), *_taking_over(take_over)]
-    _on_head(address, "run", loaded.study, arguments, loaded)
+    _on_head(address, "run", loaded.study, ["run", SUBMITTED, *_taking_over(take_over)], loaded)
 
 
 @app.command()
@@ -395,19 +401,25 @@ def _say_what_is_only_here(study: Study) -> None:
             _warn([f"Data.{key}: {place} is on this machine; give a path that every node sees, or a URL."])
 
 
+def _changed(study: Study, trials: int | None, concurrent: int | None, storage: str | None) -> Study:
+    """A study with what a person asked for instead of the file's."""
+    search = study.search.model_copy(update={"trials": trials or study.search.trials})
+    resources = study.resources.model_copy(update={"concurrent": concurrent or study.resources.concurrent})
+    told = {"search": search, "resources": resources, "storage": storage or study.storage}
+    return study.model_copy(update=told)
+
+
 def _run(
     file: Path,
     trials: int | None,
+    concurrent: int | None,
     address: str | None,
     storage: str | None,
     connected: str = "",
     take_over: bool = False,
 ) -> None:
     study, warnings = load_study(file)
-    changed: dict[str, Any] = {"storage": storage or study.storage}
-    if trials is not None:
-        changed["search"] = study.search.model_copy(update={"trials": trials})
-    study = study.model_copy(update=changed)
+    study = _changed(study, trials, concurrent, storage)
     _check_parts(study, str(file), study.storage)
     folder = study_at(f"{study.storage}/{study.study}")
     folder.open(study)
@@ -424,10 +436,11 @@ def _drive(
     mode_note = tracking.tracking_mode(study.tracking.wandb)[1]
     if mode_note:
         err.print(mode_note, style="yellow")
+    stopped = ""
     if not _left(study, folder):
         out.print(f"All trials of '{study.study}' have ended; more with `run … --trials N`.", highlight=False)
     else:
-        with _held(folder, take_over):
+        with _held(folder, take_over) as taken:
             sweeps.open_sweep(study, folder)  # beside the start of Ray: it costs no time
             where = connected or cluster.connect(address)
             out.print(Text(f"Study '{study.study}' in {folder.address}; {where}."), soft_wrap=True)
@@ -435,13 +448,15 @@ def _drive(
             if sweep_note := sweeps.sweep_note(folder, 1.0):
                 err.print(Text(sweep_note, style="yellow"), soft_wrap=True)
             budget = runner.Budget(study, folder)
-            stopped = ""
             view = live.StudyView(study, folder, out, budget.elapsed_s)
-            with view, contextlib.suppress(KeyboardInterrupt):
+            with view, contextlib.suppress(KeyboardInterrupt), _storage_errors(folder):
                 stopped = runner.run_study(study, folder, budget, view)
+            if taken.is_set():
+                raise typer.Exit(INTERRUPTED)  # what is kept is another driver's now
             best = winner(study, folder)
             seconds = max(2.0, TRACKERS_SHARE * budget.elapsed_s())
             sweeps.close_sweep(study, folder, best.number if best else None, seconds)
+            folder.send(patience=ANSWER_S)
         if stopped:
             out.print(Text(f"Stopped early: {stopped}.", style="yellow"), soft_wrap=True)
         interrupted = any(trial.outcome() is None and trial.readings() for trial in folder.every_trial())
@@ -452,6 +467,17 @@ def _drive(
     report.print_report(study, folder, out)
     _write_reports(study, folder, [Format.html])
     folder.send(patience=ANSWER_S)
+
+
+@contextlib.contextmanager
+def _storage_errors(folder: StudyFolder) -> Iterator[None]:
+    """A store or a disk that fails for longer than it is waited for: one clear error, and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        found = f"a store or disk that fails ({' '.join(str(error).split())[:160]})"
+        fix = f"Mend it; then: python tune.py resume {folder.address}"
+        raise InvalidInput([Problem(folder.address, "storage", found, "one that can be written", fix)]) from None
 
 
 def _look_around(study: Study, address: str) -> None:
@@ -481,15 +507,17 @@ def _write_reports(
 
 
 @contextlib.contextmanager
-def _held(folder: StudyFolder, take_over: bool = False) -> Iterator[None]:
-    """Drive or change a study alone; stop, as by Ctrl-C, where another driver took it over."""
+def _held(folder: StudyFolder, take_over: bool = False) -> Iterator[threading.Event]:
+    """Drive or change a study alone; stop, as by Ctrl-C, where another driver took it over, which the event says."""
+    taken = threading.Event()
 
     def lost() -> None:
         err.print("Another driver took this study over: this one stops.", style="yellow")
+        taken.set()
         os.kill(os.getpid(), signal.SIGINT)
 
     with lease.held(folder.storage(), folder.address, lost, take_over):
-        yield
+        yield taken
 
 
 def _left(study: Study, folder: StudyFolder) -> int:
@@ -557,7 +585,8 @@ def _rehearse(study: Study, file: str) -> None:
 
     from trainables.imagery import load_imagery
     from trainables.rehearsal import rehearse
-    from tune_srgan.trial import CONTEXT_BYTES, out_of_memory
+    from tune_srgan.trial import out_of_memory
+    from tune_srgan.worker import CONTEXT_BYTES
 
     configuration, device = study.highest(), torch.device("cuda")
     try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainables.balance import Ruler, excesses, judge
+from tune_srgan.mirror import PATIENCE_S
 from tune_srgan.records import StudyFolder, TrialFolder, TrialRecord, best_of, record_of
 from tune_srgan.study import Study
 
@@ -65,7 +66,7 @@ def missing(study: Study, folder: StudyFolder) -> list[TrialFolder]:
             trial = folder.confirmation(record.number, further)
             if not trial.exists():
                 trial.create(record.values, "confirm", study.confirming(record.values, further))
-                folder.send(trial.place)
+                folder.send(trial.place, PATIENCE_S)
             if trial.outcome() is None:
                 found.append(trial)
     return found

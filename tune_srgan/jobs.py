@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import shlex
 import sys
@@ -51,18 +52,19 @@ class Head:
     def start(self, arguments: Sequence[str], name: str, given: str = "") -> str:
         """Start a command that is given a text on its standard input; the job's id.
 
-        Where a job of that name is at work, it is that one: two shells follow one study.
+        Where the same is at work already, it is that job: two shells follow one study.
         """
-        for job in self._client.list_jobs():
-            if job.submission_id and job.submission_id.startswith(f"{name}-") and job.status.value not in OVER:
-                return str(job.submission_id)
         entrypoint = f"{COMMAND} {shlex.join(arguments)}"
+        same = f"{name}-{hashlib.sha256(f'{entrypoint} {given}'.encode()).hexdigest()[:8]}-"
+        for job in self._client.list_jobs():
+            if job.submission_id and job.submission_id.startswith(same) and job.status.value not in OVER:
+                return str(job.submission_id)
         # not by a working folder: Ray deletes it while the job still works in it
         handed = {"env_vars": {GIVEN: given}} if given else None
         told = f'printf %s "${GIVEN}" | {entrypoint}' if given else entrypoint
         until = time.monotonic() + READY_S
         while True:
-            job = f"{name}-{time.time_ns() // 1_000_000:x}"
+            job = f"{same}{time.time_ns():x}"
             try:
                 return str(self._client.submit_job(entrypoint=told, submission_id=job, runtime_env=handed))
             except RuntimeError as error:  # a head that has just started has no agent yet
@@ -73,13 +75,15 @@ class Head:
 
     def follow(self, job: str, say: Callable[[str], object] = _say_now) -> int:
         """Pass its log on until it has ended; its exit code. A connection that breaks is taken up again."""
+        import aiohttp  # Ray's client speaks through it
+
         broken, self._said = 0, 0
         while True:
             try:
                 asyncio.run(self._pass_on(job, say))
                 info = self._client.get_job_info(job)
                 broken = 0
-            except (OSError, RuntimeError) as error:
+            except (OSError, RuntimeError, aiohttp.ClientError) as error:
                 broken += 1
                 if broken > LOST:
                     raise InvalidInput([self._lost(job, error)]) from None

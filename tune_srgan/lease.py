@@ -27,8 +27,8 @@ EXPECTED = "one driver at a time"
 def held(storage: Storage, place: str, lost: Callable[[], None], take_over: bool = False) -> Iterator[None]:
     """Hold a study; one clear error where another driver does. `lost` is called where another took over.
 
-    A holder of this machine whose process is gone is followed at once; another machine's only where a person says so,
-    and where it shows no sign of life.
+    A holder of this machine whose process is gone is followed at once; one of its name (this machine before it was
+    started again, another container) where it is silent; another machine's only where a person says so, too.
     """
     last, holder = _last(storage)
     if holder and not holder["released"]:
@@ -63,14 +63,14 @@ def held(storage: Storage, place: str, lost: Callable[[], None], take_over: bool
 
 def _refuse_the_living(storage: Storage, place: str, last: int, holder: dict[str, Any], take_over: bool) -> None:
     who = f"process {holder['pid']} of {holder['host']}"
-    if holder["host"] == socket.gethostname():
+    if _is_of_this_machine(holder):
         if _is_alive(holder):
             fix = "Wait for it, or stop it; `status` works meanwhile."
             raise InvalidInput([Problem(place, "", f"a study that {who} is running", EXPECTED, fix)])
         return
     age = max(0.0, time.time() - holder["time"])
     found = f"a study that {who} is running; its last sign of life is {age:.0f} s old"
-    if not take_over:
+    if not take_over and holder["host"] != socket.gethostname():
         fix = "Stop it there, or follow it with `status`; if that machine is gone, give --take-over."
         raise InvalidInput([Problem(place, "", found, EXPECTED, fix)])
     # a clock may lie, a beat that goes on does not
@@ -79,7 +79,7 @@ def _refuse_the_living(storage: Storage, place: str, last: int, holder: dict[str
         number, now = _last(storage)
         if number != last or now.get("beat") != holder["beat"]:
             fix = "It is alive: stop it there first."
-            raise InvalidInput([Problem(place, "--take-over", found, "a driver that is gone", fix)])
+            raise InvalidInput([Problem(place, "", found, "a driver that is gone", fix)])
 
 
 def _last(storage: Storage) -> tuple[int, dict[str, Any]]:
@@ -97,7 +97,20 @@ def _name(number: int) -> str:
 
 
 def _sign() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return _machine() | {"pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _machine() -> dict[str, Any]:
+    """A machine since it was started, and whose processes are counted: containers may share a name."""
+    found = {"host": socket.gethostname()}
+    with contextlib.suppress(OSError):
+        found["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        found["processes"] = str(Path("/proc/self/ns/pid").readlink())
+    return found
+
+
+def _is_of_this_machine(holder: dict[str, Any]) -> bool:
+    return all(holder.get(key) == value for key, value in _machine().items())
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:

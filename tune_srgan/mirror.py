@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import shutil
 import threading
 import time
@@ -28,7 +29,8 @@ HEAVY = {".pt"}  # fetched where they are asked for; sent so often that it takes
 HEAVY_SHARE = 0.1
 ORIGIN = "origin.json"
 HERE_ONLY = ("ray/", "optuna.db", "pretraining/", "lease/", ".seen/", ORIGIN)  # made anew, or used where they lie
-PATIENCE_S = 900.0  # for a store that answers errors, or nothing
+PATIENCE_S, FIRST_PAUSE_S = 900.0, 0.5  # for a store that answers errors, or nothing; for a disk that is full
+_log = logging.getLogger(__name__)
 FORGOTTEN_S = 86400.0  # a worker's copy that nobody wrote to for so long
 
 
@@ -235,13 +237,17 @@ class Sender:
 
 def patiently(work: Callable[[], None], patience: float) -> None:
     """Try again what a store fails at, for so many seconds; then its error."""
-    began, pause = time.monotonic(), 0.5
+    began, pause = time.monotonic(), FIRST_PAUSE_S
     while True:
         try:
             return work()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):  # no wait brings it back
+            raise
+        except OSError as error:
             if time.monotonic() - began >= patience:
                 raise
+            if pause == FIRST_PAUSE_S:
+                _log.warning("%s: trying again for %.0f s", error, patience)
             time.sleep(min(pause, patience))
             pause = min(2 * pause, 30.0)
 

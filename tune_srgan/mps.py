@@ -81,6 +81,11 @@ def end(wait_s: float = 10.0) -> bool:
         time.sleep(0.2)
 
 
+def gpu_answers() -> bool:
+    """Whether this process's GPU answers a new one, without MPS: its daemon, too, may be what failed."""
+    return _computes({key: value for key, value in os.environ.items() if key != PIPES})
+
+
 def _clients_file() -> Path:
     return _folder() / "clients"
 

@@ -20,7 +20,7 @@ from typing import Any
 from trainables.balance import Ruler, judge, nash_cost
 from trainables.configuration import Configuration, dump_configuration, is_url, load_configuration
 from trainables.errors import InvalidInput, Problem
-from tune_srgan.mirror import mirror_of, patiently, working_copy
+from tune_srgan.mirror import PATIENCE_S, mirror_of, patiently, working_copy
 from tune_srgan.storage import Storage, storage_at, write_atomically
 from tune_srgan.study import Study, Value, load_study
 
@@ -31,7 +31,6 @@ CENSORED = {"exhausted", "capped", "collapsed"}  # ends of trainings that did no
 SHARED = "training/shared"  # marks a reading that another trial computed
 OPTUNA_URL = "TUNE_SRGAN_OPTUNA"  # postgresql://…: with its password, so no setting in a file
 WAITS = ("begin", "validate", "record", "checkpoint", "report")
-FAULT_S = 60.0  # a device fault reaches all who share the device within this
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -135,15 +134,15 @@ class TrialFolder:
     def end(self, outcome: Mapping[str, Any]) -> None:
         """Write down how it ended, once."""
         if self.outcome() is None:
-            write_atomically(self.path / "outcome.json", json.dumps(dict(outcome)))
+            patiently(lambda: write_atomically(self.path / "outcome.json", json.dumps(dict(outcome))), PATIENCE_S)
 
-    def begin_attempt(self, run: str) -> None:
-        """Note that a worker of a driver's run takes this trial on."""
-        _append(self.attempts_file, {"run": run, "time": time.time()})
+    def begin_attempt(self, run: str, node: str | None = None) -> None:
+        """Note that a worker of a driver's run, on a node, takes this trial on."""
+        self._note({"run": run, "node": node, "time": time.time()})
 
     def note_pause(self) -> None:
         """Note that the attempt ended well, before the trial did: it makes way for another."""
-        _append(self.attempts_file, {"paused": time.time()})
+        self._note({"paused": time.time()})
 
     def is_paused(self) -> bool:
         """Whether it waits since then."""
@@ -187,17 +186,23 @@ class TrialFolder:
         return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
     def readings(self) -> list[dict[str, float]]:
-        """All whole lines, in order of their steps."""
-        return [json.loads(line) for line in _whole_lines(self.readings_file)]
+        """All of them, in order of their steps; of a step that two workers wrote, the first."""
+        found: dict[float, dict[str, float]] = {}
+        for line in _whole_lines(self.readings_file):
+            reading = json.loads(line)
+            found.setdefault(reading["step"], reading)
+        return [found[step] for step in sorted(found)]
 
     def last_step(self) -> int:
         """Step of the last reading; 0 where there is none."""
-        lines = _whole_lines(self.readings_file)
-        return int(json.loads(lines[-1])["step"]) if lines else 0
+        return int(max((json.loads(line)["step"] for line in _whole_lines(self.readings_file)), default=0))
 
     def append(self, reading: Mapping[str, float]) -> None:
         """Write one reading, on the disk before this returns."""
-        _append(self.readings_file, reading)
+        patiently(lambda: _append(self.readings_file, reading), PATIENCE_S)
+
+    def _note(self, attempt: Mapping[str, Any]) -> None:
+        patiently(lambda: _append(self.attempts_file, attempt), PATIENCE_S)
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
@@ -379,29 +384,6 @@ class StudyFolder:
             )
         write_atomically(self.study_file, study.dump())
         self.send()
-
-    def spent_attempts(self, trial: TrialFolder, run: str) -> int:
-        """Attempts of a trial within a driver's run that ended badly and by its own fault.
-
-        A device fault counts for the trial that saw it first: whoever shares the device sees it too, soon after.
-        """
-        attempts = trial.attempts()
-        begun = [attempt["time"] for attempt in attempts if attempt.get("run") == run]
-        paused = [attempt for attempt in attempts if begun and attempt.get("paused", 0) >= begun[0]]
-        failed = [attempt for attempt in attempts if "cause" in attempt and begun and attempt["time"] >= begun[0]]
-        shared = any(failure["gpu"] for failure in failed)
-        if shared:
-            self.fetch("trials")
-        every = self.every_trial() if shared else []
-        others = [fault for other in every if other != trial for fault in other.attempts()]
-        excused = 0
-        for failure in failed:
-            lost_imagery = failure["cause"].startswith(InvalidInput.__name__)  # no trial's fault: the driver stops
-            excused += lost_imagery or any(
-                failure["gpu"] and fault.get("gpu") == failure["gpu"] and 0 <= failure["time"] - fault["time"] < FAULT_S
-                for fault in others
-            )
-        return len(begun) - len(paused) - excused
 
     def every_trial(self) -> list[TrialFolder]:
         """All trials that exist: those of the search, then the confirmations."""

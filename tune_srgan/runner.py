@@ -6,6 +6,7 @@ goes on from its own checkpoint. Ray's experiment state is never read back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -27,9 +28,9 @@ from ray.tune.search import Searcher as RaySearcher
 
 from trainables.balance import Ruler, earliest_possible, judge
 from trainables.configuration import Configuration
-from trainables.errors import InvalidInput
 from trainables.trainer import outcome_of
 from tune_srgan import __version__, cluster, mps
+from tune_srgan.attempts import LOST_NODES, NOBODYS
 from tune_srgan.capping import NAMESPACE, Board, better, board_of, cost_in, incumbent_of, why_end
 from tune_srgan.confirmation import missing
 from tune_srgan.mirror import PATIENCE_S
@@ -47,7 +48,7 @@ from tune_srgan.searcher import Searcher, learnt_from
 from tune_srgan.sharing import Snapshots, path_of, points_of, reach
 from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study
-from tune_srgan.trial import run_trial
+from tune_srgan.worker import run_trial
 
 NODE_S = 300.0  # that trials wait for a node before a person is told
 
@@ -71,8 +72,9 @@ class Budget:
         return self.before_s + time.monotonic() - self.started
 
     def keep_time(self) -> None:
-        """Write the clock down."""
-        write_atomically(self.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
+        """Write the clock down, where the disk takes it."""
+        with contextlib.suppress(OSError):
+            write_atomically(self.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
 
     def why_not_another(self, candidate: TrialFolder | None = None) -> str:
         """Why no further trial may start now; empty while one may. `candidate` is an unfinished one to go on with."""
@@ -203,9 +205,9 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self.budget.running.add(trial)
         self._post()
         seconds = self.budget.seconds_for_a_trial()
-        deadline = None if seconds is None else time.time() + seconds
-        told = {"trial": trial.place, "folder": self._folder.address, "deadline": deadline}
-        return told | {"run": self.run, "board": board_of(self._folder)}
+        deadline = None if seconds is None else time.monotonic() + seconds
+        told = {"trial": trial.place, "folder": self._folder.address, "deadline": deadline, "run": self.run}
+        return told | {"board": board_of(self._folder), "elsewhere": cluster.has_others(self._study)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._steps[self._running[trial_id]] = result["step"]
@@ -221,12 +223,14 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._folder.fetch(trial.place, patience=PATIENCE_S)
         if trial.outcome() is None and error:
             causes = trial.failures()
-            if causes and causes[-1].startswith(InvalidInput.__name__):
-                # imagery that is gone for every trial is nothing a trial failed by: it stays to be resumed
+            if causes and causes[-1].startswith(NOBODYS):
+                # imagery that is gone for every trial, a last GPU that is: the trial stays to be resumed
                 self.stopped_because = causes[-1].partition(": ")[2]
                 return
             trial.end(trial.failed())
             self._folder.send(trial.place, PATIENCE_S)
+        self.budget.keep_time()
+        self._folder.send(patience=PATIENCE_S)  # the clock: another machine may go on with it
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
             self._end(trial)
         elif self._best_first and not error:  # it made way
@@ -406,7 +410,8 @@ def run_study(study: Study, folder: StudyFolder, budget: Budget, observer: Obser
         if not stopped and ended >= study.search.trials:
             stopped = _train(TrialFeed(study, budget, observer), study, budget)
             if not stopped and not missing(study, folder):
-                Snapshots(folder.pretraining, 0, logging.getLogger(__name__).warning).clear()
+                with contextlib.suppress(OSError):  # they stay until `clean`
+                    Snapshots(folder.pretraining, 0, logging.getLogger(__name__).warning).clear()
         return stopped
     finally:
         ray.kill(board)
@@ -437,8 +442,8 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> str:
         run_config=tune.RunConfig(
             name=feed.run,
             storage_path=str(budget.folder.ray_folder),
-            # trials count their attempts themselves (`spent_attempts`): some are not their fault
-            failure_config=tune.FailureConfig(max_failures=2 * (resources.max_failures + 1)),
+            # trials count their attempts themselves (`attempts.spent`): some are not their fault
+            failure_config=tune.FailureConfig(max_failures=2 * (resources.max_failures + 1) + LOST_NODES),
             callbacks=[_ObserverCallback(feed.observer, budget)],
             verbose=0,
         ),
