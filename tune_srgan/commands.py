@@ -39,7 +39,7 @@ SUBMITTED = "/dev/stdin"  # where the head finds a study
 STORAGE = "TUNE_SRGAN_STORAGE"  # in the environment: where this machine keeps its studies
 WATCH_S = 10.0
 ANSWER_S = 60.0  # that a study's end waits for its store
-TRACKERS_SHARE = 0.02  # of a study's time that its end waits for what is still being sent
+TRACKERS_SHARE = 0.01  # of a study's time that its end waits for what is still being sent
 
 app = typer.Typer(
     add_completion=False,

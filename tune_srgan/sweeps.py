@@ -33,6 +33,7 @@ from tune_srgan.tracking import (
     sync_commands,
     tracking_mode,
     wait_for_trackers,
+    why_away,
 )
 
 ANSWER_S = 60.0  # what the server may take to make a sweep; the trackers wait for it that long, nobody else
@@ -106,7 +107,7 @@ def close_sweep(study: Study, folder: StudyFolder, number: int | None, seconds: 
     mark_best(folder, number)
     left = wait_for_trackers(folder, seconds)
     known = read_json(sweep_file(folder)) or {"refused": ""}
-    if "refused" not in known and tracking_mode(study.tracking.wandb)[0] == "online":
+    if "refused" not in known and tracking_mode(study.tracking.wandb)[0] == "online" and not why_away(folder):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             _start(folder, "close" if _has_ended(study, folder) else "pause").wait(
                 max(0.0, seconds - (time.monotonic() - begun))

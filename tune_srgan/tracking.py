@@ -72,7 +72,7 @@ def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as held:
             lifeline = os.fdopen(writing, "wb", buffering=0)
-            reason = _why_away(_study_of(trial))
+            reason = why_away(_study_of(trial))
             _start(trial, held, ["--offline", "--because", reason] if reason else [])
         return Tracker(lifeline)
     except Exception as error:  # a tracker that cannot be had never stops a training
@@ -170,8 +170,8 @@ def _away_file(folder: StudyFolder) -> Path:
     return folder.path / "wandb_away"
 
 
-def _why_away(folder: StudyFolder) -> str:
-    """How the server has just failed another trial; empty where it has not."""
+def why_away(folder: StudyFolder) -> str:
+    """How the server has just failed a trial of a study; empty where it has not."""
     with contextlib.suppress(FileNotFoundError):
         if time.time() - _away_file(folder).stat().st_mtime < AWAY_S:
             return _away_file(folder).read_text(encoding="utf-8")
