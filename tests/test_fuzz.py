@@ -32,6 +32,7 @@ from trainables import imagery as images
 from trainables.configuration import Configuration, dump_configuration, flatten, load_configuration, with_values
 from trainables.errors import InvalidInput
 from trainables.pretraining import pack
+from trainables.scenes import SUFFIXES
 from trainables.state import State
 from trainables.trainer import train
 from tune_srgan.sharing import SharedPretraining, Snapshots, expected_savings, points_of
@@ -391,7 +392,7 @@ def test_a_whole_file_is_seen(folder, name):
 @given(st.tuples(damaged_files(), damaged_files()))
 def test_damaged_images(folder, files):
     for at, (name, content) in enumerate(files):  # the second often under another kind's name
-        other = f"a{sorted(images.SUFFIXES)[len(content) % 7]}"
+        other = f"a{sorted(SUFFIXES)[len(content) % 7]}"
         path = put(folder / (other if at and len(content) % 2 else name), content)
         seen(**{"Data.path": str(path), "Model.in_bands": BANDS.get(name, 3)})
         path.unlink()

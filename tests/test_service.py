@@ -363,7 +363,7 @@ def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
     ends = [json.loads((trial / "outcome.json").read_text()) for trial in trials(tmp_path)]
     assert ends[0]["end"] == "balanced"
     shared = [[r["step"] for r in readings(trial) if "training/shared" in r] for trial in trials(tmp_path)]
-    assert shared == [[2.0, 4.0, 6.0, 8.0], [], [2.0, 4.0]]  # the shortest started first
+    assert shared == [[], [2.0, 4.0], [2.0, 4.0, 6.0, 8.0]]  # what the file names starts in its order
     known = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/runs/tiny/optuna.db")
     assert known.user_attrs["steps_sharing"] == 12
     assert known.user_attrs["steps_executed"] == sum(end["trained_steps"] for end in ends) - 12

@@ -99,6 +99,8 @@ def has_gpus() -> bool:
 
 def has_others(study: Study) -> bool:
     """Whether a trial that loses its node finds another."""
+    if not ray.is_initialized():
+        return False
     fitting = sum(_fits(node["Resources"], study.resources) > 0 for node in _nodes())
     return fitting > 1 or _growth().holds(study.resources) > 0
 
