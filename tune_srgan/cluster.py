@@ -99,8 +99,6 @@ def has_gpus() -> bool:
 
 def has_others(study: Study) -> bool:
     """Whether a trial that loses its node finds another."""
-    if not ray.is_initialized():
-        return False
     fitting = sum(_fits(node["Resources"], study.resources) > 0 for node in _nodes())
     return fitting > 1 or _growth().holds(study.resources) > 0
 
@@ -213,7 +211,7 @@ def _on(node: str, work: Callable[..., Any], *arguments: object) -> Any:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+    return [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
 
 
 def _fits(resources: dict[str, float], wanted: Resources) -> int:
@@ -254,7 +252,7 @@ def growth_of(config: Any) -> Growth:
 def _growth() -> Growth:
     """Of the cluster whose head this machine is, where Ray's launcher started it."""
     file = Path(BOOTSTRAP).expanduser()
-    if not file.exists() or _is_ours():
+    if not file.exists() or not ray.is_initialized() or _is_ours():
         return Growth([], 0)
     own = ray.get_runtime_context().get_node_id()
     on_head = any(node["NodeID"] == own and HEAD in node["Resources"] for node in _nodes())
