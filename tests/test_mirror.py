@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,6 +64,26 @@ def test_no_name_leads_out_of_the_copy(tmp_path):
     copy("memory://evil", tmp_path / "copies", Evil()).fetch()
     assert [path.name for path in tmp_path.rglob("*.txt")] == []
     assert len(list(tmp_path.rglob("outcome.json"))) == 1
+
+
+def test_what_others_remove_while_a_folder_is_listed_is_no_error(tmp_path):
+    (tmp_path / PLACE).mkdir(parents=True)
+    (tmp_path / PLACE / "outcome.json").write_text("{}")
+    ended = threading.Event()
+
+    def a_tracker():
+        while not ended.is_set():
+            (tmp_path / PLACE / "tracker/wandb/files").mkdir(parents=True)
+            shutil.rmtree(tmp_path / PLACE / "tracker")
+
+    with ThreadPoolExecutor(1) as threads:
+        at_work = threads.submit(a_tracker)
+        try:
+            names = [[entry.name for entry in storage_at(str(tmp_path)).entries("trials")] for _ in range(2000)]
+        finally:
+            ended.set()
+        at_work.result()
+    assert names == [[f"{PLACE}/outcome.json"]] * 2000
 
 
 def test_a_workers_copy_goes_when_nobody_has_written_to_it_for_long(tmp_path, monkeypatch):

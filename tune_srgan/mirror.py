@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trainables.cache import cache
-from tune_srgan.storage import Storage, storage_at, write_atomically
+from tune_srgan.storage import Storage, files_below, storage_at, write_atomically
 
 GROWING = ("readings.jsonl", "attempts.jsonl", "complaints.log")
 PARTS = ".parts/"
@@ -88,7 +88,7 @@ class Mirror:
 
         Lines go first, so that no checkpoint is ahead of its readings; an outcome last.
         """
-        names = [name for name in self._names((self.folder / below).rglob("*")) if TRACKERS not in name]
+        names = [name for name in self._names(files_below(self.folder / below)) if TRACKERS not in name]
         names.sort(key=lambda name: (name.endswith("outcome.json"), not name.endswith(GROWING)))
         for name in names:
             if name.endswith(GROWING):
@@ -99,7 +99,7 @@ class Mirror:
     def replace(self, below: str) -> None:
         """Let the files below a name be those that are here."""
         place = self.folder / below
-        names = self._names([place] if place.is_file() else place.rglob("*"))
+        names = self._names([place] if place.is_file() else files_below(place))
         for name in names:
             self._send_file(name)
         for entry in self._storage.entries(below):
@@ -286,7 +286,7 @@ def workers_copy(url: str) -> Path:
     work = cache() / "work"
     for left in work.glob("*"):
         with contextlib.suppress(OSError):  # another attempt removes it as well
-            written = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+            written = max(path.stat().st_mtime for path in (left, *files_below(left)))
             if time.time() - written > FORGOTTEN_S:
                 shutil.rmtree(left, ignore_errors=True)
     return working_copy(url, work / uuid.uuid4().hex[:12])

@@ -16,7 +16,7 @@ from tune_srgan.confirmation import candidates, winner
 from tune_srgan.live import COLOURS, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord
 from tune_srgan.review import account_text, missed_text, review, value_text
-from tune_srgan.storage import write_atomically
+from tune_srgan.storage import files_below, write_atomically
 from tune_srgan.study import Study, Value
 from tune_srgan.sweeps import sweep_address
 from tune_srgan.tracking import sync_commands
@@ -204,9 +204,9 @@ def clean(study: Study, folder: StudyFolder) -> int:
         if entry.name.startswith("pretraining/") or (name == "checkpoint.pt" and place in ended - needed):
             storage.delete(entry.name)
             freed += entry.size
-    for leftover in [*folder.path.rglob("*.tmp"), *folder.ray_folder.rglob("*")]:
-        if leftover.is_file():
-            freed += leftover.stat().st_size
+    for leftover in files_below(folder.path):
+        if leftover.suffix == ".tmp" or leftover.is_relative_to(folder.ray_folder):
+            freed += leftover.lstat().st_size
             leftover.unlink()
     shutil.rmtree(folder.ray_folder, ignore_errors=True)
     return freed

@@ -87,6 +87,16 @@ def storage_at(place: str) -> Storage:
     return _ObjectStore(files, root.rstrip("/"))
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Files of a folder and of those in it, sorted; one that others remove meanwhile is no error (to `rglob` it is)."""
+
+    def unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    return sorted(Path(place) / name for place, _, names in os.walk(folder, onerror=unless_gone) for name in names)
+
+
 class _Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -116,9 +126,9 @@ class _Folder:
 
     def entries(self, below: str = "") -> list[Entry]:
         found = []
-        for path in sorted((self._folder / below).rglob("*")):
+        for path in files_below(self._folder / below):
             with contextlib.suppress(FileNotFoundError):  # gone since
-                if path.is_file() and path.suffix != ".tmp":
+                if path.suffix != ".tmp":
                     stat = path.stat()
                     name = path.relative_to(self._folder).as_posix()
                     found.append(Entry(name, stat.st_size, stat.st_mtime, f"{stat.st_ino}"))
