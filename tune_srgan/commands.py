@@ -143,7 +143,8 @@ def submit(
     loaded = _changed(loaded, trials, concurrent, storage)
     _refuse_relative(str(study), loaded.storage)
     _warn(warnings)
-    _on_head(address, "run", loaded.study, ["run", SUBMITTED, *_taking_over(take_over)], loaded)
+    there = ["--storage", loaded.storage, *_taking_over(take_over)]  # the head may have a place of its own for studies
+    _on_head(address, "run", loaded.study, ["run", SUBMITTED, *there], loaded)
 
 
 @app.command()
