@@ -18,8 +18,11 @@ def free_port():
 
 
 @contextmanager
-def cluster(nodes=2, cpus=1, dashboard=False):
-    """A head that trains nothing and nodes that do; `ray.cluster_utils.Cluster`, its processes end with it."""
+def cluster(nodes=2, cpus=1, dashboard=False, on_head=None):
+    """A head that trains nothing and nodes that do; `ray.cluster_utils.Cluster`, its processes end with it.
+
+    `on_head`: what the head's environment has more.
+    """
     from ray.cluster_utils import Cluster
 
     before = dict(os.environ)
@@ -31,7 +34,7 @@ def cluster(nodes=2, cpus=1, dashboard=False):
     try:
         shown = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
         shown |= {"dashboard_agent_listen_port": free_port()}  # its default may be another Ray's
-        made.add_node(num_cpus=0, **(shown if dashboard else {"include_dashboard": False}))
+        made.add_node(num_cpus=0, env_vars=on_head, **(shown if dashboard else {"include_dashboard": False}))
         for _ in range(nodes):
             made.add_node(num_cpus=cpus)
         yield made

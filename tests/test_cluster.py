@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def rays():
-    with cluster(nodes=2, dashboard=True) as made:
+    with cluster(nodes=2, dashboard=True, on_head={"TUNE_SRGAN_STORAGE": "/of/the/head"}) as made:
         yield made
 
 

@@ -110,6 +110,7 @@ def test_a_browser_shows_the_report_of_a_real_study(browser, real, width, scheme
         assert shown.locator(f"#{name} svg path").count() > 5
         assert shown.locator(f"#{name} svg text").count() > 1
     assert shown.locator("#parallel svg title").count() == 8  # a line a trial, named
+    assert "Trained on " in shown.inner_text("body")
     assert shown.evaluate("document.images.length") >= 1
     assert shown.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 50)")
     assert shown.evaluate(CONTRAST) == []

@@ -21,6 +21,7 @@ from tests.wandb_server import API_KEY, ENTITY, WandbServer
 from trainables.errors import InvalidInput
 from tune_srgan import sweeps, tracking
 from tune_srgan.records import StudyFolder
+from tune_srgan.review import review
 from tune_srgan.study import Parameter
 from tune_srgan.tracking import open_tracker, sync_commands, wait_for_trackers
 
@@ -30,6 +31,7 @@ WORKER = """
 import os, psutil, sys, time
 from pathlib import Path
 from tune_srgan.records import StudyFolder
+from tune_srgan.review import review
 from tune_srgan.tracking import open_tracker
 folder = StudyFolder(Path(sys.argv[1]))
 trial = folder.trial(int(sys.argv[2]))
@@ -405,15 +407,15 @@ def test_ranges_in_wandbs_words(written, told):
     assert sweeps.distribution(Parameter.model_validate(written)) == told
 
 
-# a tracker that misbehaves: what is wrong, the server's mode, what the complaint says, what sends the run later
+# a tracker that misbehaves: what is wrong, the server's mode, what the complaint says
 BAD = {
-    "hangs": ("hang", "deadline exceeded|timed out|longer than", "wandb sync"),
-    "refuses": ("refuse", "401", "wandb sync"),
-    "dies": ("die", "longer than|refused|EOF|reset", "wandb sync"),
-    "slow": ("slow", "", ""),
-    "not installed": ("ok", "wandb is not installed", "python -m tune_srgan.tracking"),
-    "unwritable": ("ok", "FileExistsError", "python -m tune_srgan.tracking"),
-    "disk full": ("ok", "disk full", "python -m tune_srgan.tracking"),
+    "hangs": ("hang", "deadline exceeded|timed out|longer than"),
+    "refuses": ("refuse", "401"),
+    "dies": ("die", "longer than|refused|EOF|reset"),
+    "slow": ("slow", ""),
+    "not installed": ("ok", "wandb is not installed"),
+    "unwritable": ("ok", "FileExistsError"),
+    "disk full": ("ok", "disk full"),
 }
 
 
@@ -423,7 +425,7 @@ def misbehaving(tmp_path_factory):
     monkeypatch, found, trackers = pytest.MonkeyPatch(), {}, []
     stub = tmp_path_factory.mktemp("stub")
     (stub / "wandb.py").write_text("raise ModuleNotFoundError(\"No module named 'wandb'\", name='wandb')\n")
-    for case, (mode, _, _) in BAD.items():
+    for case, (mode, _) in BAD.items():
         server = WandbServer(mode, delay=0.3, dies_after=6)
         environment(server.url, monkeypatch)
         monkeypatch.setattr(tracking, "PATIENCE_S", 4.0 if mode in {"hang", "die"} else 60.0)
@@ -461,11 +463,11 @@ def misbehaving(tmp_path_factory):
 @pytest.mark.parametrize("case", BAD)
 def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_later(misbehaving, case, monkeypatch):
     held_up, study, folder, server = misbehaving[case]
-    (mode, reason, later), trial = BAD[case], folder.trial(0)
+    (mode, reason), trial = BAD[case], folder.trial(0)
     assert held_up < AT_ONCE_S
     assert trial.outcome()["end"] == "exhausted"
     if case != "unwritable":
-        wait_for(lambda: is_done(trial)() or is_done(trial, "kept")(), 60)
+        wait_for(lambda: is_done(trial)() or is_done(trial, "missed")(), 60)
         at_work = int((trial.path / "tracker/lock").read_text())
         wait_for(lambda: not psutil.pid_exists(at_work))  # nobody stays
     assert (trial.complaints() == []) is (mode == "slow")
@@ -476,8 +478,9 @@ def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_late
         assert re.search(reason, said)
         assert wanted not in said  # the same words for every trial: the report counts them
         [command] = sync_commands(folder)
-        assert command.startswith(later)
-        assert said.endswith(f"send it later with: {command}")
+        assert command == f"python -m tune_srgan.tracking {trial.path.parent}/*"
+        found = review(study, folder)  # what every report says
+        assert (found["complaints"], found["unsent"]) == ({said: 1}, [command])
         good = server if server.mode == "ok" else WandbServer()
         environment(good.url, monkeypatch)
         if case == "unwritable":
@@ -485,7 +488,7 @@ def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_late
         run_as_said(command, folder.path)
         server = good
     if case == "disk full":
-        assert sync_commands(folder) == [tracking._sync(trial)]  # an offline study: now there is something to sync
+        assert sync_commands(folder)[0].startswith("wandb sync")  # an offline study: now there is something to sync
         return
     assert sync_commands(folder) == []
     run = server.runs[wanted]
@@ -508,12 +511,23 @@ def test_a_server_that_failed_one_trial_is_not_asked_by_the_next_ones(tmp_path, 
         tracker = open_tracker(folder.trial(number), study)
         finish(folder, study, number, "exhausted")
         tracker.finish({}, Path())
-        wait_for(is_done(folder.trial(number), "kept"))
+        wait_for(is_done(folder.trial(number), "missed"))
         asked.append(server.requests)
     assert 0 < asked[0] == asked[1] < asked[2]
     assert len({line for trial in folder.trials() for line in trial.complaints()}) == 1  # the same words for all
     [command] = sync_commands(folder)
-    assert command.startswith("wandb sync")
+    assert wait_for_trackers(folder, 60) == 0  # nobody is at work, nor comes to be
+    server.mode = "ok"
+    start(folder, study, 3, VALUES)
+    tracking._miss(folder.trial(3), "an attempt before this one saw it away")
+    tracker = open_tracker(folder.trial(3), study)
+    finish(folder, study, 3, "exhausted")
+    tracker.finish({}, Path())
+    wait_for(is_done(folder.trial(3)))
+    assert len(server.runs) == 1
+    run_as_said(command, folder.path)
+    assert len(server.runs) == 4
+    assert sync_commands(folder) == []
     server.stop()
 
 

@@ -19,7 +19,6 @@ from tune_srgan.review import account_text, missed_text, review, value_text
 from tune_srgan.storage import files_below, write_atomically
 from tune_srgan.study import Study, Value
 from tune_srgan.sweeps import sweep_address
-from tune_srgan.tracking import sync_commands
 
 
 def write_best(study: Study, folder: StudyFolder) -> TrialRecord | None:
@@ -171,10 +170,10 @@ def _print_account(study: Study, folder: StudyFolder, found: dict[str, Any], con
     address = sweep_address(folder)
     if address:
         console.print(Text(f"Weights & Biases: {address}"), soft_wrap=True)
-    if study.tracking.wandb.mode != "disabled":
-        for command in sync_commands(folder):
-            told = "Runs are not on Weights & Biases, nor in a sweep there; send them with"
-            console.print(Text(f"{told}: {command}"), soft_wrap=True)
+    for command in found["unsent"]:
+        console.print(
+            Text(f"Runs are not on Weights & Biases, nor in a sweep there; send them with: {command}"), soft_wrap=True
+        )
     console.print(" ".join(found["limits"]), style="dim", highlight=False)
 
 

@@ -1,8 +1,8 @@
 """The tracker: a trial's record to Weights & Biases, by a process of its own.
 
 The record comes first. The training only starts that process; it follows the record and sends what is new, so nothing
-that wandb does (slow, hanging, refusing, not installed, its disk full) slows, fails or stops a training. What cannot
-be sent is kept as an offline run, made from the record. With `sweeps`, the only module that knows wandb.
+that wandb does (slow, hanging, refusing, not installed, its disk full) slows, fails or stops a training. What could not
+be sent is sent later, from the record. With `sweeps`, the only module that knows wandb.
 """
 
 from __future__ import annotations
@@ -69,14 +69,17 @@ def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
         return Tracker()
     try:
         _tracker(trial).mkdir(exist_ok=True)
+        (_tracker(trial) / "missed").unlink(missing_ok=True)  # by an attempt before this one
+        if reason := why_away(_study_of(trial)):
+            _miss(trial, reason)
+            return Tracker()
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as held:
             lifeline = os.fdopen(writing, "wb", buffering=0)
-            reason = why_away(_study_of(trial))
-            _start(trial, held, ["--offline", "--because", reason] if reason else [])
+            _start(trial, held)
         return Tracker(lifeline)
     except Exception as error:  # a tracker that cannot be had never stops a training
-        _complain(trial, _reason(error), _again(trial))
+        _complain(trial, _reason(error))
         return Tracker()
 
 
@@ -131,9 +134,11 @@ def sync_commands(folder: StudyFolder) -> list[str]:
         tracked = _tracker(trial).is_dir() and trial.outcome() is not None
         if (not tracked and not _complained(trial)) or _is_sent(trial):
             continue
-        command = _marker(trial, "kept").get("command", _again(trial))
-        if command != _sync(trial) or not list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")):
-            found[command] = None
+        beside = shlex.quote(str(trial.path.parent))
+        if not (_tracker(trial) / "kept").exists():
+            found[f"python -m tune_srgan.tracking {beside}/*"] = None
+        elif not list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")):
+            found[f"wandb sync {beside}/*/tracker/wandb/offline-run-*"] = None
     return list(found)
 
 
@@ -145,11 +150,9 @@ def mark_best(folder: StudyFolder, winner: int | None) -> None:
             continue
         with contextlib.suppress(OSError):
             flag.unlink() if flag.exists() else flag.touch()
-            kept = _tracker(trial) / "kept"
-            offline = kept.exists()
-            kept.unlink(missing_ok=True)
-            if trial.outcome() is not None:
-                _start(trial, more=["--offline"] if offline else [])
+            (_tracker(trial) / "kept").unlink(missing_ok=True)  # it is made again
+            if trial.outcome() is not None and not _marker(trial, "missed"):
+                _start(trial)
 
 
 def sweep_file(folder: StudyFolder) -> Path:
@@ -158,7 +161,7 @@ def sweep_file(folder: StudyFolder) -> Path:
 
 
 def _tracker(trial: TrialFolder) -> Path:
-    """`sent` or `kept`, once done; `best`; `lock`; wandb's own files."""
+    """`sent`, `kept` (offline) or `missed` (to be sent by hand), once done; `best`; `lock`; wandb's own files."""
     return trial.path / "tracker"
 
 
@@ -179,12 +182,17 @@ def why_away(folder: StudyFolder) -> str:
 
 
 def _is_done(trial: TrialFolder) -> bool:
-    done = _marker(trial, "sent") or _marker(trial, "kept")
-    return bool(done) and done["best"] == (_tracker(trial) / "best").exists()
+    return bool(_marker(trial, "missed")) or _has_all(trial, "sent") or _has_all(trial, "kept")
 
 
 def _is_sent(trial: TrialFolder) -> bool:
-    return bool(_marker(trial, "sent")) and _is_done(trial)
+    return _has_all(trial, "sent")
+
+
+def _has_all(trial: TrialFolder, name: str) -> bool:
+    """Whether its run is there, and knows whether it is the best."""
+    done = _marker(trial, name)
+    return bool(done) and done["best"] == (_tracker(trial) / "best").exists()
 
 
 def _marker(trial: TrialFolder, name: str) -> dict[str, Any]:
@@ -202,20 +210,24 @@ def _is_held(trial: TrialFolder) -> bool:
     return True
 
 
-def _sync(trial: TrialFolder) -> str:
-    """Sends all offline runs beside a trial's."""
-    return f"wandb sync {shlex.quote(str(trial.path.parent))}/*/tracker/wandb/offline-run-*"
+def _miss(trial: TrialFolder, reason: str) -> None:
+    """Let it be sent by hand."""
+    _complain(trial, reason)
+    _note(trial, "missed", {"reason": reason})
 
 
-def _again(trial: TrialFolder) -> str:
-    """Sends all records beside a trial's that were not sent."""
-    return f"python -m tune_srgan.tracking {shlex.quote(str(trial.path.parent))}/*"
+def _note(trial: TrialFolder, name: str, content: Mapping[str, Any]) -> None:
+    """Leave a marker, and with `kept` the run that it speaks of, where the study is kept, too."""
+    with contextlib.suppress(OSError):
+        write_atomically(_tracker(trial) / name, json.dumps(dict(content)))
+        folder, made = _study_of(trial), _tracker(trial)
+        folder.replace(str((made if name == "kept" else made / name).relative_to(folder.path)), LEAVE_S)
 
 
-def _complain(trial: TrialFolder, reason: str, command: str) -> None:
+def _complain(trial: TrialFolder, reason: str) -> None:
     """Once a trial, in its folder: the driver shows it at the end. The same text for the same trouble."""
     if not _complained(trial):
-        trial.complain(f"Weights & Biases: {reason}; send it later with: {command}")
+        trial.complain(f"Weights & Biases: {reason}")
 
 
 def _complained(trial: TrialFolder) -> bool:
@@ -249,14 +261,14 @@ def _is_whole(written: Path) -> bool:
         return b'"type":"exit"' in said.read()[-200:]
 
 
-def _start(trial: TrialFolder, lifeline: IO[bytes] | int = subprocess.DEVNULL, more: Sequence[str] = ()) -> None:
+def _start(trial: TrialFolder, lifeline: IO[bytes] | int = subprocess.DEVNULL) -> None:
     """A tracker's process for a trial; it outlives this one where it must."""
     _children[:] = [child for child in _children if child.poll() is None]  # they have ended: reap them
     package = str(Path(__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package}
     environment.pop("WANDB_SERVICE", None)  # of a wandb in this process: another's connection
-    options = ["--follow", "--patience", str(PATIENCE_S), "--watching", str(os.getpid()), *more]
+    options = ["--follow", "--patience", str(PATIENCE_S), "--watching", str(os.getpid())]
     with (_tracker(trial) / "log").open("ab") as log:
         _children.append(
             subprocess.Popen(
@@ -279,7 +291,7 @@ class _Follower:
         self._folder = _study_of(trial)
         self._study = self._folder.study()
         self._settings = self._study.tracking.wandb
-        self._online = not options.offline and tracking_mode(self._settings)[0] == "online"
+        self._online = tracking_mode(self._settings)[0] == "online"
         self._attempts = len(trial.attempts())
         self._last_step = -1
         self._read = 0  # bytes of the record
@@ -302,7 +314,7 @@ class _Follower:
             self._fail(_reason(error))
 
     def _send(self) -> None:
-        # of attempts before this one: what the server lacks comes from the record
+        # of attempts before this one: what is missing comes from the record
         shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
         (_tracker(self._trial) / "kept").unlink(missing_ok=True)
         run = self._open()
@@ -344,8 +356,6 @@ class _Follower:
             self._last_step = run.starting_step - 1
         elif not Path(run.dir).is_relative_to(_tracker(self._trial)):
             raise OSError(f"{_tracker(self._trial)} cannot be written")  # wandb would go on in the system's /tmp
-        elif self._options.because:
-            _complain(self._trial, self._options.because, _sync(self._trial))
         return run
 
     def _environment(self) -> dict[str, str]:
@@ -405,9 +415,9 @@ class _Follower:
         run.finish(exit_code=int(outcome["end"] == "failed"))
         if self._online:
             self._known(path).wait_until_finished()  # `finish` is silent where the server took nothing
-            self._note("sent", {"best": best, "url": url, "path": path})
+            _note(self._trial, "sent", {"best": best, "url": url, "path": path})
         elif _is_whole(written):
-            self._keep(best, _sync(self._trial))
+            _note(self._trial, "kept", {"best": best})
         else:
             raise OSError("its offline run could not be written whole: is the disk full?")
 
@@ -419,7 +429,7 @@ class _Follower:
         run.tags = list(self._tags(run.tags, outcome, best))
         run.summary["best"] = best
         run.update()
-        self._note("sent", {**sent, "best": best})
+        _note(self._trial, "sent", {**sent, "best": best})
 
     def _known(self, path: str) -> Any:
         """The run as the server has it."""
@@ -459,31 +469,17 @@ class _Follower:
             time.sleep(1.0)
 
     def _fail(self, reason: str) -> NoReturn:
-        """Online: leave it to another process to keep it offline. Offline: nothing more can be done."""
         try:
             reason = reason.replace(run_id(self._trial, self._study), "a trial")
             if (_tracker(self._trial) / "sent").exists():
-                _complain(self._trial, f"the tag `best` is not sent ({reason})", _again(self._trial))
+                _complain(self._trial, f"the tag `best` is not sent ({reason})")
             elif self._trial.outcome() is not None or not self._is_over():
+                shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
+                _miss(self._trial, reason)
                 if self._online and reason != NOT_INSTALLED:
                     write_atomically(_away_file(self._folder), reason)
-                    more = ["--offline", "--because", reason, "--watching", str(self._options.watching)]
-                    _start(self._trial, 0, more)  # with the same lifeline: it follows on
-                else:
-                    shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
-                    _complain(self._trial, self._options.because or reason, _again(self._trial))
-                    self._keep(self._is_best(), _again(self._trial))
         finally:
             os._exit(1)  # wandb's own end would wait for the server again
-
-    def _keep(self, best: bool, command: str) -> None:
-        self._note("kept", {"best": best, "command": command})
-
-    def _note(self, name: str, content: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):
-            write_atomically(_tracker(self._trial) / name, json.dumps(dict(content)))
-            kept = _tracker(self._trial).relative_to(self._folder.path)
-            self._folder.replace(str(kept if name == "kept" else kept / name), LEAVE_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -493,8 +489,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds the server may take to open a run")
     # what a training starts for its trial: one, from now to its end
     parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--offline", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--because", default="", help=argparse.SUPPRESS)
     parser.add_argument("--watching", type=int, default=os.getpid(), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     trials = [TrialFolder(path.resolve()) for path in options.trials]
@@ -507,10 +501,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not trial.exists() or trial.outcome() is None or _is_sent(trial):
             continue
         _tracker(trial).mkdir(exist_ok=True)
-        (_tracker(trial) / "kept").unlink(missing_ok=True)
+        for name in ("kept", "missed"):
+            (_tracker(trial) / name).unlink(missing_ok=True)
         command = [sys.executable, "-m", "tune_srgan.tracking", "--follow", "--patience", str(options.patience)]
         subprocess.run([*command, str(trial.path)], stdin=subprocess.DEVNULL, check=False)
-        done = "sent" if _is_sent(trial) else "kept offline" if _is_done(trial) else "not sent"
+        done = "sent" if _is_sent(trial) else "kept offline" if _has_all(trial, "kept") else "not sent"
         missing += done == "not sent"
         sys.stdout.write(f"{trial.place}: {done}\n")
     if missing:
