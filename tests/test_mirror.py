@@ -153,6 +153,16 @@ def test_what_a_tracker_keeps_is_its_own_to_send_and_replaces_what_it_kept_befor
     assert steps(driver) == [1]
 
 
+def test_what_a_place_has_no_more_is_no_other_places(url, tmp_path):
+    driver = copy(url, tmp_path / "driver")
+    for name in ("confirm/00003-1/trial.json", "confirm/00003-10/trial.json"):
+        storage_at(url).write(name, b"{}")
+    driver.fetch()
+    storage_at(url).delete("confirm/00003-1/trial.json")
+    driver.fetch("confirm/00003-1")
+    assert [path.parent.name for path in driver.folder.rglob("trial.json")] == ["00003-10"]
+
+
 def test_a_half_written_line_waits(url, tmp_path):
     worker, driver = copy(url, tmp_path / "worker"), copy(url, tmp_path / "driver")
     add(worker, 1)

@@ -15,11 +15,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small, start
+from tests.object_store import s3
+from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small
+from tests.studies import start as propose
 from tests.test_service import STUDY, TUNE, tracked, wait_for
 from tests.wandb_server import API_KEY, ENTITY, WandbServer
 from trainables.errors import InvalidInput
 from tune_srgan import sweeps, tracking
+from tune_srgan.mirror import working_copy
 from tune_srgan.records import StudyFolder
 from tune_srgan.review import review
 from tune_srgan.study import Parameter
@@ -78,6 +81,12 @@ def opened(tmp_path, mode="online", trials=3, name="small"):
     return study, folder
 
 
+def start(folder, study, number, values, proposed_by="startup"):
+    """A trial whose first attempt begins."""
+    propose(folder, study, number, values, proposed_by)
+    folder.trial(number).begin_attempt("run-1")
+
+
 def lines(steps, rank=0.875):
     return [reading(step, rank) | {"val_metrics/psnr": 20 + step / 100, "lr_generator": 1e-4} for step in steps]
 
@@ -98,8 +107,15 @@ def run_as_said(command, folder):
     subprocess.run(command, shell=True, check=True, capture_output=True, timeout=60, cwd=folder)
 
 
-def is_done(trial, marker="sent"):
-    return lambda: (trial.path / "tracker" / marker).exists()
+def is_done(trial, where="server"):
+    """Whether its tracker has left its run there, or nowhere (`missed`)."""
+    left = trial.path / "tracker/done"
+
+    def found():
+        done = json.loads(left.read_text()) if left.exists() else {}
+        return ("missed" if "missed" in done else done.get("run")) == where
+
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +371,7 @@ def test_an_offline_study_is_read_back_and_then_sent_as_it_says(tmp_path, monkey
     assert summary["nash_cost"] == 100
     assert summary["best"] is True
     assert summary["Val SR._type"] == "image-file"
-    assert folder.trial(0).complaints() == []
+    assert tracking.complaints(folder.trial(0)) == []
     [command] = sync_commands(folder)
     with pytest.raises(InvalidInput, match="kept offline, and so are in no sweep") as refused:
         sweeps.publish_report(study, folder)
@@ -470,10 +486,10 @@ def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_late
         wait_for(lambda: is_done(trial)() or is_done(trial, "missed")(), 60)
         at_work = int((trial.path / "tracker/lock").read_text())
         wait_for(lambda: not psutil.pid_exists(at_work))  # nobody stays
-    assert (trial.complaints() == []) is (mode == "slow")
+    assert (tracking.complaints(trial) == []) is (mode == "slow")
     wanted = tracking.run_id(trial, study)
     if mode != "slow":
-        [said] = trial.complaints()
+        [said] = tracking.complaints(trial)
         assert said.startswith("Weights & Biases: ")
         assert re.search(reason, said)
         assert wanted not in said  # the same words for every trial: the report counts them
@@ -514,7 +530,8 @@ def test_a_server_that_failed_one_trial_is_not_asked_by_the_next_ones(tmp_path, 
         wait_for(is_done(folder.trial(number), "missed"))
         asked.append(server.requests)
     assert 0 < asked[0] == asked[1] < asked[2]
-    assert len({line for trial in folder.trials() for line in trial.complaints()}) == 1  # the same words for all
+    said = {line for trial in folder.trials() for line in tracking.complaints(trial)}
+    assert len(said) == 1  # the same words for all
     [command] = sync_commands(folder)
     assert wait_for_trackers(folder, 60) == 0  # nobody is at work, nor comes to be
     server.mode = "ok"
@@ -528,6 +545,51 @@ def test_a_server_that_failed_one_trial_is_not_asked_by_the_next_ones(tmp_path, 
     run_as_said(command, folder.path)
     assert len(server.runs) == 4
     assert sync_commands(folder) == []
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3() as made:
+        yield made.url
+
+
+def test_of_a_study_in_a_store_every_machine_knows_what_was_sent_and_whose_is_the_best(bucket, tmp_path, monkeypatch):
+    server = WandbServer()
+    environment(server.url, monkeypatch)
+    url, study = f"{bucket}/studies/small", opened(tmp_path)[0]
+    driver, worker, elsewhere = (StudyFolder(working_copy(url, tmp_path / name)) for name in ("d", "w", "e"))
+    driver.open(study)
+    driver.send()
+    for number in range(3):
+        propose(driver, study, number, VALUES)
+        driver.send(f"trials/{number:05d}")
+    worker.fetch()
+    tracking.sweep_file(worker).write_text(json.dumps({"refused": "no"}))
+    trackers = []
+    for number in range(3):  # the worker of the last one is lost with its tracker
+        worker.trial(number).begin_attempt("run-1")
+        trackers += [open_tracker(worker.trial(number), study)] if number < 2 else []
+        finish(worker, study, number)
+        worker.send(f"trials/{number:05d}")
+    del trackers
+    for number in range(2):
+        wait_for(is_done(worker.trial(number)))
+    driver.fetch("trials/00000")  # as a driver does when Ray tells it of an end
+    tracking.mark_best(driver, 0)
+    assert wait_for_trackers(driver, 20) == 1
+    driver.send()
+    elsewhere.fetch()
+    assert [tracking.is_there(trial) for trial in elsewhere.trials()] == [True, True, False]
+    best = server.runs[tracking.run_id(driver.trial(0), study)]
+    assert "best" in best.tags
+    [command] = sync_commands(elsewhere)
+    run_as_said(command, tmp_path)
+    assert "best" in best.tags
+    assert len(server.runs) == 3
+    assert sync_commands(elsewhere) == []
+    driver.fetch()
+    assert sync_commands(driver) == []
     server.stop()
 
 

@@ -56,7 +56,8 @@ Storage = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Ray cluster to join; `local` starts one here. Default: one that runs on this machine, else local."
+        help="Ray cluster to join, or its dashboard (http://…) to do it there; `local` starts one here. Default: "
+        "RAY_ADDRESS, one that runs on this machine, else local."
     ),
 ]
 Dashboard = Annotated[
@@ -71,7 +72,7 @@ TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
 ]
 Where = Annotated[str, typer.Option(envvar=STORAGE, help="Folder or URL of studies.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, file or name.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, URL, file or name.")]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -155,7 +156,7 @@ def check(
         bool, typer.Option("--gpu", help="Train a few real steps on this machine's GPU: what a trial takes of it.")
     ] = False,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster whose nodes are to see storage and imagery, too.")
+        str | None, typer.Option(help="Ray cluster to join, whose nodes are to see storage and imagery, too.")
     ] = None,
     storage: Storage = None,
 ) -> None:
@@ -246,7 +247,7 @@ def report_command(
     ],
     watch: Annotated[bool, typer.Option("--watch", help="Write it again while the study runs.")] = False,
     wandb: Annotated[
-        bool, typer.Option("--wandb", help="Make the study's report on Weights & Biases, or bring it up to date.")
+        bool, typer.Option("--wandb", help="Make the study's report on Weights & Biases instead, or update it.")
     ] = False,
     address: Dashboard = None,
 ) -> None:
@@ -504,6 +505,8 @@ def _write_reports(
         page.write(found, to, kind.value, watched)
         if not quiet:
             out.print(Text(f"Report: {to}"), soft_wrap=True)
+    with contextlib.suppress(OSError):  # who may only read has it here alone
+        folder.send()
     return bool(found["running"])
 
 

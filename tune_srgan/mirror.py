@@ -70,7 +70,8 @@ class Mirror:
                 self._take(name, content)
             self._fetched[entry.name] = entry.version
         there = {entry.name for entry in entries}
-        for name in [name for name in self._fetched if name.startswith(below) and name not in there]:
+        within = f"{below}/" if below else ""
+        for name in [name for name in self._fetched if f"{name}/".startswith(within) and name not in there]:
             del self._fetched[name]
             if PARTS not in name:  # parts become one
                 (self.folder / name).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from tune_srgan.records import (
     read_json,
 )
 from tune_srgan.study import Study, Value
-from tune_srgan.tracking import sync_commands
+from tune_srgan.tracking import complaints, sync_commands
 
 SHORT = {
     "Schedulers.g_warmup_steps": "warm-up",
@@ -109,7 +109,7 @@ def review(study: Study, folder: StudyFolder, importance: Importance = lambda *_
         "measured": _measured(study, folder, every),
         "limits": list(LIMITS),
         "unsent": [] if study.tracking.wandb.mode == "disabled" else sync_commands(folder),
-        "complaints": dict(Counter(line for trial in every for line in trial.complaints()).most_common()),
+        "complaints": dict(Counter(line for trial in every for line in complaints(trial)).most_common()),
     }
     return _finite(found)  # type: ignore[no-any-return]
 

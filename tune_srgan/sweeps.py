@@ -27,6 +27,7 @@ from tune_srgan.study import Parameter, Study
 from tune_srgan.tracking import (
     BALANCE_LINE,
     address_of,
+    is_there,
     mark_best,
     run_id,
     sweep_file,
@@ -77,6 +78,7 @@ def open_sweep(study: Study, folder: StudyFolder) -> None:
         write_atomically(sweep_file(folder), json.dumps({"until": time.time() + ANSWER_S}))
     with contextlib.suppress(OSError):
         _start(folder, "open", making)
+        folder.send()  # workers elsewhere wait for it
 
 
 def sweep_note(folder: StudyFolder, seconds: float = 0.0) -> str:
@@ -103,6 +105,8 @@ def close_sweep(study: Study, folder: StudyFolder, number: int | None, seconds: 
     Waits `seconds` at most; what takes longer goes on by itself, within its limits. A study that was interrupted, or
     whose budget is used up, is a sweep that pauses.
     """
+    if study.tracking.wandb.mode == "disabled":
+        return 0
     begun = time.monotonic()
     mark_best(folder, number)
     left = wait_for_trackers(folder, seconds)
@@ -274,7 +278,7 @@ def _make_sweep(study: Study, folder: StudyFolder) -> dict[str, Any]:
     import wandb
 
     settings = study.tracking.wandb
-    sent = [run_id(trial, study) for trial in folder.trials() if trial.outcome() is not None and _is_there(trial.path)]
+    sent = [run_id(trial, study) for trial in folder.trials() if trial.outcome() is not None and is_there(trial)]
     with _quiet():
         name = wandb.sweep(
             sweep_configuration(study), entity=settings.entity, project=settings.project, prior_runs=sent or None
@@ -291,11 +295,6 @@ def _default_entity() -> str:
     import wandb
 
     return str(wandb.Api().default_entity)
-
-
-def _is_there(trial: Path) -> bool:
-    """Whether the trial's run is on the server: sent by its tracker, or by a person."""
-    return (trial / "tracker" / "sent").exists() or bool(list(trial.glob("tracker/wandb/offline-run-*/*.wandb.synced")))
 
 
 def _has_ended(study: Study, folder: StudyFolder) -> bool:
@@ -348,6 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def refused(reason: str) -> None:
         if making and not _sweep(folder):
             write_atomically(sweep_file(folder), json.dumps({"refused": reason}))
+            with contextlib.suppress(OSError):
+                folder.send()
 
     def give_up() -> None:
         refused(f"no answer in {ANSWER_S:g} s")

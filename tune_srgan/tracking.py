@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import math
 import os
 import select
 import shlex
@@ -69,17 +70,17 @@ def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
         return Tracker()
     try:
         _tracker(trial).mkdir(exist_ok=True)
-        (_tracker(trial) / "missed").unlink(missing_ok=True)  # by an attempt before this one
         if reason := why_away(_study_of(trial)):
             _miss(trial, reason)
             return Tracker()
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb") as held:
             lifeline = os.fdopen(writing, "wb", buffering=0)
-            _start(trial, held)
+            _start([trial], held, "--follow", "--watching", str(os.getpid()))
         return Tracker(lifeline)
     except Exception as error:  # a tracker that cannot be had never stops a training
-        _complain(trial, _reason(error))
+        with contextlib.suppress(OSError):
+            trial.complain(_told(_reason(error)))
         return Tracker()
 
 
@@ -100,59 +101,65 @@ def run_id(trial: TrialFolder, study: Study) -> str:
 
 def address_of(trial: TrialFolder) -> str:
     """Where a person sees the trial's run; empty where it is not there."""
-    return str(_marker(trial, "sent").get("url") or "")
+    return str(_done(trial).get("url") or "")
+
+
+def is_there(trial: TrialFolder) -> bool:
+    """Whether the trial's run is on the server: sent by its tracker, or by a person."""
+    return _done(trial).get("run") == "server" or _is_synced(trial)
+
+
+def complaints(trial: TrialFolder) -> list[str]:
+    """What a trial complained of, and why its run is not where it should be."""
+    missed = _done(trial).get("missed")
+    return [*trial.complaints(), *([_told(missed)] if missed else [])]
 
 
 def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
     """Wait until the tracker of every ended trial is done, or the time is over; returns how many are not.
 
-    A trial whose tracker was lost with its worker is given another.
+    A trial whose tracker was lost with its worker is given another, and so is one whose run does not know who is best.
     """
-    left = [trial for trial in folder.every_trial() if _tracker(trial).is_dir() and trial.outcome() is not None]
-    begun, orphans = time.monotonic(), not is_url(folder.address)  # of a store, trackers are at work elsewhere
+    elsewhere = is_url(folder.address)  # of a store, trackers are at work on other machines
+    started: set[TrialFolder] = set()
+    begun, pause = time.monotonic(), 1.0 if elsewhere else 0.05
+    with contextlib.suppress(OSError):
+        folder.fetch()
+    left = [trial for trial in folder.every_trial() if _has_run(trial)]
     while left := [trial for trial in left if not _is_done(trial)]:
         waited = time.monotonic() - begun
-        if orphans and waited >= min(GRACE_S, seconds / 2):
-            orphans = False
-            with contextlib.suppress(OSError):
-                for trial in left:
-                    if not _is_held(trial):
-                        _start(trial)
+        late = not elsewhere and waited >= min(GRACE_S, seconds / 2)
+        idle = [trial for trial in left if not _is_held(trial) and trial not in started]
+        _start_again(folder, [trial for trial in idle if late or _done(trial)])
+        started.update(trial for trial in idle if late or _done(trial))
         if waited >= seconds:
             break
-        time.sleep(0.05)
+        time.sleep(pause)
         with contextlib.suppress(OSError):
             for trial in left:
-                folder.fetch(f"{trial.place}/{_tracker(trial).name}")
+                if trial not in started:
+                    folder.fetch(f"{trial.place}/{_tracker(trial).name}")
     return len(left)
 
 
 def sync_commands(folder: StudyFolder) -> list[str]:
-    """What sends everything that is not on the server; empty where all of it is."""
+    """What sends everything that is not on the server, nor on its way; empty where all of it is."""
     found: dict[str, None] = {}
     for trial in folder.every_trial():
-        tracked = _tracker(trial).is_dir() and trial.outcome() is not None
-        if (not tracked and not _complained(trial)) or _is_sent(trial):
+        if not _has_run(trial) or _is_done(trial, "server") or _is_held(trial):
             continue
         beside = shlex.quote(str(trial.path.parent))
-        if not (_tracker(trial) / "kept").exists():
+        if not _is_done(trial, "offline"):
             found[f"python -m tune_srgan.tracking {beside}/*"] = None
-        elif not list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")):
+        elif not _is_synced(trial):
             found[f"wandb sync {beside}/*/tracker/wandb/offline-run-*"] = None
     return list(found)
 
 
 def mark_best(folder: StudyFolder, winner: int | None) -> None:
-    """Tag the winner's run `best`, and no other; the trackers do it, nobody waits."""
-    for trial in folder.trials():
-        flag = _tracker(trial) / "best"
-        if not flag.parent.is_dir() or flag.exists() == (trial.number == winner):
-            continue
-        with contextlib.suppress(OSError):
-            flag.unlink() if flag.exists() else flag.touch()
-            (_tracker(trial) / "kept").unlink(missing_ok=True)  # it is made again
-            if trial.outcome() is not None and not _marker(trial, "missed"):
-                _start(trial)
+    """Say whose run is to be tagged `best`, and no other; `wait_for_trackers` has it done."""
+    with contextlib.suppress(OSError):
+        write_atomically(_best_file(folder), json.dumps({"trial": winner}))
 
 
 def sweep_file(folder: StudyFolder) -> Path:
@@ -161,7 +168,7 @@ def sweep_file(folder: StudyFolder) -> Path:
 
 
 def _tracker(trial: TrialFolder) -> Path:
-    """`sent`, `kept` (offline) or `missed` (to be sent by hand), once done; `best`; `lock`; wandb's own files."""
+    """`done`: what came of it; `lock`; wandb's own files."""
     return trial.path / "tracker"
 
 
@@ -169,69 +176,78 @@ def _study_of(trial: TrialFolder) -> StudyFolder:
     return StudyFolder(trial.path.parent.parent)
 
 
+def _best_file(folder: StudyFolder) -> Path:
+    return folder.path / "wandb_best"
+
+
+def _is_best(trial: TrialFolder) -> bool:
+    return not trial.confirms and (read_json(_best_file(_study_of(trial))) or {}).get("trial") == trial.number
+
+
 def _away_file(folder: StudyFolder) -> Path:
     return folder.path / "wandb_away"
 
 
-def why_away(folder: StudyFolder) -> str:
-    """How the server has just failed a trial of a study; empty where it has not."""
-    with contextlib.suppress(FileNotFoundError):
-        if time.time() - _away_file(folder).stat().st_mtime < AWAY_S:
-            return _away_file(folder).read_text(encoding="utf-8")
-    return ""
+def why_away(folder: StudyFolder, since: float | None = None) -> str:
+    """How the server has failed a trial of a study since then, or lately; empty where it has not."""
+    told = read_json(_away_file(folder)) or {"s": -math.inf}
+    return str(told["reason"]) if told["s"] > (time.time() - AWAY_S if since is None else since) else ""
 
 
-def _is_done(trial: TrialFolder) -> bool:
-    return bool(_marker(trial, "missed")) or _has_all(trial, "sent") or _has_all(trial, "kept")
+def _has_run(trial: TrialFolder) -> bool:
+    """Whether there is something to send: the trial has ended, and not without a start."""
+    return trial.outcome() is not None and bool(trial.attempts())
 
 
-def _is_sent(trial: TrialFolder) -> bool:
-    return _has_all(trial, "sent")
-
-
-def _has_all(trial: TrialFolder, name: str) -> bool:
-    """Whether its run is there, and knows whether it is the best."""
-    done = _marker(trial, name)
-    return bool(done) and done["best"] == (_tracker(trial) / "best").exists()
-
-
-def _marker(trial: TrialFolder, name: str) -> dict[str, Any]:
-    """What a tracker that is done has left; empty where it has not."""
+def _done(trial: TrialFolder) -> dict[str, Any]:
+    """What its tracker left: where its `run` is (`server`, `offline`), if it is the `best`, or why it was `missed`."""
     with contextlib.suppress(OSError):
-        return read_json(_tracker(trial) / name) or {}
+        return read_json(_tracker(trial) / "done") or {}
     return {}
 
 
+def _is_done(trial: TrialFolder, run: str = "") -> bool:
+    """Whether nothing is left to do, or all is there: on the `server`, or `offline`."""
+    done = _done(trial)
+    if run:
+        return "missed" not in done and done.get("run") == run and done["best"] == _is_best(trial)
+    return "missed" in done or _is_done(trial, "server") or _is_done(trial, "offline")
+
+
+def _is_synced(trial: TrialFolder) -> bool:
+    return bool(list(_tracker(trial).glob("wandb/offline-run-*/*.wandb.synced")))
+
+
 def _is_held(trial: TrialFolder) -> bool:
-    """Whether a process is at work on it."""
-    with contextlib.suppress(OSError), (_tracker(trial) / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    return True
+    """Whether a process of this machine is at work on it."""
+    try:
+        with (_tracker(trial) / "lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has been
+        pass
+    return False
 
 
 def _miss(trial: TrialFolder, reason: str) -> None:
     """Let it be sent by hand."""
-    _complain(trial, reason)
-    _note(trial, "missed", {"reason": reason})
+    done = _done(trial)
+    _note(trial, {**(done if done.get("run") == "server" else {}), "missed": reason})
 
 
-def _note(trial: TrialFolder, name: str, content: Mapping[str, Any]) -> None:
-    """Leave a marker, and with `kept` the run that it speaks of, where the study is kept, too."""
+def _note(trial: TrialFolder, done: Mapping[str, Any]) -> None:
+    """Leave what came of it, and an offline run, where the study is kept, too."""
     with contextlib.suppress(OSError):
-        write_atomically(_tracker(trial) / name, json.dumps(dict(content)))
-        folder, made = _study_of(trial), _tracker(trial)
-        folder.replace(str((made if name == "kept" else made / name).relative_to(folder.path)), LEAVE_S)
+        left = _tracker(trial) / "done"
+        write_atomically(left, json.dumps(dict(done)))
+        folder = _study_of(trial)
+        kept = left.parent if done.get("run") == "offline" else left
+        folder.replace(str(kept.relative_to(folder.path)), LEAVE_S)
 
 
-def _complain(trial: TrialFolder, reason: str) -> None:
-    """Once a trial, in its folder: the driver shows it at the end. The same text for the same trouble."""
-    if not _complained(trial):
-        trial.complain(f"Weights & Biases: {reason}")
-
-
-def _complained(trial: TrialFolder) -> bool:
-    return any(line.startswith("Weights & Biases") for line in trial.complaints())
+def _told(reason: str) -> str:
+    return f"Weights & Biases: {reason}"
 
 
 def _reason(error: BaseException) -> str:
@@ -261,26 +277,38 @@ def _is_whole(written: Path) -> bool:
         return b'"type":"exit"' in said.read()[-200:]
 
 
-def _start(trial: TrialFolder, lifeline: IO[bytes] | int = subprocess.DEVNULL) -> None:
-    """A tracker's process for a trial; it outlives this one where it must."""
+def _start(trials: Sequence[TrialFolder], lifeline: IO[bytes] | int, *options: str) -> None:
+    """A process that sends trials, one after another; it outlives this one where it must."""
     _children[:] = [child for child in _children if child.poll() is None]  # they have ended: reap them
     package = str(Path(__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     environment = os.environ | {"PYTHONPATH": f"{package}{os.pathsep}{inherited}" if inherited else package}
     environment.pop("WANDB_SERVICE", None)  # of a wandb in this process: another's connection
-    options = ["--follow", "--patience", str(PATIENCE_S), "--watching", str(os.getpid())]
-    with (_tracker(trial) / "log").open("ab") as log:
+    with (_tracker(trials[0]) / "log").open("ab") as log:
         _children.append(
             subprocess.Popen(
-                [sys.executable, "-c", DETACHED, str(trial.path.resolve()), *options],
+                [sys.executable, "-c", DETACHED, *(str(trial.path.resolve()) for trial in trials)]
+                + ["--patience", str(PATIENCE_S), *options],
                 stdin=lifeline,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the driver
-                cwd=trial.path,
+                cwd=trials[0].path,
                 env=environment,
             )
         )
+
+
+def _start_again(folder: StudyFolder, trials: Sequence[TrialFolder]) -> None:
+    """For trials whose trackers have left something undone; none where the server is away."""
+    away = why_away(folder)
+    with contextlib.suppress(OSError):
+        for trial in trials:
+            _tracker(trial).mkdir(exist_ok=True)
+            if away:
+                _miss(trial, away)
+        if trials and not away:
+            _start(trials, subprocess.DEVNULL)
 
 
 class _Follower:
@@ -305,18 +333,19 @@ class _Follower:
                 file.truncate(0)
                 file.write(str(os.getpid()))  # for a person who wonders
                 file.flush()
-                sent = _marker(self._trial, "sent")
-                if not sent and not _is_done(self._trial):
+                if _is_done(self._trial, "server") or (not self._online and _is_done(self._trial, "offline")):
+                    return
+                if _done(self._trial).get("run") == "server":
+                    self._tag()
+                else:
                     self._send()
-                elif sent and sent["best"] != self._is_best():
-                    self._tag(sent)
         except (Exception, KeyboardInterrupt) as error:  # wandb raises the latter where a person stops the run
             self._fail(_reason(error))
 
     def _send(self) -> None:
-        # of attempts before this one: what is missing comes from the record
-        shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
-        (_tracker(self._trial) / "kept").unlink(missing_ok=True)
+        self._clear()
+        if self._online and self._attempts > 1 and is_url(self._folder.address):
+            time.sleep(LEAVE_S + 1)  # on another machine an earlier attempt's process may still be closing its run
         run = self._open()
         point = Ruler.of(self._trial.configuration()).balance_point
         while True:
@@ -335,22 +364,34 @@ class _Follower:
                 return
             time.sleep(POLL_S)
 
+    def _clear(self) -> None:
+        """Remove what attempts before this one left here and in the store: what is missing comes from the record."""
+        left = [_tracker(self._trial) / "wandb", _tracker(self._trial) / "done"]
+        if not any(path.exists() for path in left):
+            return
+        shutil.rmtree(left[0], ignore_errors=True)
+        left[1].unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.replace(str(left[0].parent.relative_to(self._folder.path)), LEAVE_S)
+
     def _open(self) -> Any:
         os.environ |= self._environment()
         import wandb
 
-        run = wandb.init(
-            config=flatten(self._trial.configuration().model_dump())
-            | {"trial": self._trial.number, "proposed_by": self._trial.header()["proposed_by"]},
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                disable_code=True,
-                init_timeout=self._options.patience,
-                x_stats_pid=self._options.watching,  # the training's use of the machine, not this process's
-            ),
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            init_timeout=self._options.patience,
+            x_stats_pid=self._options.watching,  # the training's use of the machine, not this process's
         )
+        header = {"trial": self._trial.number, "proposed_by": self._trial.header()["proposed_by"]}
+        try:
+            run = wandb.init(config=flatten(self._trial.configuration().model_dump()) | header, settings=settings)
+        except Exception as error:
+            self._say_away(_reason(error))
+            raise
         if self._online:
             # a run that goes on: what the server has is not sent again, what was on its way is
             self._last_step = run.starting_step - 1
@@ -395,7 +436,7 @@ class _Follower:
         """Summary, tags, images; then the run is closed, and the server asked whether it knows."""
         import wandb
 
-        best, record = self._is_best(), record_of(self._trial, self._study)
+        best, record = _is_best(self._trial), record_of(self._trial, self._study)
         summary = {key: value for key, value in outcome.items() if value is not None}
         summary["outcome"] = summary.pop("end")
         summary |= {f"steps/{kind}": steps for kind, steps in record.account.items()}
@@ -406,7 +447,7 @@ class _Follower:
         if best:
             summary["best"] = True
         if self._trial.samples.exists():
-            run.log({"Val SR": wandb.Image(str(self._trial.samples))}, step=max(self._last_step, 0))
+            run.log({"Val SR": wandb.Image(str(self._trial.samples))}, step=max(self._last_step, run.starting_step, 0))
         run.summary.update(summary)
         run.tags = self._tags(run.tags or (), outcome, best)
         url = run.url if self._online else None
@@ -415,21 +456,22 @@ class _Follower:
         run.finish(exit_code=int(outcome["end"] == "failed"))
         if self._online:
             self._known(path).wait_until_finished()  # `finish` is silent where the server took nothing
-            _note(self._trial, "sent", {"best": best, "url": url, "path": path})
+            _note(self._trial, {"run": "server", "best": best, "url": url, "path": path})
         elif _is_whole(written):
-            _note(self._trial, "kept", {"best": best})
+            _note(self._trial, {"run": "offline", "best": best})
         else:
             raise OSError("its offline run could not be written whole: is the disk full?")
 
-    def _tag(self, sent: Mapping[str, Any]) -> None:
+    def _tag(self) -> None:
         """Tag a run again that was sent, and is the best now, or no more."""
-        best, outcome = self._is_best(), self._trial.outcome()
-        assert outcome is not None
-        run = self._known(sent["path"])
-        run.tags = list(self._tags(run.tags, outcome, best))
-        run.summary["best"] = best
-        run.update()
-        _note(self._trial, "sent", {**sent, "best": best})
+        done, best, outcome = _done(self._trial), _is_best(self._trial), self._trial.outcome()
+        done.pop("missed", None)
+        if outcome is not None and done["best"] != best:
+            run = self._known(done["path"])
+            run.tags = list(self._tags(run.tags, outcome, best))
+            run.summary["best"] = best
+            run.update()
+        _note(self._trial, {**done, "best": best})
 
     def _known(self, path: str) -> Any:
         """The run as the server has it."""
@@ -442,9 +484,6 @@ class _Follower:
         """Ours, after those that a person gave."""
         ours = [str(outcome["end"]), *(["censored"] if outcome["censored"] else []), *(["best"] if best else [])]
         return (*(tag for tag in tags if tag not in OUR_TAGS), *ours)
-
-    def _is_best(self) -> bool:
-        return (_tracker(self._trial) / "best").exists()
 
     def _is_over(self) -> bool:
         """Whether the attempt is: its process is gone, its tracker closed, or another attempt began."""
@@ -463,23 +502,34 @@ class _Follower:
                 if ended or over:
                     waited = time.monotonic() - since.setdefault(ended, time.monotonic())
                     if ended and waited > patience:
-                        self._fail(f"the server took longer than {patience:g} s")
+                        reason = f"the server took longer than {patience:g} s"
+                        self._say_away(reason)
+                        self._fail(reason)
                     if not ended and waited > LEAVE_S:
                         os._exit(1)
             time.sleep(1.0)
 
     def _fail(self, reason: str) -> NoReturn:
         try:
-            reason = reason.replace(run_id(self._trial, self._study), "a trial")
-            if (_tracker(self._trial) / "sent").exists():
-                _complain(self._trial, f"the tag `best` is not sent ({reason})")
+            reason = self._of_a_trial(reason)
+            if _done(self._trial).get("run") == "server":
+                _miss(self._trial, f"the tag `best` is not sent ({reason})")
             elif self._trial.outcome() is not None or not self._is_over():
                 shutil.rmtree(_tracker(self._trial) / "wandb", ignore_errors=True)
                 _miss(self._trial, reason)
-                if self._online and reason != NOT_INSTALLED:
-                    write_atomically(_away_file(self._folder), reason)
         finally:
             os._exit(1)  # wandb's own end would wait for the server again
+
+    def _say_away(self, reason: str) -> None:
+        """Trials that begin now need not ask the server."""
+        if self._online:
+            with contextlib.suppress(OSError):
+                told = {"s": time.time(), "reason": self._of_a_trial(reason)}
+                write_atomically(_away_file(self._folder), json.dumps(told))
+
+    def _of_a_trial(self, reason: str) -> str:
+        """The same words for every trial: the report counts them."""
+        return reason.replace(run_id(self._trial, self._study), "a trial")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -496,18 +546,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.nice(10)  # the training goes first
         _Follower(trials[0], options).follow()
         return
-    missing = 0
-    for trial in trials:  # a process each: wandb keeps its first run's settings
-        if not trial.exists() or trial.outcome() is None or _is_sent(trial):
+    if not any(trial.exists() for trial in trials):
+        parser.error("none of these is a trial's folder")
+    begun, missing = time.time(), 0
+    for trial in filter(TrialFolder.exists, trials):  # a process each: wandb keeps its first run's settings
+        folder = _study_of(trial)
+        with contextlib.suppress(OSError):
+            folder.fetch(trial.place)
+        online = tracking_mode(folder.study().tracking.wandb)[0] == "online"
+        if not _has_run(trial) or _is_done(trial, "server") or (_is_done(trial, "offline") and not online):
             continue
         _tracker(trial).mkdir(exist_ok=True)
-        for name in ("kept", "missed"):
-            (_tracker(trial) / name).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "tune_srgan.tracking", "--follow", "--patience", str(options.patience)]
-        subprocess.run([*command, str(trial.path)], stdin=subprocess.DEVNULL, check=False)
-        done = "sent" if _is_sent(trial) else "kept offline" if _has_all(trial, "kept") else "not sent"
-        missing += done == "not sent"
-        sys.stdout.write(f"{trial.place}: {done}\n")
+        if reason := why_away(folder, begun):
+            _miss(trial, reason)
+        else:
+            command = [sys.executable, "-m", "tune_srgan.tracking", "--follow", "--patience", str(options.patience)]
+            subprocess.run([*command, str(trial.path)], stdin=subprocess.DEVNULL, check=False)
+        sent, kept = _is_done(trial, "server"), _is_done(trial, "offline")
+        missing += not (sent or kept)
+        sys.stdout.write(f"{trial.place}: {'sent' if sent else 'kept offline' if kept else 'not sent'}\n")
     if missing:
         raise SystemExit(1)
 
