@@ -388,6 +388,27 @@ def test_an_offline_study_is_read_back_and_then_sent_as_it_says(tmp_path, monkey
     server.stop()
 
 
+def test_what_the_driver_ends_is_sent_though_no_tracker_follows_it(tmp_path, monkeypatch):
+    environment("http://127.0.0.1:9", monkeypatch)
+    study, folder = opened(tmp_path, "offline")
+    for number in range(2):
+        start(folder, study, number, VALUES)
+        finish(folder, study, number, "capped")
+    propose(folder, study, 2, VALUES)
+    finish(folder, study, 2, "capped")  # never started
+    tracking.catch_up(study, folder, folder.trials())
+    for number in range(2):
+        wait_for(is_done(folder.trial(number), "offline"))
+    assert wait_for_trackers(folder, 60) == 0
+    assert not (folder.trial(2).path / "tracker").exists()
+    study, folder = opened(tmp_path, "disabled", name="off")
+    start(folder, study, 0, VALUES)
+    finish(folder, study, 0)
+    tracking.catch_up(study, folder, folder.trials())
+    assert sweeps.close_sweep(study, folder, 0, seconds=60) == 0
+    assert not (folder.trial(0).path / "tracker").exists()
+
+
 def test_no_account_no_library_no_tracking_are_each_said(tmp_path, monkeypatch):
     environment("http://127.0.0.1:9", monkeypatch)
     study, folder = opened(tmp_path, "disabled", name="off")

@@ -48,6 +48,7 @@ from tune_srgan.searcher import Searcher, learnt_from
 from tune_srgan.sharing import Snapshots, path_of, points_of, reach
 from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study
+from tune_srgan.tracking import catch_up
 from tune_srgan.worker import run_trial
 
 NODE_S = 300.0  # that trials wait for a node before a person is told
@@ -229,6 +230,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 return
             trial.end(trial.failed())
             self._folder.send(trial.place, PATIENCE_S)
+            catch_up(self._study, self._folder, [trial])
         self.budget.keep_time()
         self._folder.send(patience=PATIENCE_S)  # the clock: another machine may go on with it
         if trial.outcome() is not None:  # else it was interrupted: `resume` goes on with it
@@ -258,7 +260,9 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         asked for one by one. What the study file names starts before all of them.
         """
         if self._searcher is not None:
-            self._waiting = [trial for trial in self._waiting if not self._too_long(trial)]
+            before = self._waiting
+            self._waiting = [trial for trial in before if not self._too_long(trial)]
+            catch_up(self._study, self._folder, [trial for trial in before if trial not in self._waiting])
         while self._to_propose and (self._proposed < self._blind or self._wants_another()):
             proposed = self._propose()
             if proposed is not None:

@@ -115,6 +115,12 @@ def complaints(trial: TrialFolder) -> list[str]:
     return [*trial.complaints(), *([_told(missed)] if missed else [])]
 
 
+def catch_up(study: Study, folder: StudyFolder, trials: Sequence[TrialFolder]) -> None:
+    """Send what was left undone of trials that ended while no tracker followed them."""
+    if study.tracking.wandb.mode != "disabled":
+        _start_again(folder, [t for t in trials if _has_run(t) and not _is_done(t) and not _is_held(t)])
+
+
 def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
     """Wait until the tracker of every ended trial is done, or the time is over; returns how many are not.
 
@@ -221,7 +227,7 @@ def _is_synced(trial: TrialFolder) -> bool:
 def _is_held(trial: TrialFolder) -> bool:
     """Whether a process of this machine is at work on it."""
     try:
-        with (_tracker(trial) / "lock").open("r") as file:
+        with (_tracker(trial) / "lock").open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
