@@ -77,8 +77,8 @@ class StudyView:
             self._live.stop()
 
     def on_start(self, trial: TrialFolder) -> None:
-        """A trial starts: its worker, torch and the imagery take a few seconds."""
-        self.on_reading(trial, {"phase": "starting", "step": 0.0})
+        """A trial starts, or goes on: its worker, torch and the imagery take a few seconds."""
+        self.on_reading(trial, {"phase": "starting", "step": float(trial.last_step())})
 
     def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
         """A trial reported."""

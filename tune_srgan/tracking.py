@@ -150,16 +150,16 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
 
 def sync_commands(folder: StudyFolder) -> list[str]:
     """What sends everything that is not on the server, nor on its way; empty where all of it is."""
-    found: dict[str, None] = {}
+    found: dict[str, dict[str, None]] = {}
     for trial in folder.every_trial():
         if not _has_run(trial) or _is_done(trial, "server") or _is_held(trial):
             continue
         beside = shlex.quote(str(trial.path.parent))
         if not _is_done(trial, "offline"):
-            found[f"python -m tune_srgan.tracking {beside}/*"] = None
+            found.setdefault("python -m tune_srgan.tracking", {})[f"{beside}/*"] = None
         elif not _is_synced(trial):
-            found[f"wandb sync {beside}/*/tracker/wandb/offline-run-*"] = None
-    return list(found)
+            found.setdefault("wandb sync", {})[f"{beside}/*/tracker/wandb/offline-run-*"] = None
+    return [" ".join([command, *places]) for command, places in found.items()]
 
 
 def mark_best(folder: StudyFolder, winner: int | None) -> None:
