@@ -86,7 +86,7 @@ def test_a_head_that_is_lost_with_all_it_had_loses_nothing(runs, tmp_path, monke
     driver.communicate(timeout=60)
     before = {trial: readings(runs, trial) for trial in ("00000", "00001", "00002")}
     ended = outcomes(runs)
-    shutil.rmtree(tmp_path / "cache")
+    wait_for(lambda: shutil.rmtree(tmp_path / "cache", ignore_errors=True) or not (tmp_path / "cache").exists())
     monkeypatch.setenv("TUNE_SRGAN_CACHE", str(tmp_path / "another"))
     finish(command("resume", f"{runs}/tiny", cwd=tmp_path))
     finish(command("run", "tiny.yaml", cwd=tmp_path))
