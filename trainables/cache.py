@@ -27,6 +27,16 @@ def cache() -> Path:
     return Path(told) if told else Path(tempfile.gettempdir()) / f"tune-srgan-{os.getuid()}"
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Files of a folder and of those in it, sorted; one that others remove meanwhile is no error (to `rglob` it is)."""
+
+    def unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    return sorted(Path(place) / name for place, _, names in os.walk(folder, onerror=unless_gone) for name in names)
+
+
 def used(entry: Path, make: Callable[[], None], sound: Callable[[], bool] = lambda: True) -> None:
     """Have an entry as long as this process lives, made by one process where it is not whole, or no more `sound`.
 
@@ -59,13 +69,16 @@ def make_room(folder: Path, needed: int) -> None:
     """Let so many bytes more fit into a folder of entries; an OSError where they do not, whatever goes."""
     folder.mkdir(parents=True, exist_ok=True)
     limit = float(os.environ.get(LIMIT) or DEFAULT_GB) * 1e9
-    entries = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: entry.stat().st_mtime)
-    taken = {entry: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) for entry in entries}
+    used_at, taken = {}, {}
+    for entry in filter(Path.is_dir, folder.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+            taken[entry] = sum(file.stat().st_size for file in files_below(entry))
+            used_at[entry] = entry.stat().st_mtime
 
     def missing() -> float:
         return needed - min(limit - sum(taken.values()), shutil.disk_usage(folder).free)
 
-    for entry in entries:
+    for entry in sorted(used_at, key=used_at.__getitem__):
         if missing() <= 0:
             return
         with entry.with_name(f"{entry.name}.lock").open("a") as lock, contextlib.suppress(OSError):

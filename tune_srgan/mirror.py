@@ -19,8 +19,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from trainables.cache import cache
-from tune_srgan.storage import Storage, files_below, storage_at, write_atomically
+from trainables.cache import cache, files_below
+from tune_srgan.storage import Storage, storage_at, write_atomically
 
 GROWING = ("readings.jsonl", "attempts.jsonl", "complaints.log")
 PARTS = ".parts/"

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainables.cache import files_below
 from tune_srgan.confirmation import candidates, winner
 from tune_srgan.live import COLOURS, figure
 from tune_srgan.records import UNFINISHED, StudyFolder, TrialFolder, TrialRecord
 from tune_srgan.review import account_text, missed_text, review, value_text
-from tune_srgan.storage import files_below, write_atomically
+from tune_srgan.storage import write_atomically
 from tune_srgan.study import Study, Value
 from tune_srgan.sweeps import sweep_address
 

@@ -260,9 +260,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         asked for one by one. What the study file names starts before all of them.
         """
         if self._searcher is not None:
-            before = self._waiting
-            self._waiting = [trial for trial in before if not self._too_long(trial)]
-            catch_up(self._study, self._folder, [trial for trial in before if trial not in self._waiting])
+            ended = [trial for trial in self._waiting if self._too_long(trial)]
+            if ended:
+                self._waiting = [trial for trial in self._waiting if trial not in ended]
+                catch_up(self._study, self._folder, ended)
         while self._to_propose and (self._proposed < self._blind or self._wants_another()):
             proposed = self._propose()
             if proposed is not None:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainables.cache import files_below
 from trainables.configuration import is_url
 from trainables.errors import InvalidInput, Problem
 
@@ -85,16 +86,6 @@ def storage_at(place: str) -> Storage:
             [Problem(place, "storage", " ".join(str(error).split())[:160], "a folder, or a URL that fsspec knows", fix)]
         ) from None
     return _ObjectStore(files, root.rstrip("/"))
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Files of a folder and of those in it, sorted; one that others remove meanwhile is no error (to `rglob` it is)."""
-
-    def unless_gone(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise error
-
-    return sorted(Path(place) / name for place, _, names in os.walk(folder, onerror=unless_gone) for name in names)
 
 
 class _Folder:

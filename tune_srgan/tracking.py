@@ -79,8 +79,7 @@ def open_tracker(trial: TrialFolder, study: Study) -> Tracker:
             _start([trial], held, "--follow", "--watching", str(os.getpid()))
         return Tracker(lifeline)
     except Exception as error:  # a tracker that cannot be had never stops a training
-        with contextlib.suppress(OSError):
-            trial.complain(_told(_reason(error)))
+        trial.complain(_told(_reason(error)))
         return Tracker()
 
 
@@ -135,9 +134,9 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
     while left := [trial for trial in left if not _is_done(trial)]:
         waited = time.monotonic() - begun
         late = not elsewhere and waited >= min(GRACE_S, seconds / 2)
-        idle = [trial for trial in left if not _is_held(trial) and trial not in started]
-        _start_again(folder, [trial for trial in idle if late or _done(trial)])
-        started.update(trial for trial in idle if late or _done(trial))
+        idle = [trial for trial in left if trial not in started and (late or _done(trial)) and not _is_held(trial)]
+        _start_again(folder, idle)
+        started.update(idle)
         if waited >= seconds:
             break
         time.sleep(pause)
@@ -218,6 +217,11 @@ def _is_done(trial: TrialFolder, run: str = "") -> bool:
     if run:
         return "missed" not in done and done.get("run") == run and done["best"] == _is_best(trial)
     return "missed" in done or _is_done(trial, "server") or _is_done(trial, "offline")
+
+
+def _is_where_it_belongs(trial: TrialFolder, online: bool) -> bool:
+    """Whether its run needs no tracker: an offline one does where there is a server now."""
+    return _is_done(trial, "server") or (not online and _is_done(trial, "offline"))
 
 
 def _is_synced(trial: TrialFolder) -> bool:
@@ -307,13 +311,15 @@ def _start(trials: Sequence[TrialFolder], lifeline: IO[bytes] | int, *options: s
 
 def _start_again(folder: StudyFolder, trials: Sequence[TrialFolder]) -> None:
     """For trials whose trackers have left something undone; none where the server is away."""
+    if not trials:
+        return
     away = why_away(folder)
     with contextlib.suppress(OSError):
         for trial in trials:
             _tracker(trial).mkdir(exist_ok=True)
             if away:
                 _miss(trial, away)
-        if trials and not away:
+        if not away:
             _start(trials, subprocess.DEVNULL)
 
 
@@ -339,7 +345,7 @@ class _Follower:
                 file.truncate(0)
                 file.write(str(os.getpid()))  # for a person who wonders
                 file.flush()
-                if _is_done(self._trial, "server") or (not self._online and _is_done(self._trial, "offline")):
+                if _is_where_it_belongs(self._trial, self._online):
                     return
                 if _done(self._trial).get("run") == "server":
                     self._tag()
@@ -560,7 +566,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             folder.fetch(trial.place)
         online = tracking_mode(folder.study().tracking.wandb)[0] == "online"
-        if not _has_run(trial) or _is_done(trial, "server") or (_is_done(trial, "offline") and not online):
+        if not _has_run(trial) or _is_where_it_belongs(trial, online):
             continue
         _tracker(trial).mkdir(exist_ok=True)
         if reason := why_away(folder, begun):

@@ -247,7 +247,7 @@ follow_the_readme() {
   step "What cannot work is one error"
   gives 2 python tune.py submit tests/cluster/tiny.yaml --address $DASHBOARD --storage runs
   one_error
-  gives 2 python tune.py submit tests/cluster/tiny.yaml --address $DASHBOARD --storage /home/node/studies
+  gives 2 python tune.py submit tests/cluster/tiny.yaml --address $DASHBOARD --storage /tmp/studies # each machine has its own
   one_error
   says 'does not share'
   python -c "import numpy; numpy.save('$HOME/scene.npy', numpy.random.rand(3, 128, 256).astype('float32'))"
