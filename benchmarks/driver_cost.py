@@ -5,7 +5,8 @@
 A stub writes the record of a training and reports it, and computes nothing. Everything else is the service's own: Ray
 Tune, Optuna's TPE with its database, capping, best first, sharing's order of starts, the records. Counted are the
 driver's processor seconds and its memory, per hundred trials that ended, and that no trial is lost or there twice. What
-a trial costs once (its proposal, its start and end in the feed) is counted apart from what is left for a report.
+a trial costs once (its proposal, its start and end in the feed) is counted apart from what is left for a report. The
+same again with a budget of steps, hours and GPU hours that is never used up: it is asked at every proposal.
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
-from tests.studies import reading, small  # noqa: E402
-from tune_srgan import runner  # noqa: E402
-from tune_srgan.records import StudyFolder, TrialFolder  # noqa: E402
-from tune_srgan.study import Study, load_study  # noqa: E402
+# ruff: noqa: E402
+from tests.support.studies import open_study, reading, small
+from trainables.outcome import End, Outcome
+from tune_srgan.run import runner, worker
+from tune_srgan.run.budget import Budget
+from tune_srgan.run.ledger import Ledger
+from tune_srgan.store.records import TrialRecord, read_records
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import TrialFolder
+from tune_srgan.study.loading import load_study
+from tune_srgan.study.settings import Study
 
+CASES = {"plain": {}, "budget": {"steps": 10**9, "hours": 1000.0, "gpu_hours": 1000.0}}
 PAUSE_S = 0.05  # between a stub's reports: it stands for a training that takes its time
 
 
@@ -48,8 +57,7 @@ def stub(config: dict[str, Any]) -> None:
         trial.append(found)
         tune.report({**found, "phase": "game"})
         time.sleep(PAUSE_S)
-    end = {"end": "collapsed", "steps": 4 * reports, "censored": True, "gap": 0.5 + trial.number % 7 / 10}
-    trial.end(end | {"trained_steps": 4 * reports})
+    trial.end(Outcome(End.COLLAPSED, 4 * reports, True, 0.5 + trial.number % 7 / 10, 4 * reports))
 
 
 class Watch:
@@ -78,7 +86,7 @@ class Watch:
         """Count it."""
         self.reports += 1
 
-    def on_end(self, trial: TrialFolder) -> None:
+    def on_end(self, record: TrialRecord) -> None:
         """Count it; at each hundredth look at the clock and the memory."""
         self.ends += 1
         if self.ends % 100 == 0:
@@ -108,13 +116,43 @@ def line(first: dict[str, float], last: dict[str, float]) -> str:
 
 def checked(folder: StudyFolder, study: Study, trials: int, reports: int) -> None:
     """Every trial once, in the records, in Optuna; every reading once."""
-    records = folder.records(study)
+    records = read_records(study, folder.every_trial()).search
     assert [record.number for record in records] == list(range(trials))
-    assert all(record.end == "collapsed" for record in records)
+    assert all(record.end is End.COLLAPSED for record in records)
     assert all([r["step"] for r in trial.readings()] == list(range(4, 4 * reports + 1, 4)) for trial in folder.trials())
     kept = optuna.load_study(study_name=study.study, storage=folder.optuna_url).trials
     assert [trial.number for trial in kept] == list(range(trials))
     assert all(trial.state.is_finished() for trial in kept)
+
+
+def measure(case: str, trials: int, reports: int, profiled: bool) -> list[dict[str, float]]:
+    """One study to its end; what the driver had spent at each mark."""
+    document = small() | {"study": case, "confirm": {"top": 0}, "resources": {"concurrent": 16}}
+    document["search"] = {"trials": trials, "startup": 32, "budget": CASES[case]}
+    document["tracking"] = {"wandb": {"mode": "disabled"}}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        (Path(place) / "stub.yaml").write_text(json.dumps(document))
+        study, _ = load_study(Path(place) / "stub.yaml")
+        folder = StudyFolder(Path(place) / case)
+        open_study(folder, study)
+        watch, profile = Watch(), cProfile.Profile()
+        whole = {name: getattr(runner.TrialFeed, name) for name in ("suggest", "on_trial_complete")}
+        for name, method in whole.items():
+            setattr(runner.TrialFeed, name, watch.counted(method))
+        ledger = Ledger(study, folder)
+        if profiled:
+            profile.enable()
+        runner.run_study(ledger, Budget(ledger), watch)
+        if profiled:
+            profile.disable()
+            pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
+        for name, method in whole.items():
+            setattr(runner.TrialFeed, name, method)
+        checked(folder, study, trials, reports)
+        print(f"{case}: {trials} trials, {watch.reports} reports, none lost, none twice")
+        grown = watch.marks[-1]["mb"] - watch.marks[1]["mb"]
+        print(f"{case}: from the first hundred trials to the last: {grown:+.0f} MB")
+        return watch.marks
 
 
 def main() -> None:
@@ -126,32 +164,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     os.environ["STUB_REPORTS"] = str(chosen.reports)
-    document = small() | {"study": "stub", "confirm": {"top": 0}, "resources": {"concurrent": 16}}
-    document["search"] = {"trials": chosen.trials, "startup": 32}
-    document["tracking"] = {"wandb": {"mode": "disabled"}}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        (Path(place) / "stub.yaml").write_text(json.dumps(document))
-        study, _ = load_study(Path(place) / "stub.yaml")
-        folder = StudyFolder(Path(place) / "stub")
-        folder.open(study)
-        runner.run_trial = stub
-        runner.ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
-        watch, profile = Watch(), cProfile.Profile()
-        for name in ("suggest", "on_trial_complete"):
-            setattr(runner.TrialFeed, name, watch.counted(getattr(runner.TrialFeed, name)))
-        if chosen.profile:
-            profile.enable()
-        runner.run_study(study, folder, runner.Budget(study, folder), watch)
-        if chosen.profile:
-            profile.disable()
-            pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
-        checked(folder, study, chosen.trials, chosen.reports)
-        print(f"{chosen.trials} trials, {watch.reports} reports, none lost, none twice")
-        grown = watch.marks[-1]["mb"] - watch.marks[1]["mb"]
-        print(f"from the first hundred trials to the last: {grown:+.0f} MB")
-        if chosen.out:
-            result = {"date": time.strftime("%Y-%m-%d"), "reports": chosen.reports, "marks": watch.marks}
-            chosen.out.write_text(json.dumps(result, indent=1) + "\n")
+    worker.run_trial = stub
+    runner.ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
+    marks = {case: measure(case, chosen.trials, chosen.reports, chosen.profile) for case in CASES}
+    if chosen.out:
+        result = {"date": time.strftime("%Y-%m-%d"), "reports": chosen.reports, "marks": marks}
+        chosen.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,11 @@ from typing import Any
 
 import yaml
 
-from tune_srgan.confirmation import winner
-from tune_srgan.records import StudyFolder, account_of_study, read_json
+from tune_srgan.search.confirmation import winner
+from tune_srgan.store.records import account_of_study, read_records
+from tune_srgan.store.studies import study_in
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = {"both": (True, True), "sharing": (True, False), "capping": (False, True), "neither": (False, False)}
@@ -38,13 +41,14 @@ def run(name: str, sharing: bool, capping: bool, folder: Path) -> dict[str, Any]
     command = [sys.executable, str(ROOT / "tune.py"), "run", str(file), "--storage", str(folder), "--address", "local"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
     study_folder = StudyFolder(folder / name)
-    study = study_folder.study()
-    records = study_folder.records(study)
-    best = winner(study, study_folder)
-    found: dict[str, Any] = account_of_study(records)
+    study = study_in(study_folder)
+    records = read_records(study, study_folder.every_trial())
+    best = winner(study, records)
+    found: dict[str, Any] = account_of_study(records.search)
     found |= {"seconds": (read_json(study_folder.clock_file) or {})["seconds"]}
     found |= {"winner": best and best.number, "steps_to_nash": best and best.steps}
-    return found | {"configurations": [record.values for record in records], "ends": [record.end for record in records]}
+    configurations = [record.values for record in records.search]
+    return found | {"configurations": configurations, "ends": [record.label for record in records.search]}
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ from trainables.configuration import build_configuration
 from trainables.imagery import load_imagery
 from trainables.state import State
 from trainables.trainer import Diverged, outcome, pick_device, train
-from tune_srgan.study import Parameter, Study, Value, load_study
+from tune_srgan.study.loading import load_study
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Parameter, Value
 
 FIGURES = ["end", "steps_to_nash", "nash_cost", "gap", "exploitability", "trained_steps", "seconds", "readings"]
 

@@ -26,15 +26,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from trainables.configuration import Configuration
 from trainables.imagery import load_imagery
+from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import Diverged, pick_device, train
-from tune_srgan import mps
-from tune_srgan.records import step_seconds_of
-from tune_srgan.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of
-from tune_srgan.storage import storage_at, write_atomically
-from tune_srgan.study import Study, Value, load_study
+from tune_srgan.cluster import mps
+from tune_srgan.search.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of
+from tune_srgan.store.account import step_seconds_of
+from tune_srgan.store.objects import storage_at, write_atomically
+from tune_srgan.study.loading import load_study
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Value
 
 HERE = Path(__file__).resolve().parent
 FIGURES = {  # column: a reading's key, and the digits kept

@@ -40,11 +40,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from trainables.balance import Ruler, Verdict, earliest_possible, judge, lost, nash_cost
-from tune_srgan.capping import Incumbent, better
-from tune_srgan.records import TrialRecord
-from tune_srgan.searcher import Searcher, good_trials
-from tune_srgan.sharing import PRETRAIN, path_of, points_of, reach
-from tune_srgan.study import Study, Value
+from trainables.outcome import End
+from tune_srgan.search.board import Incumbent, better
+from tune_srgan.search.samplers import good_trials
+from tune_srgan.search.searcher import Searcher
+from tune_srgan.search.sharing import PRETRAIN, path_of, points_of, reach
+from tune_srgan.store.records import TrialRecord
+from tune_srgan.store.trial_folder import TrialFolder
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Value
 
 HERE = Path(__file__).resolve().parent
 WEIGHT = "Training.Losses.adv_loss_beta"
@@ -190,9 +194,9 @@ class Ours:
     def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
         """To the searcher."""
         number, gap = self._numbers[name], 0.0 if cost < self._never else None
-        end = "capped" if censored else "balanced"
+        end = End.CAPPED if censored else End.BALANCED
         self._searcher.tell(
-            TrialRecord(number, {}, "", end, 0, censored, gap, cost, trained, None, "", 0.0, 0.0, (0, 0), {}, {})
+            TrialRecord(TrialFolder(Path(f"{number:05d}")), {}, "", end, 0, censored, gap, cost, trained)
         )
 
 

@@ -24,9 +24,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.configuration import Configuration, build_configuration, with_values
+from trainables.configuration import build_configuration
+from trainables.dotted import with_values
 from trainables.imagery import load_imagery
 from trainables.networks import Discriminator, Generator
+from trainables.schema import Configuration
 from trainables.state import State
 from trainables.step import Stepper
 

@@ -28,7 +28,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from tests.wandb_server import API_KEY, WandbServer  # noqa: E402
+from tests.support.wandb_server import API_KEY, WandbServer  # noqa: E402
 
 CASES: dict[str, dict[str, Any]] = {
     "answers": {"mode": "ok"},

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.studies import VALUES, finish, loaded, small, start
-from tests.test_balance import BALANCED, EVERY, GAME_ON, OFF, RULER, marks, ruler, run
-from tests.tiny import tiny
+from tests.support.balance import BALANCED, EVERY, GAME_ON, OFF, RULER, marks, ruler, run
+from tests.support.studies import VALUES, finish, loaded, open_study, small, start
+from tests.support.tiny import tiny
 from trainables.balance import Ruler, earliest_possible, judge, lost
-from tune_srgan.capping import Board, Incumbent, cost_in, incumbent_of, why_end
-from tune_srgan.records import StudyFolder
-from tune_srgan.study import Capping
+from tune_srgan.search.board import Answer, Board, Incumbent
+from tune_srgan.search.capping import cost_in, incumbent_of, why_end
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.study.settings import Capping
 
 EXACT = Capping(slack=1, lost_after=10**6)
 
@@ -112,7 +113,7 @@ def studied(curves, order, ends):
             board = Board()
             board.offer(best)
             board.offer(Incumbent(verdict.steps_to_nash, number))
-            best, _ = board.answer(-math.inf)
+            best = board.answer(-math.inf).incumbent
         if verdict.reached or at[number] == len(readings[number]) or ends(so_far, found, number, best):
             running.discard(number)
         at[number] += 1
@@ -155,23 +156,23 @@ def test_the_board_keeps_the_best_and_the_earlier_of_two_alike():
     board.offer(None)
     for cost, number in ((300, 4), (400, 1), (300, 2), (300, 3)):
         board.offer(Incumbent(cost, number))
-    assert board.answer(math.inf) == (Incumbent(300, 2), False)  # nobody waits
+    assert board.answer(math.inf) == Answer(Incumbent(300, 2), pauses=False)  # nobody waits
 
 
-def test_one_start_stops_one_trial():
+def test_one_start_pauses_one_trial():
     board = Board(1.25)
     board.wait([200, 100])
-    assert [board.answer(earliest)[1] for earliest in (-math.inf, 125, 126, 126, 250, 251, 1000)] == [
+    assert [board.answer(earliest).pauses for earliest in (-math.inf, 125, 126, 126, 250, 251, 1000)] == [
         False, False, True, False, False, True, False
     ]  # fmt: skip
     board.wait([300])
-    assert board.answer(math.inf)[1]
+    assert board.answer(math.inf).pauses
 
 
 def test_the_incumbent_is_the_studys_best_and_never_a_censored_trial(tmp_path):
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "runs" / study.study)
-    folder.open(study)
+    open_study(folder, study)
     records = []
     for number, (end, since) in enumerate((("balanced", 100), ("capped", 0), ("balanced", 60), ("collapsed", 0))):
         start(folder, study, number, VALUES)

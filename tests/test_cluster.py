@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.rays import cluster, node_without
-from tests.studies import loaded, small
-from tests.test_service import command, finish, wait_for, write_study
+from tests.support.rays import cluster, node_without
+from tests.support.service import command, finish, wait_for, write_study
+from tests.support.studies import loaded, small
 from trainables.errors import InvalidInput
-from tune_srgan import cluster as module
+from tune_srgan.cluster import nodes as module
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +48,7 @@ def test_a_submitted_study_runs_on_the_head_and_is_followed(rays, tmp_path):
     assert f"joined the Ray cluster at {rays.gcs_address}" in said
     assert said.count("64 held-out pairs") == 2  # both nodes looked at the imagery
     assert "2 trials: 2 exhausted" in said
-    assert said.count("Winner") + said.count("No trial reached the balance") == 1  # no line of the log comes twice
+    assert said.count("Winner") + said.count("No trial has reached the balance") == 1  # no line of the log comes twice
     assert len(list((shared / "tiny/trials").glob("*/outcome.json"))) == 2
     there = json.loads(finish(command("status", "tiny", "--json", *told, cwd=tmp_path)))
     assert there["trials"] == {"exhausted": 2}
@@ -91,7 +91,7 @@ GPU_NODE, CPU_NODE = {"CPU": 8, "GPU": 1}, {"CPU": 8}
 
 def grows(monkeypatch, *kinds, nodes=8, there=()):
     """A cluster with a head that trains nothing, nodes that are there, and those that may come."""
-    monkeypatch.setattr(module, "_nodes", lambda: [{"Resources": dict(found)} for found in ({}, *there)])
+    monkeypatch.setattr(module, "alive_nodes", lambda: [{"Resources": dict(found)} for found in ({}, *there)])
     monkeypatch.setattr(module, "_growth", lambda: module.Growth([(kind, count) for kind, count in kinds], nodes))
     monkeypatch.setattr(module, "_is_ours", lambda: False)
 
@@ -135,14 +135,14 @@ def test_a_file_that_says_nothing_of_growth_is_none():
 
 CLOSE = """
 import ray, sys
-from tune_srgan import cluster
+from tune_srgan.cluster import nodes
 
 class Worker:
     def close(self, reason):
-        cluster.close_this_node(reason)
+        nodes.close_this_node(reason)
 
     def node(self):
-        return cluster.whereabouts()[0]
+        return nodes.whereabouts()[0]
 
 ray.init(sys.argv[1], logging_level="ERROR")
 start = ray.remote(num_cpus=1)(Worker).remote

@@ -23,8 +23,8 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
-from tune_srgan.cluster import growth_of
-from tune_srgan.study import load_study
+from tune_srgan.cluster.nodes import growth_of
+from tune_srgan.study.loading import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {
@@ -134,8 +134,8 @@ def cloud(kind: str, config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     yield head["resources"].get("CPU") == 0 and not head["resources"].get("GPU"), "the head takes trials"
     yield not is_spot(head["node_config"]), "the head is on spot"
     yield len(types) > 1, "one type of GPU node alone: a study stops when it is sold out"
-    heard = [line for line in config["worker_start_ray_commands"] if "tune_srgan.notice" in line]
-    yield bool(heard), "nobody hears a spot notice"
+    heard = [line for line in config["worker_start_ray_commands"] if "tune_srgan.cluster.preemption" in line]
+    yield bool(heard), "nobody hears of a preemption"
     for name, node_type in types.items():
         yield is_spot(node_type["node_config"]), f"{name}: not on spot"
         yield node_type.get("min_workers") == 0, f"{name}: does not start from none"
@@ -173,7 +173,10 @@ def kuberay(config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
         yield gpus(group) > 0, "no GPU"
         yield any("spot" in label for label in selector), "not on spot"
         hooks = [container.get("lifecycle", {}) for container in group["template"]["spec"]["containers"]]
-        yield all("tune_srgan.notice --now" in str(hook.get("preStop")) for hook in hooks), "nobody hears a spot notice"
+        yield (
+            all("tune_srgan.cluster.preemption --now" in str(hook.get("preStop")) for hook in hooks),
+            "nobody hears of a preemption",
+        )
 
 
 def gpus(group: dict[str, Any]) -> int:
@@ -251,7 +254,7 @@ def test_five_places_are_marked(kind):
         ("aws", put("setup_commands/2", "pip install ray==2.59.0"), "versions beside the lock's"),
         ("aws", put("setup_commands/2", "export WANDB_API_KEY=abc"), "looks like a secret"),
         ("aws", put("setup_commands/2", "echo AKIAABCDEFGHIJKLMNOP"), "looks like a secret"),
-        ("aws", put("worker_start_ray_commands/2", GONE), "nobody hears a spot notice"),
+        ("aws", put("worker_start_ray_commands/2", GONE), "nobody hears of a preemption"),
         ("gcp", put("provider/project_id", GONE), "no project_id"),
         ("gcp", put("provider/region", GONE), "no region"),
         ("gcp", put("available_node_types/a100/node_config/machineType", GONE), "a100: no machineType"),
@@ -270,7 +273,7 @@ def test_five_places_are_marked(kind):
         ("kuberay", put(f"{POD}/image", "rayproject/ray:2.60.0-py312-cu130"), "head: the image"),
         ("kuberay", put(f"{POD}/env", [{"name": "WANDB_API_KEY", "value": "abc"}]), "looks like a secret"),
         ("kuberay", put(f"{GPU_POD}/minReplicas", 1), "does not start from none"),
-        ("kuberay", put(f"{GPU_POD}/template/spec/containers/0/lifecycle", GONE), "nobody hears a spot notice"),
+        ("kuberay", put(f"{GPU_POD}/template/spec/containers/0/lifecycle", GONE), "nobody hears of a preemption"),
         ("kuberay", put("spec/entrypoint", f"{RUN} --take-over"), "how many at once"),
         ("kuberay", put("spec/entrypoint", f"{RUN} --concurrent 32"), "lost head"),
         ("kuberay", put(f"{GPU_POD}/template/spec/nodeSelector", GONE), "not on spot"),

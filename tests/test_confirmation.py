@@ -6,12 +6,29 @@ import math
 import pytest
 from rich.console import Console
 
-from tests.studies import PATIENCE, PRETRAIN, VALUES, finish, loaded, reading, small, start
-from trainables.configuration import flatten
-from tune_srgan import report
-from tune_srgan.confirmation import candidates, compared, confirmed, missing, winner
-from tune_srgan.records import StudyFolder, record_of
-from tune_srgan.review import missed_text, review
+from tests.support.studies import (
+    PATIENCE,
+    PRETRAIN,
+    VALUES,
+    ended,
+    finish,
+    loaded,
+    open_study,
+    reading,
+    records_in,
+    small,
+    start,
+)
+from trainables.dotted import flatten
+from trainables.outcome import End
+from tune_srgan.report.best import write_best
+from tune_srgan.report.data import report_data
+from tune_srgan.report.terminal import print_report
+from tune_srgan.report.words import confirmation_texts
+from tune_srgan.run.clean import clean
+from tune_srgan.search.confirmation import candidates, compared, confirmed, missing, winner
+from tune_srgan.store.records import record_of
+from tune_srgan.store.study_folder import StudyFolder
 
 
 @pytest.fixture
@@ -23,7 +40,7 @@ def study(tmp_path):
 def folder(study, tmp_path):
     """Four balanced trials, the second a twin of the first, and one that was not; seed 0."""
     found = StudyFolder(tmp_path / "runs" / study.study)
-    found.open(study)
+    open_study(found, study)
     for number, since in enumerate((60, 60, 80, 100, None)):
         start(found, study, number, VALUES | {PATIENCE: 4 if number < 2 else 4 + number})
         finish(found, study, number, *(("balanced", since) if since else ("exhausted",)))
@@ -45,23 +62,22 @@ def confirm(folder, study, number, further, since, later="#" * 5, probe=0.9):
             names = ("warm_100", "warm_300", "fresh_300", "fresh_300_bicubic", "fresh_300_real")
             readings[-1] |= {f"nash/probe/{name}": probe for name in names}
     trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings))
-    ended = {"end": "balanced" if since else "exhausted", "steps": since or end, "censored": since is None, "gap": 0.0}
-    trial.end(ended | {"trained_steps": end})
+    trial.end(ended(End.BALANCED if since else End.EXHAUSTED, since or end, 0.0, end))
 
 
 def confirm_all(folder, study, **by_number):
-    missing(study, folder)
+    missing(study, folder, records_in(study, folder))
     for number, sinces in by_number.items():
         for further, since in enumerate(sinces, start=1):
             confirm(folder, study, int(number[1:]), further, since)
 
 
 def test_the_best_are_confirmed_none_twice(folder, study):
-    assert [record.number for record in candidates(study, folder.records(study))] == [0, 2]
+    assert [record.number for record in candidates(study, records_in(study, folder).search)] == [0, 2]
 
 
 def test_seeds_are_paired_and_the_training_is_the_trials_own(folder, study):
-    trials = missing(study, folder)
+    trials = missing(study, folder, records_in(study, folder))
     assert [trial.place for trial in trials] == [
         f"confirm/{number:05d}-{seed}" for seed in (1, 2, 3) for number in (0, 2)
     ]
@@ -70,83 +86,84 @@ def test_seeds_are_paired_and_the_training_is_the_trials_own(folder, study):
     assert {key for key in settings[0] if settings[0][key] != settings[1][key]} == {"Training.seed"}
     assert trials[1].header()["values"] == folder.trial(2).header()["values"]
     assert (trials[1].number, trials[1].confirms, trials[1].name) == (2, 1, "2 seed +1")
-    assert missing(study, folder) == trials  # created once
+    assert missing(study, folder, records_in(study, folder)) == trials  # created once
 
 
 def test_the_median_over_the_further_seeds_decides(folder, study):
-    assert winner(study, folder).number == 0  # nothing is confirmed yet
+    assert winner(study, records_in(study, folder)).number == 0  # nothing is confirmed yet
     confirm_all(folder, study, n0=(120, 60, 140), n2=(80, 100, 60))
-    found = confirmed(study, folder)
+    found = confirmed(study, records_in(study, folder))
     assert [(one.record.number, one.median) for one in found] == [(2, 80), (0, 120)]
-    assert winner(study, folder).number == 2
-    assert missing(study, folder) == []
+    assert winner(study, records_in(study, folder)).number == 2
+    assert missing(study, folder, records_in(study, folder)) == []
 
 
 def test_half_a_confirmation_decides_nothing(folder, study):
     confirm_all(folder, study, n0=(120, 60), n2=(100, 100, 100))
-    assert [one.record.number for one in confirmed(study, folder)] == [2]
-    assert [trial.place for trial in missing(study, folder)] == ["confirm/00000-3"]
-    assert winner(study, folder).number == 0  # its last seed may yet keep it ahead
+    assert [one.record.number for one in confirmed(study, records_in(study, folder))] == [2]
+    assert [trial.place for trial in missing(study, folder, records_in(study, folder))] == ["confirm/00000-3"]
+    assert winner(study, records_in(study, folder)).number == 0  # its last seed may yet keep it ahead
 
 
 def test_what_never_balanced_again_wins_nothing(folder, study):
     confirm_all(folder, study, n0=(None, None, None), n2=(None, 60, None))
-    assert winner(study, folder).number == 0  # the search's best, for want of anything better
+    assert winner(study, records_in(study, folder)).number == 0  # the search's best, for want of anything better
 
 
 def test_seeds_are_counted_not_sorted_as_text(folder, tmp_path):
     study = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 11}})
     confirm_all(folder, study, n0=(60, None, *range(80, 152, 8)))
-    (found,) = confirmed(study, folder)
+    (found,) = confirmed(study, records_in(study, folder))
     assert found.costs == [60, math.inf, *range(80, 152, 8)]
     fewer = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 3}})
-    assert confirmed(fewer, folder)[0].costs == [60, math.inf, 80]
-    assert missing(fewer, folder) == []
+    assert confirmed(fewer, records_in(fewer, folder))[0].costs == [60, math.inf, 80]
+    assert missing(fewer, folder, records_in(fewer, folder)) == []
 
 
 def test_what_may_still_win_keeps_its_checkpoint_and_a_generator_is_never_anothers(folder, study):
-    missing(study, folder)
+    missing(study, folder, records_in(study, folder))
     for number in range(5):
         folder.trial(number).checkpoint.write_bytes(b"x")
-    assert report.clean(study, folder) == 3
+    assert clean(study, folder, records_in(study, folder)) == 3
     assert [trial.number for trial in folder.trials() if trial.checkpoint.exists()] == [0, 2]
     for number in (0, 2):
         folder.trial(number).checkpoint.unlink()
     folder.best_generator.write_bytes(b"of another trial")
-    report.write_best(study, folder)
+    write_best(study, folder, records_in(study, folder))
     assert not folder.best_generator.exists()
 
 
 def test_a_seed_without_balance_is_later_than_any(folder, study):
     confirm_all(folder, study, n0=(None, 60, None), n2=(120, 120, None))
-    found = confirmed(study, folder)
+    found = confirmed(study, records_in(study, folder))
     assert [one.record.number for one in found] == [2, 0]
     assert found[1].median == math.inf
     assert len(found[1].held) == 1
 
 
 def test_what_is_still_balanced_later_is_counted(folder, study):
-    missing(study, folder)
+    missing(study, folder, records_in(study, folder))
     confirm(folder, study, 0, 1, 60, later="#.#.#" + "." * 30)
     confirm(folder, study, 0, 2, 164)  # certified by its last reading: nothing later
     confirm(folder, study, 0, 3, 60)
-    (found,) = confirmed(study, folder)
+    (found,) = confirmed(study, records_in(study, folder))
     assert [(held.readings, held.balanced) for held in found.held] == [(26, 3), (0, 0), (26, 26)]
     assert [dict(held.missed) for held in found.held] == [{"rank": 23}, {}, {}]
-    [one] = review(study, folder)["confirmed"]
+    data = report_data(study, folder, records_in(study, folder))
+    [one] = data["confirmed"]
     assert one["kept"] == pytest.approx((3 / 26 + 1) / 2)
     said = "Trial 0: 23 of 52 readings after the balance miss the condition “the discriminator cannot order real over"
-    assert missed_text(one).startswith(said)
+    assert confirmation_texts(data)[0].startswith(said)
 
 
 def test_seeds_are_compared_in_pairs_and_three_tell_nothing_apart(folder, study):
     confirm_all(folder, study, n0=(120, 100, 140), n2=(80, 100, 60))
-    better, worse = confirmed(study, folder)
+    better, worse = confirmed(study, records_in(study, folder))
     assert compared(better, worse) == (2, 0, 0.5)
     console = Console(record=True, width=120)
-    report.print_report(study, folder, console)
+    print_report(report_data(study, folder, records_in(study, folder)), folder, console)
     text = " ".join(console.export_text().split())
-    assert "Winner: trial 2" in text
+    assert "Winner: trial 2, balanced from step 80 of 200." in text
     assert "Confirmed on 3 further seed(s)" in text
     assert "80, 100, 60" in text
     assert "faster on 2, slower on 0 of 3 seeds (sign test p 0.50): a tie" in text
@@ -155,14 +172,14 @@ def test_seeds_are_compared_in_pairs_and_three_tell_nothing_apart(folder, study)
 def test_five_of_five_tell_two_apart(folder, tmp_path):
     study = loaded(tmp_path, small() | {"confirm": {"top": 2, "seeds": 5}})
     confirm_all(folder, study, n0=(120,) * 5, n2=(80,) * 5)
-    assert compared(*confirmed(study, folder)) == (5, 0, 0.0625)
+    assert compared(*confirmed(study, records_in(study, folder))) == (5, 0, 0.0625)
 
 
 def test_no_confirmation_where_none_is_wanted_or_nothing_was_balanced(folder, tmp_path):
     study = loaded(tmp_path, small() | {"confirm": {"top": 0}})
-    assert missing(study, folder) == []
-    assert confirmed(study, folder) == []
-    assert winner(study, folder).number == 0
+    assert missing(study, folder, records_in(study, folder)) == []
+    assert confirmed(study, records_in(study, folder)) == []
+    assert winner(study, records_in(study, folder)).number == 0
 
 
 def test_the_default_is_four_by_five(tmp_path):
@@ -171,7 +188,7 @@ def test_the_default_is_four_by_five(tmp_path):
 
 
 def test_a_confirmations_record_is_judged_like_any(folder, study):
-    missing(study, folder)
+    missing(study, folder, records_in(study, folder))
     confirm(folder, study, 0, 1, 60)
     record = record_of(folder.confirmation(0, 1), study)
     assert (record.number, record.cost, record.trained_steps, record.values[PRETRAIN]) == (0, 60.0, 200, 20)

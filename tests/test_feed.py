@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.studies import PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small
-from tune_srgan.capping import Incumbent
-from tune_srgan.records import UNFINISHED, StudyFolder
-from tune_srgan.runner import Budget, TrialFeed
-from tune_srgan.searcher import Searcher
+from tests.support.studies import PRETRAIN, VALUES, WEIGHT, finish, loaded, open_study, reading, records_in, small
+from tune_srgan.run.budget import Budget
+from tune_srgan.run.feed import TrialFeed
+from tune_srgan.run.ledger import Ledger
+from tune_srgan.search.board import Incumbent
+from tune_srgan.search.searcher import Searcher
+from tune_srgan.store.study_folder import StudyFolder
 
 pytest.importorskip("ray")
 WARMUP = "Schedulers.g_warmup_steps"
@@ -20,8 +22,8 @@ class Watching:
     def __init__(self):
         self.ended = []
 
-    def on_end(self, trial):
-        self.ended.append(trial.number)
+    def on_end(self, record):
+        self.ended.append(record.number)
 
 
 class Board:
@@ -43,13 +45,13 @@ class Study:
         document["search"] |= {"trials": trials or len(tried), "try_first": tried} | search
         self.study = loaded(path, document)
         self.folder = StudyFolder(path / "runs" / "small")
-        self.folder.open(self.study)
+        open_study(self.folder, self.study)
         self.slots = slots
         self.begin()
 
     def begin(self):
         self.watching, self.board = Watching(), Board()
-        searcher = Searcher(self.study, self.folder.records(self.study), self.folder.optuna_url)
+        searcher = Searcher(self.study, records_in(self.study, self.folder).search, self.folder.optuna_url)
         propose = searcher.propose
 
         def proposed():
@@ -57,8 +59,8 @@ class Study:
             return proposal if proposal.number < self.first else replace(proposal, proposed_by="startup")
 
         searcher.propose = proposed
-        budget = Budget(self.study, self.folder, slots=self.slots)
-        self.feed = TrialFeed(self.study, budget, self.watching, searcher, self.board)
+        ledger = Ledger(self.study, self.folder)
+        self.feed = TrialFeed(ledger, Budget(ledger, self.slots), self.watching, searcher, self.board)
 
     def named(self, name):
         found = self.feed.suggest(name)
@@ -102,7 +104,7 @@ def test_no_worker_idles_for_it(tmp_path):
 def test_what_waited_counts_once_and_survives_a_restart(tmp_path):
     study = Study(tmp_path, [values(10, 40), values(10, 60), values(0, 40)], trials=3)
     assert [study.named("a"), study.named("b")] == [0, 2]
-    assert [record.end for record in study.folder.records(study.study)] == [UNFINISHED] * 3
+    assert [record.end for record in records_in(study.study, study.folder).search] == [None] * 3
     study.begin()  # the driver was killed
     assert study.feed.left == 3
     assert sorted(study.named(name) for name in "abc") == [0, 1, 2]
@@ -114,7 +116,7 @@ def test_what_may_reach_the_balance_soonest_starts_first(tmp_path):
     tried = [values(10, 60), values(20, 40), values(0, 20), values(20, 20)]
     study = Study(tmp_path, tried, trials=4, startup=3, capping={"slack": 1.0}, sharing={"enabled": False})
     assert study.named("a") == 2
-    assert [record.end for record in study.folder.records(study.study)] == [UNFINISHED] * 3
+    assert [record.end for record in records_in(study.study, study.folder).search] == [None] * 3
     study.end("a", 2, since=44)
     assert study.named("b") == 3  # 0 and 1 come too late; the fourth is asked for when it is needed
     assert [trial.outcome() and trial.outcome()["end"] for trial in study.folder.trials()] == [
@@ -130,7 +132,7 @@ def test_what_the_study_file_names_starts_before_what_may_come_sooner(tmp_path):
     assert [shared.named(name) for name in "abc"] == [0, 2, 1]  # what 1 would compute 0 is computing
 
 
-def test_a_trial_that_falls_behind_makes_way_and_goes_on_when_it_is_the_soonest_again(tmp_path):
+def test_a_trial_that_falls_behind_pauses_and_goes_on_when_it_is_the_soonest_again(tmp_path):
     study = Study(tmp_path, [values(10, 20), values(0, 40), values(0, 60)], startup=3, sharing={"enabled": False})
     assert study.named("a") == 0
     assert study.board.waits[-1] == [60, 80]  # pretraining and ramp of the other two
@@ -145,7 +147,7 @@ def test_a_trial_that_falls_behind_makes_way_and_goes_on_when_it_is_the_soonest_
     assert study.named("c") == 0
 
 
-def test_a_trial_that_made_way_and_cannot_win_any_more_never_goes_on(tmp_path):
+def test_a_trial_that_paused_and_cannot_win_any_more_never_goes_on(tmp_path):
     study = Study(tmp_path, [values(10, 20), values(0, 40)], capping={"slack": 1.0}, startup=2)
     study.named("a")
     study.reach(0, 100, rank=0.875)
@@ -171,7 +173,7 @@ def test_a_balance_that_was_reached_before_the_driver_was_killed_is_not_capped(t
 
 
 @pytest.mark.parametrize("off", ["best_first", "capping"])
-def test_nobody_makes_way_where_that_is_switched_off(tmp_path, off):
+def test_nobody_pauses_where_that_is_switched_off(tmp_path, off):
     study = Study(tmp_path, [values(10, 60), values(0, 20)], startup=2, **{off: {"enabled": False}})
     assert study.named("a") == 0
     assert study.board.waits == []

@@ -25,19 +25,21 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.studies import PATIENCE, PRETRAIN, WEIGHT, small
-from tests.test_configuration import CONFIG_20M
-from tests.tiny import BASE, begun, textured, tiny
+from tests.support.opensr import CONFIG_20M
+from tests.support.studies import PATIENCE, PRETRAIN, WEIGHT, small
+from tests.support.tiny import BASE, begun, textured, tiny
 from trainables import imagery as images
-from trainables.configuration import Configuration, dump_configuration, flatten, load_configuration, with_values
+from trainables.configuration import dump_configuration, load_configuration
+from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput
 from trainables.pretraining import pack
 from trainables.scenes import SUFFIXES
+from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import train
-from tune_srgan.sharing import SharedPretraining, Snapshots, expected_savings, points_of
-from tune_srgan.storage import storage_at
-from tune_srgan.study import load_study
+from tune_srgan.search.sharing import SharedPretraining, Snapshots, expected_savings, points_of
+from tune_srgan.store.objects import storage_at
+from tune_srgan.study.loading import load_study
 from tune_srgan.upscale import load_generator, upscale_file
 
 CPU = torch.device("cpu")

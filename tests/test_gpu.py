@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.tiny import everything, same, saved, textured, tiny
-from trainables import dense, fused
+from tests.support.tiny import everything, same, saved, textured, tiny
+from trainables.gpu import dense, layers, precision
 from trainables.imagery import Imagery
 from trainables.networks import Discriminator, Generator
 from trainables.pretraining import fingerprint, pack, unpack
@@ -33,7 +33,7 @@ def close(found, expected, reference, slack=2.0):
 def gradients(network, images, half, direction):
     network.zero_grad()
     images = images.clone().requires_grad_()
-    fused.call(network, images, half).float().mul(direction).sum().backward()
+    precision.forward(network, images, half).float().mul(direction).sum().backward()
     return [images.grad, *(part.grad.clone() for part in network.parameters())]
 
 
@@ -63,10 +63,10 @@ def test_a_network_in_half_precision_is_as_near_to_the_truth_as_plain_half_preci
     reference = network(images)
     direction = torch.rand_like(reference)
     exact = gradients(network, images, False, direction)
-    ours, ours_grad = fused.call(network, images, True), gradients(network, images, True, direction)
-    monkeypatch.setattr(fused, "usable", lambda x: False)
+    ours, ours_grad = precision.forward(network, images, True), gradients(network, images, True, direction)
+    monkeypatch.setattr(layers, "usable", lambda x: False)
     monkeypatch.setattr(dense, "usable", lambda *x: False)
-    plain, plain_grad = fused.call(network, images, True), gradients(network, images, True, direction)
+    plain, plain_grad = precision.forward(network, images, True), gradients(network, images, True, direction)
     assert not torch.equal(ours, reference)
     assert close(ours, plain, reference)
     # one slope's or one bias' gradient may cancel to nothing; all of them together do not
@@ -98,9 +98,9 @@ def test_what_follows_a_convolution_in_one_pass(channels, slope, shuffle, skippe
             y = inputs[0] + inputs[1][:, None, None]
             if shuffle:  # channels came in the order of `quarters`
                 y = y.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
-            result = fused.follow(y, learnt, extra, shuffle)
+            result = layers.follow(y, learnt, extra, shuffle)
         else:
-            result = fused.finish(inputs[0], inputs[1], learnt, extra, shuffle)
+            result = layers.finish(inputs[0], inputs[1], learnt, extra, shuffle)
         return [result, *torch.autograd.grad(result, inputs, direction.to(result.dtype))]
 
     for found, expected in zip(both(None), both(torch.float64), strict=True):

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from tune_srgan import mps
-from tune_srgan.records import WAITS
+from tune_srgan.cluster import mps
+from tune_srgan.store.account import WAITS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 TUNE = Path(__file__).resolve().parent.parent / "tune.py"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from tests.tiny import coordinates, saved, textured, tiny
+from tests.support.tiny import coordinates, saved, textured, tiny
 from trainables.errors import InvalidInput
 from trainables.imagery import Imagery, load_imagery
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from trainables.errors import InvalidInput
-from tune_srgan import jobs
+from tune_srgan.cluster import jobs
 
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("ray.job_submission")

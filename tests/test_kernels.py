@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.utils.parametrize import register_parametrization
 
-from tests.tiny import tiny
-from trainables import dense, fused
+from tests.support.tiny import tiny
+from trainables.gpu import dense, layers, precision
 from trainables.imagery import Imagery
 from trainables.networks import _DenseTrunk
 
@@ -38,13 +38,13 @@ def test_what_follows_a_convolution(channels, shuffle, slope, skipped, frozen, m
     direction = torch.randn(size)
 
     def both():
-        result = fused.finish(raw, given[1], learnt, skip, shuffle)
+        result = layers.finish(raw, given[1], learnt, skip, shuffle)
         return [result, *torch.autograd.grad(result, [part for part in given if part.requires_grad], direction)]
 
     expected = both()
-    monkeypatch.setattr(fused, "usable", lambda x: True)
-    monkeypatch.setattr(fused, "ELEMENTS", 64)  # many programs, and one that is not full
-    monkeypatch.setattr(fused, "PROGRAMS", 5)
+    monkeypatch.setattr(layers, "usable", lambda x: True)
+    monkeypatch.setattr(layers, "ELEMENTS", 64)  # many programs, and one that is not full
+    monkeypatch.setattr(layers, "PROGRAMS", 5)
     for found, wanted in zip(both(), expected, strict=True):
         assert relative(found, wanted) < 1e-6
 
@@ -61,14 +61,14 @@ def test_a_layer(fan_in, fan_out, kernel, shuffle, frozen, monkeypatch):
     inputs = [x] if frozen else [x, conv.weight, conv.bias]
 
     def both():
-        result = fused.layer(x, conv, 0.2, None, shuffle)
+        result = layers.layer(x, conv, 0.2, None, shuffle)
         direction = torch.linspace(-1, 1, result.numel()).view(result.shape)
         return [result, *torch.autograd.grad(result, inputs, direction)]
 
-    plain = fused.follow(conv(x), 0.2, None, shuffle)
+    plain = layers.follow(conv(x), 0.2, None, shuffle)
     expected = both()
     assert relative(expected[0], plain) < 1e-6
-    monkeypatch.setattr(fused, "usable", lambda x: True)
+    monkeypatch.setattr(layers, "usable", lambda x: True)
     for found, wanted in zip(both(), expected, strict=True):
         assert relative(found, wanted) < 1e-5
 
@@ -97,14 +97,14 @@ def test_crops_cut_by_a_kernel_are_the_crops():
     assert len(crops[:, 4].unique()) == 8  # every flip and turn
     sides = imagery.cells, imagery.cells * imagery.factor
     for at, (pool, side, expected) in enumerate(zip(imagery._pools, sides, imagery.gather(crops), strict=True)):
-        assert torch.equal(fused.cut_crops(pool, crops, 2 * at, side), expected)
+        assert torch.equal(layers.cut_crops(pool, crops, 2 * at, side), expected)
 
 
 @pytest.mark.parametrize("kind", ["linear", "convolution"])
 def test_a_spectral_norm_in_half_precision(kind):
     torch.manual_seed(0)
     layer = torch.nn.Linear(40, 24) if kind == "linear" else torch.nn.Conv2d(8, 12, 3)
-    register_parametrization(layer, "weight", fused.SpectralNorm(layer.weight))
+    register_parametrization(layer, "weight", precision.SpectralNorm(layer.weight))
     norm, original = layer.parametrizations.weight[0], layer.parametrizations.weight.original
     start = {name: value.clone() for name, value in norm.state_dict().items()}
     direction = torch.randn_like(original)
@@ -115,9 +115,9 @@ def test_a_spectral_norm_in_half_precision(kind):
         (wanted,) = torch.autograd.grad(expected, original, direction)
         after = norm.u.clone(), norm.v.clone()
         norm.load_state_dict(start)
-        token = fused._in_half.set(True)
+        token = precision._in_bf16.set(True)
         found = layer.weight
-        fused._in_half.reset(token)
+        precision._in_bf16.reset(token)
         (gradient,) = torch.autograd.grad(found, original, direction.bfloat16())
         assert found.dtype == torch.bfloat16
         assert relative(found.float(), expected) < 4e-3
@@ -128,7 +128,7 @@ def test_a_spectral_norm_in_half_precision(kind):
 def test_the_kernels_compile_for_a_gpu(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-m", "tests.compile_kernels"]
+    command = [sys.executable, "-m", "tests.support.compile_kernels"]
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

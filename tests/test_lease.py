@@ -11,8 +11,8 @@ import time
 import pytest
 
 from trainables.errors import InvalidInput
-from tune_srgan import lease
-from tune_srgan.storage import storage_at
+from tune_srgan.store import lease
+from tune_srgan.store.objects import storage_at
 
 
 @pytest.fixture(params=["folder", "memory"])

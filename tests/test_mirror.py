@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.object_store import Failing, s3
-from tune_srgan.mirror import FORGOTTEN_S, PARTS, Mirror, Sender, workers_copy, working_copy
-from tune_srgan.storage import Entry, storage_at
+from tests.support.object_store import Failing, s3
+from tune_srgan.store.layout import PARTS
+from tune_srgan.store.mirror import FORGOTTEN_S, Mirror, workers_copy, working_copy
+from tune_srgan.store.objects import Entry, storage_at
+from tune_srgan.store.sender import Sender
 
 PLACE = "trials/00003"
 

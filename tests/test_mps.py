@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_srgan import mps
+from tune_srgan.cluster import mps
 
 DAEMON = f"""#!{sys.executable}
 import os, sys, time

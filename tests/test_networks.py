@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.tiny import textured, tiny
+from tests.support.tiny import textured, tiny
 from trainables.losses import (
     discriminator_loss,
     generator_adversarial_loss,

@@ -9,9 +9,9 @@ import uuid
 import optuna
 import pytest
 
-from tests.object_store import s3
-from tests.test_service import command, finish, wait_for, write_sharing_study, write_study
-from tune_srgan.storage import storage_at
+from tests.support.object_store import s3
+from tests.support.service import command, finish, wait_for, write_sharing_study, write_study
+from tune_srgan.store.objects import storage_at
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.rays import free_port
-from tests.studies import finish, loaded, start
+from tests.support.rays import free_port
+from tests.support.studies import finish, loaded, open_study, records_in, start
 from trainables.errors import InvalidInput
-from tune_srgan.records import OPTUNA_URL, StudyFolder
-from tune_srgan.searcher import Searcher
+from tune_srgan.search.searcher import Searcher
+from tune_srgan.store.study_folder import OPTUNA_URL, StudyFolder
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 AS_SERVER = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # PostgreSQL refuses to run as root
@@ -51,8 +51,8 @@ def test_studies_of_one_name_are_apart_and_a_server_that_goes_away_stops_no_sear
     searchers = []
     for place in ("one", "two"):
         study, folder = loaded(tmp_path), StudyFolder(tmp_path / place / "small")
-        folder.open(study)
-        searcher = Searcher(study, folder.records(study), folder.optuna_url, folder.optuna_name)
+        open_study(folder, study)
+        searcher = Searcher(study, records_in(study, folder).search, folder.optuna_url, folder.optuna_name)
         proposal = searcher.propose()
         assert proposal.number == 0
         start(folder, study, 0, proposal.values)
@@ -70,10 +70,12 @@ def test_studies_of_one_name_are_apart_and_a_server_that_goes_away_stops_no_sear
         assert searcher.propose().number == 2
     searcher, study, folder = searchers[0]
     with pytest.raises(InvalidInput) as refused:
-        Searcher(study, folder.records(study), folder.optuna_url, folder.optuna_name)
+        Searcher(study, records_in(study, folder).search, folder.optuna_url, folder.optuna_name)
     assert OPTUNA_URL in str(refused.value)
     assert "hunter2" not in str(refused.value)
     subprocess.run([*control, "start"], check=True, capture_output=True)
-    Searcher(study, folder.records(study), folder.optuna_url, folder.optuna_name)  # made anew from the records
+    Searcher(
+        study, records_in(study, folder).search, folder.optuna_url, folder.optuna_name
+    )  # made anew from the records
     kept = optuna.load_study(study_name=folder.optuna_name, storage=url)
     assert [trial.state for trial in kept.trials] == [optuna.trial.TrialState.COMPLETE] * 2

@@ -7,22 +7,29 @@ from dataclasses import replace
 
 import pytest
 
-from tests.studies import PATIENCE, VALUES, WEIGHT, finish, loaded, reading, small, start, write
-from trainables.errors import InvalidInput
-from tune_srgan import records
-from tune_srgan.records import (
-    BUDGET_USED,
-    SHARED,
-    StudyFolder,
-    TrialFolder,
-    account_of,
-    best_of,
-    find_study,
-    in_seconds,
-    record_of,
-    step_seconds_of,
-    write_atomically,
+from tests.support.studies import (
+    PATIENCE,
+    VALUES,
+    WEIGHT,
+    ended,
+    finish,
+    loaded,
+    open_study,
+    reading,
+    records_in,
+    small,
+    start,
+    write,
 )
+from trainables.errors import InvalidInput
+from trainables.outcome import End
+from tune_srgan.store import trial_folder
+from tune_srgan.store.account import SHARED, account_of, cost_in_seconds, step_seconds_of
+from tune_srgan.store.objects import write_atomically
+from tune_srgan.store.records import best_of, record_of
+from tune_srgan.store.studies import find_study, study_in
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import Proposer, TrialFolder
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def study(tmp_path):
 @pytest.fixture
 def folder(tmp_path, study):
     opened = StudyFolder(tmp_path / "runs" / study.study)
-    opened.open(study)
+    open_study(opened, study)
     return opened
 
 
@@ -87,7 +94,7 @@ def test_a_reading_that_two_workers_wrote_counts_once(folder, study):
 
 def test_a_disk_that_is_full_for_a_while_is_waited_for(folder, study, monkeypatch):
     start(folder, study, 0, VALUES)
-    trial, whole, failed = folder.trial(0), records._append, []
+    trial, whole, failed = folder.trial(0), trial_folder._append, []
 
     def full(path, record):
         if len(failed) < 3:
@@ -95,8 +102,8 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(folder, study, monkeypatc
             raise OSError(28, "No space left on device")
         whole(path, record)
 
-    monkeypatch.setattr(records, "_append", full)
-    monkeypatch.setattr("tune_srgan.mirror.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(trial_folder, "_append", full)
+    monkeypatch.setattr("tune_srgan.store.patience.time.sleep", lambda seconds: None)
     trial.append(reading(4))
     assert len(trial.readings()) == 1
     assert len(failed) == 3
@@ -116,9 +123,9 @@ def test_a_trial_exists_once_all_of_it_is_written(folder, study):
 def test_an_outcome_is_written_once(folder, study):
     start(folder, study, 0, VALUES)
     assert folder.trial(0).outcome() is None
-    folder.trial(0).end({"end": "balanced"})
-    folder.trial(0).end({"end": "failed"})
-    assert folder.trial(0).outcome() == {"end": "balanced"}
+    folder.trial(0).end(ended(End.BALANCED, 4, 0.0))
+    folder.trial(0).end(ended(End.FAILED, 8, None))
+    assert folder.trial(0).outcome() == ended(End.BALANCED, 4, 0.0).as_dict()
 
 
 def test_the_cost_of_a_balanced_trial_is_read_off_its_readings(folder, study):
@@ -142,7 +149,7 @@ def test_the_cost_of_a_censored_trial_lies_between_one_and_two_times_its_steps(f
 def test_a_game_that_never_began_costs_twice_its_steps(folder, study):
     start(folder, study, 0, VALUES)
     folder.trial(0).append(reading(4))
-    folder.trial(0).end({"end": "capped", "steps": 4, "censored": True, "gap": None, "trained_steps": 4})
+    folder.trial(0).end(ended(End.CAPPED, 4, None))
     assert record_of(folder.trial(0), study).cost == 400.0
 
 
@@ -152,11 +159,12 @@ def test_a_trial_that_failed_costs_nothing(folder, study, end):
     assert finish(folder, study, 0, end).cost is None
 
 
-def test_a_trial_under_way_is_running(folder, study):
+def test_a_trial_under_way_has_no_end(folder, study):
     start(folder, study, 0, VALUES, "try_first")
     folder.trial(0).append(reading(8))
-    (record,) = folder.records(study)
-    assert (record.end, record.cost, record.trained_steps, record.proposed_by) == ("running", None, 8, "try_first")
+    (record,) = records_in(study, folder).search
+    assert (record.end, record.label, record.cost, record.trained_steps) == (None, "unfinished", None, 8)
+    assert record.proposed_by == Proposer.TRY_FIRST
 
 
 def test_the_best_is_the_earlier_of_the_fewest_steps_and_never_censored(folder, study):
@@ -165,7 +173,7 @@ def test_the_best_is_the_earlier_of_the_fewest_steps_and_never_censored(folder, 
     for number, (end, since) in ends.items():
         start(folder, study, number, VALUES)
         finish(folder, study, number, end, since)
-    records = folder.records(study)
+    records = records_in(study, folder).search
     assert best_of(list(reversed(records))).number == 2
     cheap = replace(records[0], cost=1.0)  # cheaper than all, and censored
     assert best_of([cheap, records[1]]).number == 1
@@ -181,7 +189,7 @@ def test_a_study_is_found_by_folder_name_and_file(tmp_path, folder, study, monke
     assert find_study(str(file)) == folder
     assert find_study(str(write(tmp_path, small(), "plain.yaml")), str(tmp_path / "runs")) == folder
     assert find_study("small", str(tmp_path / "runs")) == folder
-    assert find_study("small", str(tmp_path / "runs")).study() == study
+    assert study_in(find_study("small", str(tmp_path / "runs"))) == study
 
 
 def test_a_study_is_found_in_the_home_folder(tmp_path, folder, monkeypatch):
@@ -214,22 +222,22 @@ def other(section, **values):
 )
 def test_another_search_under_the_same_name_is_refused(tmp_path, folder, study, document):
     with pytest.raises(InvalidInput, match=f"{folder.study_file}: study: found 'small' with another search"):
-        folder.open(loaded(tmp_path, document))
-    assert folder.study() == study
+        open_study(folder, loaded(tmp_path, document))
+    assert study_in(folder) == study
 
 
 def test_the_same_search_with_more_trials_goes_on(tmp_path, folder):
     longer = other("search", trials=20, seed=4) | {"resources": {"concurrent": 2}}
-    folder.open(loaded(tmp_path, longer))
-    assert folder.study().search.trials == 20
-    assert folder.study().space[PATIENCE].bounds == (2, 12)
+    open_study(folder, loaded(tmp_path, longer))
+    assert study_in(folder).search.trials == 20
+    assert study_in(folder).space[PATIENCE].bounds == (2, 12)
 
 
 @pytest.mark.parametrize("below", ["small", "runs/small"])
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path, study, below):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InvalidInput, match="storage: found a folder that cannot be written .*--storage"):
-        StudyFolder(tmp_path / "file" / below).open(study)
+        open_study(StudyFolder(tmp_path / "file" / below), study)
 
 
 def timed(*steps_and_seconds):
@@ -256,7 +264,7 @@ def test_what_a_step_of_each_phase_takes_is_a_median_of_whole_readings():
     ],
 )
 def test_a_cost_in_seconds_counts_each_phases_steps_at_what_they_took(cost, expected):
-    assert in_seconds(cost, 40, (0.1, 0.2), max_steps=200) == pytest.approx(expected)
+    assert cost_in_seconds(cost, 40, (0.1, 0.2), max_steps=200) == pytest.approx(expected)
 
 
 def test_a_study_may_ask_for_the_fewest_seconds(tmp_path):
@@ -264,7 +272,7 @@ def test_a_study_may_ask_for_the_fewest_seconds(tmp_path):
     document["objective"]["metric"] = "seconds_to_nash"
     study = loaded(tmp_path, document)
     folder = StudyFolder(tmp_path / "runs" / study.study)
-    folder.open(study)
+    open_study(folder, study)
     start(folder, study, 0, VALUES)
     record = finish(folder, study, 0, since=100)  # its readings say 0.2 s for every 4 steps
     assert record.steps == 100
@@ -278,8 +286,7 @@ def test_a_phase_of_few_readings_costs_what_its_quickest_says():
 
 def test_steps_are_shared_where_another_computed_them_and_nowhere_else():
     readings = [{"step": step} | ({SHARED: 1.0} if 48 < step <= 112 else {}) for step in range(16, 129, 16)]
-    ended = {"end": "balanced", "trained_steps": 128}
-    assert account_of(readings, ended, 800) == {"executed": 64, "sharing": 64, "balance": 672, "capping": 0}
-    capped = ended | {"end": "capped", "cause": "it can no longer win against trial 3"}
-    assert account_of(readings, capped, 800)["capping"] == 672
-    assert account_of(readings, capped | {"cause": BUDGET_USED}, 800)["capping"] == 0  # it might have gone on
+    told = {"end": End.BALANCED, "trained_steps": 128}
+    assert account_of(readings, told, 800) == {"executed": 64, "sharing": 64, "balance": 672, "capping": 0}
+    assert account_of(readings, told | {"end": End.CAPPED}, 800)["capping"] == 672
+    assert account_of(readings, told | {"end": End.BUDGET}, 800)["capping"] == 0  # it might have gone on

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.object_store import s3
-from tests.tiny import saved, textured, tiny
+from tests.support.object_store import s3
+from tests.support.tiny import saved, textured, tiny
 from trainables import cache as module
 from trainables import imagery, scenes
 from trainables.errors import InvalidInput
@@ -20,7 +20,7 @@ from trainables.imagery import Imagery
 CPU = torch.device("cpu")
 LOAD = """
 import sys, torch
-from tests.tiny import tiny
+from tests.support.tiny import tiny
 from trainables import imagery
 imagery.SHARED_FROM = 0
 made = imagery.Imagery(tiny(**{"Data.path": sys.argv[1]}), torch.device("cpu"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from tests.tiny import begun, tiny
+from tests.support.tiny import begun, tiny
 from trainables.schedules import Plateau, adversarial_weight, phase, warmup
 from trainables.trainer import train
 

@@ -8,10 +8,24 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, never_begun, small, start
+from tests.support.studies import (
+    PATIENCE,
+    PRETRAIN,
+    VALUES,
+    WEIGHT,
+    finish,
+    loaded,
+    never_begun,
+    open_study,
+    records_in,
+    small,
+    start,
+)
 from trainables.errors import InvalidInput
-from tune_srgan.records import StudyFolder
-from tune_srgan.searcher import Searcher, check_sampler, learnt_from
+from tune_srgan.search.samplers import check_sampler
+from tune_srgan.search.searcher import Searcher, learnt_from
+from tune_srgan.store.studies import study_in
+from tune_srgan.store.study_folder import StudyFolder
 
 SECOND = VALUES | {PATIENCE: 8}
 COMPLETE, FAIL, RUNNING = TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING
@@ -23,14 +37,15 @@ class Driver:
     def __init__(self, path, **search):
         document = small()
         document["space"]["Schedulers.g_warmup_type"] = {"choice": ["linear", "cosine"]}
+        document["training"]["Schedulers"] = {"g_warmup_steps": 10}
         document["search"] |= search
         self.study = loaded(path, document)
         self.folder = StudyFolder(path / "runs" / "small")
-        self.folder.open(self.study)
+        open_study(self.folder, self.study)
         self.start()
 
     def start(self):
-        self.searcher = Searcher(self.study, self.folder.records(self.study), self.folder.optuna_url)
+        self.searcher = Searcher(self.study, records_in(self.study, self.folder).search, self.folder.optuna_url)
 
     def lose_database(self):
         (self.folder.path / "optuna.db").unlink()
@@ -72,7 +87,7 @@ def test_try_first_is_asked_once_over_restarts(tmp_path, before, lost):
     driver.start()
     while len(driver.folder.trials()) < 3:
         driver.propose()
-    records = driver.folder.records(driver.study)
+    records = records_in(driver.study, driver.folder).search
     assert [record.proposed_by for record in records] == ["try_first", "try_first", "startup"]
     assert [record.values[PATIENCE] for record in records[:2]] == [4, 8]
 
@@ -271,11 +286,17 @@ def earlier(path, name, trials, **changes):
     (path / name).mkdir()
     study = loaded(path / name, document)
     folder = StudyFolder(path / "runs" / name)
-    folder.open(study)
+    open_study(folder, study)
     for number, (values, since) in enumerate(trials):
         start(folder, study, number, values)
         finish(folder, study, number, *(("balanced", since) if since else ("exhausted",)))
     return folder, study
+
+
+def known(folder):
+    """What is kept of an earlier study."""
+    study = study_in(folder)
+    return study, records_in(study, folder)
 
 
 def test_what_an_earlier_study_knows_of_this_space_is_learnt(tmp_path):
@@ -284,7 +305,7 @@ def test_what_an_earlier_study_knows_of_this_space_is_learnt(tmp_path):
     document["space"][WEIGHT] = {"float": [1e-3, 1e-1], "log": True}  # 0.25 is not in it
     document["objective"]["max_steps"] = 400
     study = loaded(tmp_path, document)
-    found = learnt_from(study, [folder])
+    found = learnt_from(study, [known(folder)])
     assert [values for values, _ in found] == [VALUES, SECOND]
     assert found[0][1] == 60
     assert 400 < found[1][1] <= 800
@@ -299,13 +320,13 @@ def test_a_key_that_was_fixed_in_an_earlier_study_has_its_value(tmp_path):
     space = {key: value for key, value in small()["space"].items() if key != PATIENCE}
     values = {key: value for key, value in VALUES.items() if key != PATIENCE}
     folder, _ = earlier(tmp_path, "old", [(values, 60)], training=training, space=space)
-    assert learnt_from(loaded(tmp_path), [folder]) == [(VALUES | {PATIENCE: 7}, 60.0)]
+    assert learnt_from(loaded(tmp_path), [known(folder)]) == [(VALUES | {PATIENCE: 7}, 60.0)]
 
 
 def test_an_earlier_study_with_another_metric_says_nothing(tmp_path):
     objective = small()["objective"] | {"metric": "seconds_to_nash"}
     folder, _ = earlier(tmp_path, "old", [(VALUES, 60)], objective=objective)
-    assert learnt_from(loaded(tmp_path), [folder]) == []
+    assert learnt_from(loaded(tmp_path), [known(folder)]) == []
 
 
 def test_what_was_learnt_does_not_stand_in_this_studys_database(tmp_path):
@@ -313,12 +334,12 @@ def test_what_was_learnt_does_not_stand_in_this_studys_database(tmp_path):
     driver = Driver(tmp_path)
     learnt = [
         (values | {"Schedulers.g_warmup_type": "cosine"}, cost)
-        for values, cost in learnt_from(loaded(tmp_path), [folder])
+        for values, cost in learnt_from(loaded(tmp_path), [known(folder)])
     ]
     driver.searcher = Searcher(driver.study, [], driver.folder.optuna_url, None, learnt)
     driver.end(driver.propose().number)
     assert driver.states() == [COMPLETE]
-    records = driver.folder.records(driver.study)
+    records = records_in(driver.study, driver.folder).search
     driver.searcher = Searcher(driver.study, records, driver.folder.optuna_url, None, learnt)
     assert driver.propose().number == 1
     assert driver.states() == [COMPLETE, RUNNING]
@@ -330,12 +351,12 @@ def test_what_was_learnt_does_not_stand_in_this_studys_database(tmp_path):
 def test_how_a_sampler_may_see_a_censored_trial(tmp_path, censored, value, state):
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "runs" / "small")
-    folder.open(study)
+    open_study(folder, study)
     searcher = Searcher(study, censored=censored)
     proposal = searcher.propose()
     start(folder, study, proposal.number, proposal.values)
     searcher.tell(replace(finish(folder, study, proposal.number, "capped"), cost=250.0))
-    (seen,) = searcher._sampled.trials
+    (seen,) = searcher._sampled.kept.trials
     assert (seen.value, seen.state) == (value, state)
 
 

@@ -3,128 +3,27 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import optuna
-import psutil
 import pytest
 import yaml
 
-TUNE = Path(__file__).resolve().parent.parent / "tune.py"
-STUDY = {
-    "study": "tiny",
-    "training": {
-        "Data": {"crop_size": 16, "train_batch_size": 2, "val_batch_size": 64},
-        "Training": {"device": "cpu", "adv_loss_ramp_steps": 4, "EMA": {"enabled": True}},
-        "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
-        "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
-    },
-    "space": {
-        "Training.g_pretrain_steps": {"int": [4, 12], "step": 4},
-        "Training.Losses.adv_loss_beta": {"float": [1e-3, 3e-1], "log": True},
-        "Schedulers.patience_g": {"int": [2, 12]},
-    },
-    "objective": {"max_steps": 100, "validate_every": 2, "nash": {"validation_pairs": 64}},
-    "search": {
-        "trials": 4,
-        "startup": 2,
-        "try_first": [
-            {
-                "Training.g_pretrain_steps": 8,
-                "Training.Losses.adv_loss_beta": 0.1,
-                "Schedulers.patience_g": 4,
-            }
-        ],
-    },
-    "resources": {"concurrent": 2},
-}
-
-
-def command(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    environment = os.environ | {"WANDB_MODE": "offline", "PYTHONFAULTHANDLER": "1"} | (env or {})
-    return subprocess.Popen(
-        [sys.executable, str(TUNE), *arguments],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    try:
-        out, err = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # says where it stands
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, out + err
-    return out
-
-
-def write_study(folder: Path, **search: object) -> Path:
-    file = folder / "tiny.yaml"
-    file.write_text(yaml.safe_dump(STUDY | {"search": STUDY["search"] | search}))
-    return file
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30, pause: float = 0.05) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(pause)
-
-
-def trials(folder: Path) -> list[Path]:
-    return sorted((folder / "runs/tiny/trials").glob("0*"))
-
-
-def readings(trial: Path) -> list[dict[str, float]]:
-    file = trial / "readings.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def assert_every_trial_ended_once(folder: Path, count: int) -> None:
-    """The same trials in the records and in Optuna, each ended; every reading there once, in order, none missing."""
-    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/runs/tiny/optuna.db")
-    assert [trial.name for trial in trials(folder)] == [f"{number:05d}" for number in range(count)]
-    assert [trial.number for trial in study.trials] == list(range(count))
-    assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
-    for trial, recorded in zip(study.trials, trials(folder), strict=True):
-        outcome = json.loads((recorded / "outcome.json").read_text())
-        values = json.loads((recorded / "trial.json").read_text())["values"]
-        assert trial.user_attrs["outcome"] == outcome["end"]
-        assert trial.user_attrs["censored"] == outcome["censored"]
-        assert trial.params == values
-        steps = [reading["step"] for reading in readings(recorded)]
-        assert steps == [float(step) for step in range(2, outcome["trained_steps"] + 1, 2)]
-
-
-def tracked(trial: Path) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object], list[str]]:
-    """History, summary, configuration and tags of a trial's offline runs, read back from their files."""
-    history: list[dict[str, object]] = []
-    summary: dict[str, object] = {}
-    config: dict[str, object] = {}
-    tags: list[str] = []
-    for file in sorted(trial.glob("tracker/wandb/offline-run-*/run-*.wandb")):
-        text = subprocess.run(
-            ["wandb", "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True
-        )
-        for record in map(json.loads, text.stdout.splitlines()):
-            if record["type"] == "history":
-                history.append(record["history"]["item"])
-            elif record["type"] == "summary":
-                summary |= record["summary"]["update"]
-            elif record["type"] == "run":
-                config |= record["run"].get("config", {}).get("update", {})
-                tags = record["run"].get("tags", tags)
-    return history, summary, config, tags
+from tests.support.service import (
+    STUDY,
+    assert_every_trial_ended_once,
+    command,
+    finish,
+    readings,
+    tracked,
+    trials,
+    untimed,
+    wait_for,
+    workers_of,
+    write_sharing_study,
+    write_study,
+)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +66,7 @@ def test_a_study_runs_to_its_end(study: tuple[Path, str]) -> None:
     assert attributes[0] == "try_first"
     assert attributes[1] == "startup"
     assert attributes[3] == "tpe"
-    assert "No trial reached the balance." in printed  # 100 steps of such networks: the discriminator is not alive
+    assert "No trial has reached the balance." in printed  # 100 steps of such networks: the discriminator is not alive
     assert "the discriminator is alive" in printed
     assert "4 trials: 4 exhausted" in printed
     assert not (folder / "runs/tiny/best.yaml").exists()
@@ -285,36 +184,12 @@ def test_one_driver_at_a_time_and_imagery_that_is_gone(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("outcome.json")) == ended  # nothing failed by it
 
 
-def untimed(reading: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in reading.items() if not key.startswith("time/")}
-
-
-def workers_of(folder: Path) -> list[psutil.Process]:
-    """The Ray workers that train for a study in `folder`."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        try:
-            if (
-                process.info["cmdline"]
-                and process.info["cmdline"][0].startswith("ray::ImplicitFunc")
-                and owns(process, folder)
-            ):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def owns(process: psutil.Process, folder: Path) -> bool:
-    return process.environ().get("PWD") == str(folder) or process.cwd() == str(folder)
-
-
 def test_trials_that_end_before_their_first_reading_do_not_end_the_study(tmp_path: Path) -> None:
     file = write_study(tmp_path, trials=3)
     study = yaml.safe_load(file.read_text())
     study["training"]["Training"]["Losses"] = {"l1_weight": 1e39}  # more than float32 holds: not finite at once
     file.write_text(yaml.safe_dump(study))
-    printed = finish(command("run", "tiny.yaml", cwd=tmp_path))
+    printed = finish(command("run", "tiny.yaml", cwd=tmp_path), code=1)
     assert "3 trials: 3 diverged" in printed
     assert all(not readings(trial) for trial in trials(tmp_path))
 
@@ -342,18 +217,6 @@ def test_a_trial_whose_attempts_are_used_up_has_failed_and_the_study_goes_on(tmp
     assert [end["end"] for end in ends] == ["failed", "exhausted"]
     assert "died without a word" in ends[0]["cause"]
     assert len((first / "attempts.jsonl").read_text().splitlines()) == 2  # the first and one more
-
-
-def write_sharing_study(folder: Path, **sections: object) -> None:
-    """With a ruler that lets such networks pass, one trial at a time."""
-    lax = {"validation_pairs": 64, "probability_tolerance": 1.0, "rank_tolerance": 0.5, "control_auc": 0.500001}
-    study = STUDY | {"objective": STUDY["objective"] | {"nash": lax}, "confirm": {"top": 1, "seeds": 2}}
-    study["training"] = study["training"] | {"Optimizers": {"optim_d_lr": 5e-3}}
-    first = {"Training.Losses.adv_loss_beta": 0.1, "Schedulers.patience_g": 4}
-    tried = [first | {"Training.g_pretrain_steps": steps} for steps in (12, 4, 8)]
-    study["search"] = {"trials": 3, "startup": 3, "try_first": tried, "capping": {"slack": 5.0}}
-    study["resources"] = {"concurrent": 1}
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(study | sections))
 
 
 def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.studies import PRETRAIN, VALUES, WEIGHT, loaded, small, start
-from tests.tiny import begun, everything, same
+from tests.support.studies import PRETRAIN, VALUES, WEIGHT, loaded, open_study, small, start
+from tests.support.tiny import begun, everything, same
 from trainables.state import State
 from trainables.trainer import train
-from tune_srgan.records import SHARED, StudyFolder, account_of
-from tune_srgan.sharing import HEADER, SharedPretraining, Snapshots, expected_savings, path_of, points_of, reach
-from tune_srgan.storage import storage_at
-from tune_srgan.tracking import Tracker
-from tune_srgan.trial import Terms, train_recorded
+from tune_srgan.run.trial import PAUSE, Terms, train_recorded
+from tune_srgan.search.sharing import HEADER, SharedPretraining, Snapshots, expected_savings, path_of, points_of, reach
+from tune_srgan.store.account import SHARED, account_of
+from tune_srgan.store.layout import TrialFiles
+from tune_srgan.store.objects import storage_at
+from tune_srgan.store.study_folder import StudyFolder
 
 CPU = torch.device("cpu")
 LONG = {"Training.g_pretrain_steps": 16}
@@ -196,12 +197,10 @@ def test_a_recorded_trial_that_starts_from_a_snapshot_ends_as_it_would_have_alon
     folders = {name: StudyFolder(tmp_path / name) for name in ("sharing", "alone")}
     trials = {}
     for name, folder in folders.items():
-        folder.open(study)
+        open_study(folder, study)
         for number, values in enumerate(({PRETRAIN: 60, WEIGHT: 0.1}, {PRETRAIN: 40, WEIGHT: 0.02})):
             start(folder, study, number, VALUES | values)
-            told = [
-                r["step"] for r in train_recorded(folder.trial(number), Tracker(), terms if name == "sharing" else None)
-            ]
+            told = [r["step"] for r in train_recorded(folder.trial(number), terms if name == "sharing" else None)]
         trials[name] = folder.trial(1)
         assert told[0] == (44 if name == "sharing" else 4)
     one, other = trials.values()
@@ -220,7 +219,7 @@ def sharing(tmp_path, complaints):
     """A study's folder, the study, its snapshots, and the terms of a trial that shares."""
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "study")
-    folder.open(study)
+    open_study(folder, study)
     snapshots = Snapshots(storage_at(str(tmp_path / "snapshots")), 1e9, complaints)
     return (
         folder,
@@ -234,14 +233,14 @@ def test_a_trial_that_is_killed_after_it_took_a_snapshot_has_its_readings_once(s
     folder, study, _, terms = sharing
     for number in (0, 1):
         start(folder, study, number, VALUES | {PRETRAIN: 40})
-    list(itertools.islice(train_recorded(folder.trial(0), Tracker(), terms), 12))
+    list(itertools.islice(train_recorded(folder.trial(0), terms), 12))
     trial = folder.trial(1)
-    begun_once = train_recorded(trial, Tracker(), terms)
+    begun_once = train_recorded(trial, terms)
     next(begun_once)
     begun_once.close()  # killed after its first own reading, 44, before it wrote a checkpoint
     assert trial.last_step() == 44
     assert not trial.checkpoint.exists()
-    list(train_recorded(trial, Tracker(), terms))
+    list(train_recorded(trial, terms))
     assert [reading["step"] for reading in trial.readings()] == list(range(4, 201, 4))
 
 
@@ -282,12 +281,12 @@ def test_what_was_begun_elsewhere_offers_nothing(sharing):
     folder, study, snapshots, terms = sharing
     start(folder, study, 0, VALUES | {PRETRAIN: 60})
     trial = folder.trial(0)
-    makes_way = replace(terms, why_stop=lambda state: "makes way" if state.step == 24 else None)
-    list(train_recorded(trial, Tracker(), makes_way))
+    paused = replace(terms, why_stop=lambda state: PAUSE if state.step == 24 else None)
+    list(train_recorded(trial, paused))
     assert trial.checkpoint.exists()
     assert len(snapshots.storage.entries()) == 1
-    assert trial.path_file.exists()
-    trial.path_file.write_text("of another machine")
+    assert (trial.path / TrialFiles.PATH.name).exists()
+    trial.begin_path("of another machine")
     snapshots.clear()
-    list(itertools.islice(train_recorded(trial, Tracker(), terms), 12))
+    list(itertools.islice(train_recorded(trial, terms), 12))
     assert snapshots.storage.entries() == []

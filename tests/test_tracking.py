@@ -8,37 +8,56 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from PIL import Image
 
-from tests.object_store import s3
-from tests.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, finish, loaded, reading, small
-from tests.studies import start as propose
-from tests.test_service import STUDY, TUNE, tracked, wait_for
-from tests.wandb_server import API_KEY, ENTITY, WandbServer
+from tests.support.object_store import s3
+from tests.support.service import STUDY, TUNE, tracked, wait_for
+from tests.support.studies import (
+    PATIENCE,
+    PRETRAIN,
+    VALUES,
+    WEIGHT,
+    ended,
+    finish,
+    loaded,
+    open_study,
+    reading,
+    records_in,
+    small,
+)
+from tests.support.studies import start as propose
+from tests.support.wandb_server import ENTITY, WandbServer, environment
 from trainables.errors import InvalidInput
-from tune_srgan import sweeps, tracking
-from tune_srgan.mirror import working_copy
-from tune_srgan.records import StudyFolder
-from tune_srgan.review import review
-from tune_srgan.study import Parameter
-from tune_srgan.tracking import open_tracker, sync_commands, wait_for_trackers
+from trainables.outcome import End
+from tune_srgan.report import words
+from tune_srgan.report.data import report_data
+from tune_srgan.store.mirror import working_copy
+from tune_srgan.store.studies import study_in
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.study.space import Parameter
+from tune_srgan.tracking import marks, sweep, wandb_report
+from tune_srgan.tracking import tracker as tracker_module
+from tune_srgan.tracking.marks import sync_commands
+from tune_srgan.tracking.tracker import followed, wait_for_trackers
 
 AT_ONCE_S = 5.0  # far less than any wait for a server, far more than starting a process takes
-OUTCOME = {"end": "exhausted", "steps": 200, "censored": True, "gap": 0.5, "trained_steps": 200}
+OUTCOME = ended(End.EXHAUSTED, 200, 0.5)
 WORKER = """
 import os, psutil, sys, time
 from pathlib import Path
-from tune_srgan.records import StudyFolder
-from tune_srgan.review import review
-from tune_srgan.tracking import open_tracker
+from tests.support.studies import ended
+from trainables.outcome import End
+from tune_srgan.store.studies import study_in
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.tracking.tracker import followed
 folder = StudyFolder(Path(sys.argv[1]))
 trial = folder.trial(int(sys.argv[2]))
-tracker = open_tracker(trial, folder.study())
+tracker = followed(trial, study_in(folder))
+tracker.__enter__()
 """
 DIES = (
     WORKER
@@ -52,22 +71,12 @@ LEAVES = (
     WORKER
     + """
 time.sleep(0.3)
-trial.end({"end": "exhausted", "steps": 200, "censored": True, "gap": 0.5, "trained_steps": 200})
+trial.end(ended(End.EXHAUSTED, 200, 0.5))
 for child in psutil.Process().children():  # as Ray does to those of a worker that it ends
     child.kill()
 os._exit(0)
 """
 )
-
-
-def environment(url, monkeypatch):
-    for key in [key for key in os.environ if key.startswith("WANDB_")]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("WANDB_BASE_URL", url)
-    monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parent.parent))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # python, wandb
 
 
 def opened(tmp_path, mode="online", trials=3, name="small"):
@@ -77,7 +86,7 @@ def opened(tmp_path, mode="online", trials=3, name="small"):
     document["search"] = {"trials": trials, "startup": 2}
     study = loaded(tmp_path, document)
     folder = StudyFolder(tmp_path / "runs" / name)
-    folder.open(study)
+    open_study(folder, study)
     return study, folder
 
 
@@ -85,6 +94,22 @@ def start(folder, study, number, values, proposed_by="startup"):
     """A trial whose first attempt begins."""
     propose(folder, study, number, values, proposed_by)
     folder.trial(number).begin_attempt("run-1")
+
+
+_following = []  # contexts that are open until their test closes them, or this process is gone
+
+
+def track(trial, study):
+    """Let an attempt be followed; what is returned ends that."""
+    context = followed(trial, study)
+    context.__enter__()
+    _following.append(context)
+    return lambda: context.__exit__(None, None, None)
+
+
+def publish(study, folder):
+    data = report_data(study, folder, records_in(study, folder))
+    return wandb_report.publish_report(study, folder, words.paragraphs(data))
 
 
 def lines(steps, rank=0.875):
@@ -113,7 +138,7 @@ def is_done(trial, where="server"):
 
     def found():
         done = json.loads(left.read_text()) if left.exists() else {}
-        return ("missed" if "missed" in done else done.get("run")) == where
+        return ("missed" if done.get("missed") else done.get("run")) == where
 
     return found
 
@@ -125,17 +150,17 @@ def online(tmp_path_factory):
     server, told = WandbServer(), {}
     environment(server.url, monkeypatch)
     study, folder = opened(tmp_path_factory.mktemp("online"))
-    sweeps.open_sweep(study, folder)
-    told["note"] = sweeps.sweep_note(folder, 30)
+    sweep.open_sweep(study, folder)
+    told["note"] = sweep.sweep_note(folder, 30)
     first, second, third = (folder.trial(number) for number in range(3))
 
     start(folder, study, 2, VALUES)  # its first attempt fails, the worker of its second dies, a third goes on
     record(third, range(4, 21, 4))
     third.begin_attempt("run-1")
-    tracker = open_tracker(third, study)
-    run = tracking.run_id(third, study)
+    leave = track(third, study)
+    run = marks.run_id(third, study)
     wait_for(lambda: run in server.runs)
-    del tracker
+    leave()
     wait_for(lambda: server.runs[run].complete == 1)
     record(third, range(24, 41, 4))
     third.begin_attempt("run-1")
@@ -143,24 +168,24 @@ def online(tmp_path_factory):
     wait_for(lambda: server.runs[run].complete == 2)
     told["left"] = (server.runs[run].state, server.runs[run].steps_of("val_metrics/psnr"), server.runs[run].tags)
     third.begin_attempt("run-1")
-    trackers = [open_tracker(third, study)]
+    trackers = [track(third, study)]
     record(third, range(44, 201, 4))
     third.end(OUTCOME)
 
     start(folder, study, 0, VALUES | {PRETRAIN: 40}, "try_first")  # two trials of one worker, one after the other
-    trackers.append(open_tracker(first, study))
+    trackers.append(track(first, study))
     Image.new("RGB", (8, 4)).save(first.samples)
     finish(folder, study, 0)
     start(folder, study, 1, VALUES | {WEIGHT: 0.2})
-    trackers.append(open_tracker(second, study))
+    trackers.append(track(second, study))
     finish(folder, study, 1, "exhausted")
 
     again = folder.confirmation(0, 1)
     again.create(VALUES, "confirm", study.confirming(VALUES, 1))
-    trackers.append(open_tracker(again, study))
+    trackers.append(track(again, study))
     record(again, range(4, 201, 4))
     again.end(OUTCOME)
-    told["not done"] = sweeps.close_sweep(study, folder, 0, seconds=60)
+    told["not done"] = sweep.close_sweep(study, folder, 0, seconds=60)
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
     yield server, study, folder, told
     monkeypatch.undo()
@@ -169,7 +194,7 @@ def online(tmp_path_factory):
 
 def run_of(online, number):
     server, study, folder, _ = online
-    return server.runs[tracking.run_id(folder.trial(number), study)]
+    return server.runs[marks.run_id(folder.trial(number), study)]
 
 
 def test_a_study_is_a_sweep_that_wandb_never_schedules(online):
@@ -215,7 +240,7 @@ def test_readings_arrive_under_their_keys_at_their_steps(online):
             assert {key: sent[key] for key in line if key != "step"} == {
                 key: pytest.approx(value) for key, value in line.items() if key != "step"
             }
-            assert sent[tracking.BALANCE_LINE] == 0.45  # label smoothing 0.9
+            assert sent[marks.BALANCE_LINE] == 0.45  # label smoothing 0.9
         assert run.exit_code == 0
 
 
@@ -228,13 +253,13 @@ def test_outcomes_are_tags_and_summary_and_the_images_are_there(online):
     assert best.summary["best"] is True
     assert best.summary["outcome"] == "balanced"
     assert best.summary["steps/balance"] == 64
-    assert worse.summary["nash_cost"] == pytest.approx(folder.records(study)[1].cost)
+    assert worse.summary["nash_cost"] == pytest.approx(records_in(study, folder).search[1].cost)
     assert worse.summary["censored"] is True
     assert not {"best", "steps_to_nash"} & worse.summary.keys()
     assert best.steps_of("Val SR") == [136]
     image = best.history[-1]["Val SR"]["path"]
     assert server.uploads[best.name][image] == folder.trial(0).samples.read_bytes()
-    assert tracking.address_of(folder.trial(0)) == f"{server.url}/{ENTITY}/gans/runs/{best.name}"
+    assert marks.address_of(folder.trial(0)) == f"{server.url}/{ENTITY}/gans/runs/{best.name}"
 
 
 def test_a_retried_trial_goes_on_in_its_run(online):
@@ -259,8 +284,8 @@ def test_wandb_finds_the_best_run_of_the_sweep(online):
 def test_the_report_names_columns_that_the_runs_have_and_is_made_once(online):
     pytest.importorskip("wandb_workspaces")
     server, study, folder, _ = online
-    address = sweeps.publish_report(study, folder)
-    assert sweeps.publish_report(study, folder) == address
+    address = publish(study, folder)
+    assert publish(study, folder) == address
     kinds = {view["type"]: view for view in server.views.values()}
     assert [view["saved"] for view in server.views.values()] == [2, 2]
     assert set(kinds) == {"runs", "project-view"}
@@ -280,7 +305,7 @@ def test_the_report_names_columns_that_the_runs_have_and_is_made_once(online):
         assert by_type["Media Browser"]["mediaKeys"] == ["Val SR"]
         assert "Run Comparer" in by_type
         plotted = {key for panel in shown for key in panel["config"].get("metrics", [])}
-        balance = {"nash/p_y", "nash/p_g", tracking.BALANCE_LINE}
+        balance = {"nash/p_y", "nash/p_g", marks.BALANCE_LINE}
         assert balance | {"lr_generator", "lr_discriminator", "training/adv_loss_weight"} <= plotted
         assert all(run.steps_of(key) for run in runs for key in balance)
     for grid in grids:
@@ -297,14 +322,13 @@ def test_a_column_that_the_library_alone_would_name_shows_nothing(online):
 
 def test_a_resumed_study_stays_one_sweep_and_its_best_moves(online):
     server, study, folder, _ = online
-    sweeps.open_sweep(study, folder)
-    assert sweeps.sweep_note(folder, 3) == ""
+    sweep.open_sweep(study, folder)
+    assert sweep.sweep_note(folder, 3) == ""
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "RUNNING")
     start(folder, study, 3, VALUES | {PATIENCE: 2})
-    tracker = open_tracker(folder.trial(3), study)
+    track(folder.trial(3), study)
     finish(folder, study, 3, since=60)
-    tracker.finish({}, Path())
-    assert sweeps.close_sweep(study, folder, 3, seconds=60) == 0
+    assert sweep.close_sweep(study, folder, 3, seconds=60) == 0
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
     assert list(server.sweeps) == ["sweep0"]
     assert run_of(online, 3).sweep == "sweep0"
@@ -319,13 +343,12 @@ def test_a_tracker_that_was_killed_is_replaced_and_no_step_is_lost_or_sent_twice
     start(folder, study, 4, VALUES)
     trial = folder.trial(4)
     record(trial, range(4, 41, 4))
-    tracker = open_tracker(trial, study)
-    run = tracking.run_id(trial, study)
+    track(trial, study)
+    run = marks.run_id(trial, study)
     wait_for(lambda: run in server.runs)
     os.kill(int((trial.path / "tracker/lock").read_text()), signal.SIGKILL)
     record(trial, range(44, 201, 4))
     trial.end(OUTCOME)
-    tracker.finish({}, Path())
     assert wait_for_trackers(folder, 60) == 0
     assert server.runs[run].steps_of("val_metrics/psnr") == list(range(4, 201, 4))
     assert set(server.runs[run].tags) == {"exhausted", "censored"}
@@ -336,13 +359,13 @@ def test_a_worker_that_ends_at_once_harms_no_tracker_and_a_slow_sweep_is_waited_
     environment(server.url, monkeypatch)
     study, folder = opened(tmp_path)
     made = {"id": "sweep0", "entity": ENTITY, "project": "gans"}
-    tracking.sweep_file(folder).write_text(json.dumps({"until": time.time() + 60}))
+    marks.sweep_file(folder).write_text(json.dumps({"until": time.time() + 60}))
     start(folder, study, 0, VALUES)
     record(folder.trial(0), range(4, 201, 4))
     assert worker(LEAVES, folder, 0) == 0
     time.sleep(2.0)
     assert not server.runs
-    tracking.sweep_file(folder).write_text(json.dumps(made))
+    marks.sweep_file(folder).write_text(json.dumps(made))
     wait_for(is_done(folder.trial(0)))
     [run] = server.runs.values()
     assert run.sweep == "sweep0"
@@ -354,14 +377,13 @@ def test_an_offline_study_is_read_back_and_then_sent_as_it_says(tmp_path, monkey
     server = WandbServer()
     environment(server.url, monkeypatch)
     study, folder = opened(tmp_path, "offline", trials=1)
-    sweeps.open_sweep(study, folder)
-    assert sweeps.sweep_note(folder, 3) == ""
+    sweep.open_sweep(study, folder)
+    assert sweep.sweep_note(folder, 3) == ""
     start(folder, study, 0, VALUES)
-    tracker = open_tracker(folder.trial(0), study)
+    track(folder.trial(0), study)
     Image.new("RGB", (8, 4)).save(folder.trial(0).samples)
     finish(folder, study, 0)
-    tracker.finish({}, Path())
-    assert sweeps.close_sweep(study, folder, 0, seconds=60) == 0
+    assert sweep.close_sweep(study, folder, 0, seconds=60) == 0
     assert server.requests == 0  # not even of what wandb reports about itself
     history, summary, config, tags = tracked(folder.trial(0).path)
     metrics = [item for item in history if "nash/p_y" in item]
@@ -371,18 +393,18 @@ def test_an_offline_study_is_read_back_and_then_sent_as_it_says(tmp_path, monkey
     assert summary["nash_cost"] == 100
     assert summary["best"] is True
     assert summary["Val SR._type"] == "image-file"
-    assert tracking.complaints(folder.trial(0)) == []
+    assert marks.complaints(folder.trial(0)) == []
     [command] = sync_commands(folder)
     with pytest.raises(InvalidInput, match="kept offline, and so are in no sweep") as refused:
-        sweeps.publish_report(study, folder)
+        publish(study, folder)
     assert f"First: {command}" in str(refused.value)
     run_as_said(command, tmp_path)
     assert sync_commands(folder) == []
-    run = server.runs[tracking.run_id(folder.trial(0), study)]
+    run = server.runs[marks.run_id(folder.trial(0), study)]
     assert run.steps_of("nash/p_y") == [item["_step"] for item in metrics]
     assert set(run.tags) == {"balanced", "best"}
     pytest.importorskip("wandb_workspaces")
-    assert "/reports/" in sweeps.publish_report(study, folder)
+    assert "/reports/" in publish(study, folder)
     assert run.sweep == "sweep0"  # sent by hand, the runs have still become a sweep
     assert server.sweeps["sweep0"]["state"] == "FINISHED"
     server.stop()
@@ -396,7 +418,7 @@ def test_what_the_driver_ends_is_sent_though_no_tracker_follows_it(tmp_path, mon
         finish(folder, study, number, "capped")
     propose(folder, study, 2, VALUES)
     finish(folder, study, 2, "capped")  # never started
-    tracking.catch_up(study, folder, folder.trials())
+    tracker_module.catch_up(study, folder, folder.trials())
     for number in range(2):
         wait_for(is_done(folder.trial(number), "offline"))
     assert wait_for_trackers(folder, 60) == 0
@@ -404,27 +426,29 @@ def test_what_the_driver_ends_is_sent_though_no_tracker_follows_it(tmp_path, mon
     study, folder = opened(tmp_path, "disabled", name="off")
     start(folder, study, 0, VALUES)
     finish(folder, study, 0)
-    tracking.catch_up(study, folder, folder.trials())
-    assert sweeps.close_sweep(study, folder, 0, seconds=60) == 0
+    tracker_module.catch_up(study, folder, folder.trials())
+    assert sweep.close_sweep(study, folder, 0, seconds=60) == 0
     assert not (folder.trial(0).path / "tracker").exists()
 
 
 def test_no_account_no_library_no_tracking_are_each_said(tmp_path, monkeypatch):
     environment("http://127.0.0.1:9", monkeypatch)
     study, folder = opened(tmp_path, "disabled", name="off")
-    assert type(open_tracker(folder.trial(0), study)) is tracking.Tracker
+    propose(folder, study, 0, VALUES)
+    track(folder.trial(0), study)()
+    assert not folder.trial(0).tracker.exists()
     with pytest.raises(InvalidInput, match="not tracked"):
-        sweeps.publish_report(study, folder)
+        publish(study, folder)
     study, folder = opened(tmp_path, "online", name="on")
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     with pytest.raises(InvalidInput, match="pip install wandb-workspaces"):
-        sweeps.publish_report(study, folder)
+        publish(study, folder)
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InvalidInput, match="wandb login"):
-        sweeps.publish_report(study, folder)
-    sweeps.open_sweep(study, folder)
-    assert sweeps.sweep_note(folder, 3) == ""
+        publish(study, folder)
+    sweep.open_sweep(study, folder)
+    assert sweep.sweep_note(folder, 3) == ""
 
 
 @pytest.mark.parametrize(
@@ -441,7 +465,7 @@ def test_no_account_no_library_no_tracking_are_each_said(tmp_path, monkeypatch):
     ],
 )
 def test_ranges_in_wandbs_words(written, told):
-    assert sweeps.distribution(Parameter.model_validate(written)) == told
+    assert sweep.distribution(Parameter.model_validate(written)) == told
 
 
 # a tracker that misbehaves: what is wrong, the server's mode, what the complaint says
@@ -459,15 +483,15 @@ BAD = {
 @pytest.fixture(scope="module")
 def misbehaving(tmp_path_factory):
     """Each bad case with a trial of its own, all at once: seconds that its training was held up, its folder, server."""
-    monkeypatch, found, trackers = pytest.MonkeyPatch(), {}, []
+    monkeypatch, found = pytest.MonkeyPatch(), {}
     stub = tmp_path_factory.mktemp("stub")
     (stub / "wandb.py").write_text("raise ModuleNotFoundError(\"No module named 'wandb'\", name='wandb')\n")
     for case, (mode, _) in BAD.items():
         server = WandbServer(mode, delay=0.3, dies_after=6)
         environment(server.url, monkeypatch)
-        monkeypatch.setattr(tracking, "PATIENCE_S", 4.0 if mode in {"hang", "die"} else 60.0)
+        monkeypatch.setattr(tracker_module, "PATIENCE_S", 4.0 if mode in {"hang", "die"} else 60.0)
         study, folder = opened(tmp_path_factory.mktemp("bad"), "offline" if case == "disk full" else "online", 1)
-        tracking.sweep_file(folder).write_text(json.dumps({"id": "sweep0", "entity": ENTITY, "project": "gans"}))
+        marks.sweep_file(folder).write_text(json.dumps({"id": "sweep0", "entity": ENTITY, "project": "gans"}))
         start(folder, study, 0, VALUES)
         trial, limit = folder.trial(0), resource.getrlimit(resource.RLIMIT_FSIZE)
         if case == "not installed":
@@ -477,7 +501,7 @@ def misbehaving(tmp_path_factory):
         if case == "disk full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limit[1]))  # of a file: wandb's cannot be written whole
         begun = time.monotonic()
-        tracker = open_tracker(trial, study)
+        track(trial, study)
         held_up = time.monotonic() - begun
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         if case == "dies":
@@ -485,11 +509,8 @@ def misbehaving(tmp_path_factory):
         begun = time.monotonic()
         for line in lines(range(4, 41, 4)):
             trial.append(line)
-            tracker.log(line)
         finish(folder, study, 0, "exhausted")
-        tracker.finish({}, trial.samples)
         held_up += time.monotonic() - begun
-        trackers.append(tracker)
         found[case] = (held_up, study, folder, server)
     yield found
     monkeypatch.undo()
@@ -507,16 +528,16 @@ def test_a_tracker_that_misbehaves_holds_nothing_up_and_says_how_to_send_it_late
         wait_for(lambda: is_done(trial)() or is_done(trial, "missed")(), 60)
         at_work = int((trial.path / "tracker/lock").read_text())
         wait_for(lambda: not psutil.pid_exists(at_work))  # nobody stays
-    assert (tracking.complaints(trial) == []) is (mode == "slow")
-    wanted = tracking.run_id(trial, study)
+    assert (marks.complaints(trial) == []) is (mode == "slow")
+    wanted = marks.run_id(trial, study)
     if mode != "slow":
-        [said] = tracking.complaints(trial)
+        [said] = marks.complaints(trial)
         assert said.startswith("Weights & Biases: ")
         assert re.search(reason, said)
         assert wanted not in said  # the same words for every trial: the report counts them
         [command] = sync_commands(folder)
         assert command == f"python -m tune_srgan.tracking {trial.path.parent}/*"
-        found = review(study, folder)  # what every report says
+        found = report_data(study, folder, records_in(study, folder))  # what every report says
         assert (found["complaints"], found["unsent"]) == ({said: 1}, [command])
         good = server if server.mode == "ok" else WandbServer()
         environment(good.url, monkeypatch)
@@ -539,28 +560,26 @@ def test_a_server_that_failed_one_trial_is_not_asked_by_the_next_ones(tmp_path, 
     server = WandbServer("refuse")
     environment(server.url, monkeypatch)
     study, folder = opened(tmp_path)
-    tracking.sweep_file(folder).write_text(json.dumps({"refused": "no"}))
+    marks.sweep_file(folder).write_text(json.dumps({"refused": "no"}))
     asked = []
     for number in range(3):
         if number == 2:  # some time later
-            monkeypatch.setattr(tracking, "AWAY_S", 0.0)
+            monkeypatch.setattr(marks, "AWAY_S", 0.0)
         start(folder, study, number, VALUES)
-        tracker = open_tracker(folder.trial(number), study)
+        track(folder.trial(number), study)
         finish(folder, study, number, "exhausted")
-        tracker.finish({}, Path())
         wait_for(is_done(folder.trial(number), "missed"))
         asked.append(server.requests)
     assert 0 < asked[0] == asked[1] < asked[2]
-    said = {line for trial in folder.trials() for line in tracking.complaints(trial)}
+    said = {line for trial in folder.trials() for line in marks.complaints(trial)}
     assert len(said) == 1  # the same words for all
     [command] = sync_commands(folder)
     assert wait_for_trackers(folder, 60) == 0  # nobody is at work, nor comes to be
     server.mode = "ok"
     start(folder, study, 3, VALUES)
-    tracking._miss(folder.trial(3), "an attempt before this one saw it away")
-    tracker = open_tracker(folder.trial(3), study)
+    marks.miss(folder.trial(3), "an attempt before this one saw it away")
+    track(folder.trial(3), study)
     finish(folder, study, 3, "exhausted")
-    tracker.finish({}, Path())
     wait_for(is_done(folder.trial(3)))
     assert len(server.runs) == 1
     run_as_said(command, folder.path)
@@ -580,29 +599,30 @@ def test_of_a_study_in_a_store_every_machine_knows_what_was_sent_and_whose_is_th
     environment(server.url, monkeypatch)
     url, study = f"{bucket}/studies/small", opened(tmp_path)[0]
     driver, worker, elsewhere = (StudyFolder(working_copy(url, tmp_path / name)) for name in ("d", "w", "e"))
-    driver.open(study)
+    open_study(driver, study)
     driver.send()
     for number in range(3):
         propose(driver, study, number, VALUES)
         driver.send(f"trials/{number:05d}")
     worker.fetch()
-    tracking.sweep_file(worker).write_text(json.dumps({"refused": "no"}))
+    marks.sweep_file(worker).write_text(json.dumps({"refused": "no"}))
     trackers = []
     for number in range(3):  # the worker of the last one is lost with its tracker
         worker.trial(number).begin_attempt("run-1")
-        trackers += [open_tracker(worker.trial(number), study)] if number < 2 else []
+        trackers += [track(worker.trial(number), study)] if number < 2 else []
         finish(worker, study, number)
         worker.send(f"trials/{number:05d}")
-    del trackers
+    for leave in trackers:
+        leave()
     for number in range(2):
         wait_for(is_done(worker.trial(number)))
     driver.fetch("trials/00000")  # as a driver does when Ray tells it of an end
-    tracking.mark_best(driver, 0)
+    tracker_module.mark_best(driver, 0)
     assert wait_for_trackers(driver, 20) == 1
     driver.send()
     elsewhere.fetch()
-    assert [tracking.is_there(trial) for trial in elsewhere.trials()] == [True, True, False]
-    best = server.runs[tracking.run_id(driver.trial(0), study)]
+    assert [marks.is_there(trial) for trial in elsewhere.trials()] == [True, True, False]
+    best = server.runs[marks.run_id(driver.trial(0), study)]
     assert "best" in best.tags
     [command] = sync_commands(elsewhere)
     run_as_said(command, tmp_path)
@@ -615,7 +635,7 @@ def test_of_a_study_in_a_store_every_machine_knows_what_was_sent_and_whose_is_th
 
 
 def test_an_online_study_from_its_first_command_to_its_report(tmp_path, monkeypatch):
-    """By `tune.py run` and Ray; trials make way for one another, and each stays one run of the sweep."""
+    """By `tune.py run` and Ray; trials pause for one another, and each stays one run of the sweep."""
     server = WandbServer()
     environment(server.url, monkeypatch)
     search = {"trials": 3, "startup": 3, "best_first": {"margin": 1.0}}
@@ -631,18 +651,18 @@ def test_an_online_study_from_its_first_command_to_its_report(tmp_path, monkeypa
     assert len(server.runs) == 3
     paused = 0
     for trial in folder.trials():
-        run = server.runs[tracking.run_id(trial, folder.study())]
+        run = server.runs[marks.run_id(trial, study_in(folder))]
         steps = [reading["step"] for reading in trial.readings()]
         assert (run.sweep, run.state) == ("sweep0", "finished")
         assert run.steps_of("val_metrics/psnr") == steps == list(range(2, int(steps[-1]) + 1, 2))
         assert run.summary["outcome"] == trial.outcome()["end"]
-        paused += sum("paused" in attempt for attempt in trial.attempts())
+        paused += sum(attempt.paused for attempt in trial.attempts())
     assert paused > 3
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
     report = [sys.executable, str(TUNE), "report", str(folder.path)]
     said = subprocess.run(report, check=True, capture_output=True, text=True, timeout=60).stdout
-    assert sweeps.sweep_address(folder) in said
-    assert sweeps.sweep_address(folder).startswith(server.url)
+    assert marks.sweep_address(folder) in said
+    assert marks.sweep_address(folder).startswith(server.url)
     assert sync_commands(folder) == []
     server.stop()
 
@@ -653,8 +673,8 @@ def test_a_server_that_refuses_or_hangs_makes_no_sweep_and_the_study_goes_on(tmp
         environment(server.url, monkeypatch)
         study, folder = opened(tmp_path, name=mode)
         begun = time.monotonic()
-        sweeps.open_sweep(study, folder)
-        assert re.search(note, sweeps.sweep_note(folder, 20 if mode == "refuse" else 0.5))
+        sweep.open_sweep(study, folder)
+        assert re.search(note, sweep.sweep_note(folder, 20 if mode == "refuse" else 0.5))
         assert time.monotonic() - begun < (20 if mode == "refuse" else AT_ONCE_S)
-        assert sweeps.sweep_address(folder) == ""
+        assert marks.sweep_address(folder) == ""
         server.stop()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import begun, everything, same, tiny
+from tests.support.tiny import begun, everything, same, tiny
 from trainables.balance import CONDITIONS, Ruler, excesses
-from trainables.configuration import METRICS
 from trainables.imagery import load_imagery
 from trainables.rehearsal import rehearse
+from trainables.schema import METRICS
 from trainables.state import State
 from trainables.trainer import Diverged, outcome, train
 from trainables.validation import auc, best_response, probes
@@ -326,7 +326,7 @@ def test_a_whole_training_goes_on_past_its_certificate_and_is_probed_once():
     dotted = {**LAX, **EMA, "Optimizers.optim_d_lr": 5e-3, "Training.max_steps": 103}
     ended, _, readings = played(None, **dotted)
     state, imagery = begun(**dotted)
-    played_on = list(train(state, imagery, whole=True))
+    played_on = list(train(state, imagery, to_max_steps=True))
     assert state.step == 103 > ended.step
     certified = len(readings) - 1
     timeless = [{k: v for k, v in r.items() if not k.startswith(("time/", "nash/probe/"))} for r in played_on]

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.tiny import tiny
+from tests.support.studies import causes
+from tests.support.tiny import tiny
 from trainables.configuration import dump_configuration
 from trainables.state import State
-from tune_srgan import notice
-from tune_srgan import trial as module
-from tune_srgan.records import TrialFolder
-from tune_srgan.tracking import Tracker
-from tune_srgan.trial import Terms, train_recorded
+from tune_srgan.cluster import preemption
+from tune_srgan.run import trial as module
+from tune_srgan.run.trial import PAUSE, Terms, train_recorded
+from tune_srgan.store.trial_folder import TrialFolder
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def trial(tmp_path):
 
 
 def test_the_time_a_training_stands_still_is_in_the_next_reading(trial):
-    *_, last = train_recorded(trial, Tracker())
+    *_, last = train_recorded(trial)
     readings = trial.readings()
     waits = {"time/record_s", "time/checkpoint_s", "time/report_s"}
     assert not waits & readings[0].keys()
@@ -41,7 +41,7 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(module.State, "save", lambda state, path: saved.append(state.step))
     folder = TrialFolder(tmp_path / "00000")
     folder.create({}, "train", tiny(**{"Training.checkpoint_every": 20}))
-    readings = list(train_recorded(folder, Tracker()))
+    readings = list(train_recorded(folder))
     assert len(readings) == 50
     assert saved == [40, 80, 100]
 
@@ -69,8 +69,8 @@ def test_a_node_that_will_be_taken_away_has_one_more_checkpoint_at_once(trial, m
     state = SimpleNamespace(readings=[1], save=saved.append)
     checkpoints.offer(state)
     assert saved == []
-    monkeypatch.setattr("tune_srgan.cluster.close_this_node", lambda reason: None)
-    notice.take()
+    monkeypatch.setattr("tune_srgan.cluster.nodes.close_this_node", lambda reason: None)
+    preemption.announce()
     checkpoints.offer(state)
     checkpoints.offer(state)
     assert saved == [trial.checkpoint]
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_stops_no_training(trial, monke
 
     trial.configuration_file.write_text(dump_configuration(tiny(**{"Training.checkpoint_every": 5})))
     monkeypatch.setattr(State, "save", full)
-    readings = list(train_recorded(trial, Tracker()))
+    readings = list(train_recorded(trial))
     assert len(readings) == 50
     assert trial.outcome()["end"] == "exhausted"
     [said] = trial.complaints()
@@ -109,31 +109,31 @@ def test_half_a_checkpoint_leaves_nothing_behind(trial):
 
 def test_a_reading_that_only_the_checkpoint_has_is_recorded_again(trial):
     """Its node was lost between sending the readings and sending the checkpoint."""
-    list(train_recorded(trial, Tracker(), Terms(why_stop=lambda state: "makes way" if state.step >= 20 else None)))
+    list(train_recorded(trial, Terms(why_stop=lambda state: PAUSE if state.step >= 20 else None)))
     lines = trial.readings_file.read_text().splitlines(keepends=True)
     trial.readings_file.write_text("".join(lines[:6]))
-    list(train_recorded(trial, Tracker()))
+    list(train_recorded(trial))
     assert [reading["step"] for reading in trial.readings()] == list(range(2, 101, 2))
     assert trial.readings()[:10] == [json.loads(line) for line in lines[:10]]
 
 
-def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
+def test_a_trial_that_paused_ends_as_if_it_had_not(trial, tmp_path):
     """To the bit, with nothing computed twice."""
     asked = []
 
     def why_stop(state):
         asked.append(state.step)
-        return "makes way" if len(asked) % 3 == 0 else None
+        return PAUSE if len(asked) % 3 == 0 else None
 
     attempts = 0
     while trial.outcome() is None:
-        list(train_recorded(trial, Tracker(), Terms(why_stop=why_stop)))
+        list(train_recorded(trial, Terms(why_stop=why_stop)))
         attempts += 1
     assert attempts > 3
     assert sorted(set(asked)) == asked
     alone = TrialFolder(tmp_path / "00001")
     alone.create({}, "train", tiny())
-    list(train_recorded(alone, Tracker()))
+    list(train_recorded(alone))
     assert figures(trial) == figures(alone)
     assert trial.outcome() == alone.outcome()
     ours, others = (torch.load(one.checkpoint, weights_only=True) for one in (trial, alone))
@@ -142,17 +142,17 @@ def test_a_trial_that_made_way_ends_as_if_it_had_not(trial, tmp_path):
 
 
 def test_a_checkpoint_that_is_damaged_costs_its_steps_and_nothing_else(trial, tmp_path):
-    stops = iter([None] * 8 + ["makes way"])
-    list(train_recorded(trial, Tracker(), Terms(why_stop=lambda state: next(stops, None))))
+    stops = iter([None] * 8 + [PAUSE])
+    list(train_recorded(trial, Terms(why_stop=lambda state: next(stops, None))))
     before = trial.readings()
     assert len(before) == 9
     trial.checkpoint.write_bytes(trial.checkpoint.read_bytes()[:-1000])
-    list(train_recorded(trial, Tracker()))
+    list(train_recorded(trial))
     assert trial.readings()[:9] == before
     assert "a checkpoint of this training" in trial.complaints()[0]
     alone = TrialFolder(tmp_path / "00001")
     alone.create({}, "train", tiny())
-    list(train_recorded(alone, Tracker()))
+    list(train_recorded(alone))
     assert figures(trial) == figures(alone)
 
 
@@ -161,25 +161,25 @@ def figures(trial):
 
 
 def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(trial, monkeypatch):
-    def steps(state, imagery, whole):
+    def steps(state, imagery, to_max_steps):
         yield from ()
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(module, "train", steps)
-    assert list(train_recorded(trial, Tracker())) == []
+    assert list(train_recorded(trial)) == []
     outcome = trial.outcome()
     assert outcome["end"] == "failed"
     assert "Data.train_batch_size 4 and Data.crop_size 16" in outcome["cause"]
     assert "Tried to allocate 2.00 GiB" in outcome["cause"]
-    assert trial.failures() == []  # not an attempt that a second one would mend
+    assert causes(trial) == []  # not an attempt that a second one would mend
 
 
 def test_a_confirmation_that_the_budget_interrupts_goes_on_later(tmp_path):
     folder = TrialFolder(tmp_path / "00000-1")
     folder.create({}, "confirm", tiny())
-    list(train_recorded(folder, Tracker(), Terms(deadline=0.0, whole=True)))
+    list(train_recorded(folder, Terms(deadline=0.0, to_max_steps=True)))
     assert folder.outcome() is None
     assert folder.last_step() == 2
-    list(train_recorded(folder, Tracker(), Terms(whole=True)))
+    list(train_recorded(folder, Terms(to_max_steps=True)))
     assert folder.outcome()["trained_steps"] == 100
     assert [reading["step"] for reading in folder.readings()] == list(range(2, 101, 2))

@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.studies import VALUES, loaded, reading, small, start
+from tests.support.studies import VALUES, causes, loaded, open_study, reading, small, start
 from trainables.errors import InvalidInput
-from tune_srgan.attempts import DeviceLost
-from tune_srgan.records import StudyFolder
+from tune_srgan.run.attempts import DeviceLost
+from tune_srgan.search.board import Answer
+from tune_srgan.store.studies import study_in
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import Fault
 
 pytest.importorskip("ray")
-from tune_srgan import worker as module
+from tune_srgan.run import worker as module
+from tune_srgan.run.trial import PAUSE
 
 TOLD = {"trial": "trials/00000", "deadline": None, "run": "run-1", "board": "none", "elsewhere": True}
 
@@ -26,7 +30,7 @@ def test_a_training_does_not_wait_for_a_driver_and_the_last_reading_arrives():
         told.append(reading["step"])
         go.wait(10)
 
-    with module._Reporter(report) as reporter:
+    with module.Reporter(report) as reporter:
         for step in range(100):  # the driver takes nothing but the first
             reporter({"step": step})
         go.set()
@@ -39,17 +43,17 @@ def test_ray_ends_a_training_through_its_report():
     def report(reading):
         raise SystemExit
 
-    with pytest.raises(SystemExit), module._Reporter(report) as reporter:
+    with pytest.raises(SystemExit), module.Reporter(report) as reporter:
         for step in range(10_000):
             reporter({"step": step})
             time.sleep(0.001)
     assert step < 9_999
 
 
-def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, monkeypatch):
+def test_a_trial_pauses_in_its_game_and_never_with_a_window_open(tmp_path, monkeypatch):
     study = loaded(tmp_path)
     folder = StudyFolder(tmp_path / "runs" / "small")
-    folder.open(study)
+    open_study(folder, study)
     start(folder, study, 0, VALUES)
     asked = []
 
@@ -59,9 +63,9 @@ def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, mo
 
         def __call__(self, earliest):
             asked.append(earliest)
-            return None, earliest > 0
+            return Answer(None, earliest > 0)
 
-    monkeypatch.setattr(module, "_Reader", Reader)
+    monkeypatch.setattr(module, "BoardReader", Reader)
     terms = module._terms(study, folder, folder.trial(0), {"deadline": None, "board": "its name"})
 
     def why_stop(step, rank):
@@ -71,7 +75,7 @@ def test_a_trial_makes_way_in_its_game_and_never_with_a_window_open(tmp_path, mo
     assert why_stop(16, 0.5) is None  # pretraining: the bound is what it was when it started
     assert why_stop(60, 0.5) is None  # balanced since the ramp ended at 40
     assert asked == [-math.inf, -math.inf]
-    assert why_stop(60, 0.875) == "makes way"
+    assert why_stop(60, 0.875) == PAUSE
     assert asked[2:] == [64]  # the next reading may be the first that holds
     start(folder, study, 1, VALUES, "try_first")
     terms = module._terms(study, folder, folder.trial(1), {"deadline": None, "board": "its name"})
@@ -86,7 +90,7 @@ def folder(tmp_path):
     document["tracking"] = {"wandb": {"mode": "disabled"}}
     study = loaded(tmp_path, document)
     made = StudyFolder(tmp_path / "runs" / study.study)
-    made.open(study)
+    open_study(made, study)
     start(made, study, 0, VALUES)
     return made
 
@@ -95,7 +99,7 @@ def folder(tmp_path):
 def closed(monkeypatch):
     """Why nodes were closed; the device is for the test to choose."""
     found = []
-    monkeypatch.setattr(module.cluster, "close_this_node", found.append)
+    monkeypatch.setattr(module.nodes, "close_this_node", found.append)
     return found
 
 
@@ -114,7 +118,7 @@ def test_a_worker_that_was_given_a_gpu_does_not_train_without(folder, closed, mo
     with pytest.raises(RuntimeError, match="given a GPU, but torch finds none"):
         run(folder)
     assert folder.trial(0).readings() == closed == []
-    assert "torch finds none" in folder.trial(0).failures()[0]
+    assert "torch finds none" in causes(folder.trial(0))[0]
 
 
 def test_a_torch_that_was_built_without_cuda_is_no_trials_fault(folder, closed, monkeypatch):
@@ -124,36 +128,51 @@ def test_a_torch_that_was_built_without_cuda_is_no_trials_fault(folder, closed, 
     assert closed == []
 
 
+def test_an_error_beside_which_the_device_computes_on_is_the_trials_own(folder, monkeypatch):
+    def falls(*_):
+        raise RuntimeError("CUDA error: invalid configuration argument")  # of a launch; the device is well
+        yield
+
+    monkeypatch.setattr(module, "_take_share", lambda *_: None)
+    monkeypatch.setattr(module, "train_recorded", falls)
+    with pytest.raises(RuntimeError, match="invalid configuration"):
+        run(folder)
+    assert folder.trial(0).attempts()[0].failure.fault is Fault.TRIAL
+
+
 @pytest.mark.parametrize("elsewhere", [True, False])
 def test_a_gpu_that_answers_nobody_any_more_closes_its_node_where_there_is_another(
     folder, closed, monkeypatch, elsewhere
 ):
     def falls(*_):
-        raise RuntimeError("CUDA error: unspecified launch failure")
+        raise RuntimeError("unspecified launch failure")
         yield
 
     monkeypatch.setattr(module, "_take_share", lambda *_: None)
     monkeypatch.setattr(module, "train_recorded", falls)
     monkeypatch.setattr(module.mps, "gpu_answers", lambda: False)
+    monkeypatch.setattr(module, "device_computes", lambda: False)
     with pytest.raises(DeviceLost, match="answers nobody any more"):
         run(folder, elsewhere=elsewhere)
-    [note] = [note for note in folder.trial(0).attempts() if "cause" in note]
-    assert note["cause"].startswith("DeviceLost: the GPU of ")
+    [failure] = [attempt.failure for attempt in folder.trial(0).attempts()]
+    assert failure.cause.startswith("DeviceLost: the GPU of ")
+    assert failure.fault is Fault.NOBODY
     assert len(closed) == elsewhere
     monkeypatch.setattr(module.mps, "gpu_answers", lambda: True)  # the program was at fault, or the process is
     with pytest.raises(RuntimeError, match="unspecified launch failure") as failed:
         run(folder)
     assert not isinstance(failed.value, DeviceLost)
     assert len(closed) == elsewhere
-    assert folder.trial(0).attempts()[-1]["gpu"]
+    failure = folder.trial(0).attempts()[-1].failure
+    assert (failure.fault, bool(failure.device)) == (Fault.DEVICE, True)
 
 
 def test_a_deadline_is_by_the_drivers_clock(folder, monkeypatch):
     """A worker's own may be an hour ahead, or jump."""
     clock = [100.0]
-    monkeypatch.setattr(module._Reader, "_ask", lambda self, method, *_: clock[0] if method == "now" else None)
+    monkeypatch.setattr(module.BoardReader, "_ask", lambda self, method, *_: clock[0] if method == "now" else None)
     monkeypatch.setattr(time, "time", lambda: 1e12)
-    terms = module._terms(folder.study(), folder, folder.trial(0), TOLD | {"deadline": 200.0})
+    terms = module._terms(study_in(folder), folder, folder.trial(0), TOLD | {"deadline": 200.0})
     assert terms.deadline == 200.0
     assert terms.now() == 100.0
     clock[0] = None  # nobody answers: the trial goes on

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainables.configuration import Configuration, NashSettings
+from trainables.schema import Configuration, NashSettings
 
 Reading = Mapping[str, float]
 LOST_RANK = 0.999  # the discriminator orders real over generated as good as always
@@ -29,7 +29,7 @@ CONDITIONS = {
 class Ruler:
     """What a training is measured with; follows from its configuration."""
 
-    game_on: int  # the step at which pretraining and ramp are over
+    game_on: int  # the step at which pretraining and ramp are over, and there is a discriminator to be read
     max_steps: int
     validate_every: int
     weight: float
@@ -42,7 +42,7 @@ class Ruler:
         """The ruler of a configuration."""
         training = configuration.Training
         return cls(
-            game_on=training.pretrain_steps + training.adv_loss_ramp_steps,
+            game_on=training.pretrain_steps + max(training.adv_loss_ramp_steps, 1),
             max_steps=training.max_steps,
             validate_every=training.validate_every,
             weight=training.Losses.adv_loss_beta,
@@ -50,6 +50,20 @@ class Ruler:
             d_rate=configuration.Optimizers.optim_d_lr,
             nash=configuration.Nash,
         )
+
+    @property
+    def first_reading(self) -> int:
+        """The step of the first reading that can be balanced."""
+        return math.ceil(self.game_on / self.validate_every) * self.validate_every
+
+    @property
+    def first_certificate(self) -> int:
+        """The earliest step at which a balance can be certified: the last reading of the first full window."""
+        return min(self.first_reading + (self.nash.window - 1) * self.validate_every, self.max_steps)
+
+    def window_fits(self, step: float) -> bool:
+        """Whether a window that begins with the reading at `step` can be filled by max_steps."""
+        return math.ceil((self.max_steps - step) / self.validate_every) + 1 >= self.nash.window
 
 
 @dataclass(frozen=True)
@@ -156,9 +170,8 @@ def earliest_possible(readings: Sequence[Reading], ruler: Ruler) -> float:
         step = int(readings[opened]["step"])
     else:
         last = int(readings[-1]["step"]) if readings else 0
-        step = max(last + every, math.ceil(ruler.game_on / every) * every)
-    left = math.ceil((ruler.max_steps - step) / every) + 1  # readings from that step on
-    return step if left >= nash.window and ruler.weight > 0 else math.inf
+        step = max(last + every, ruler.first_reading)
+    return step if ruler.window_fits(step) and ruler.weight > 0 else math.inf
 
 
 def lost(readings: Sequence[Reading], ruler: Ruler, validations: int) -> bool:

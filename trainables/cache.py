@@ -9,10 +9,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+from trainables.errors import InvalidInput, Problem
 
 PLACE, LIMIT = "TUNE_SRGAN_CACHE", "TUNE_SRGAN_CACHE_GB"  # in the environment
 DEFAULT_GB = 50.0
@@ -22,9 +25,25 @@ _used: dict[Path, IO[str]] = {}
 
 
 def cache() -> Path:
-    """Where it is: in the system's temporary folder, unless the environment says otherwise."""
+    """Where it is: in the system's temporary folder, this user's alone, unless the environment says otherwise."""
     told = os.environ.get(PLACE)
-    return Path(told) if told else Path(tempfile.gettempdir()) / f"tune-srgan-{os.getuid()}"
+    return Path(told) if told else private_folder("tune-srgan")
+
+
+def private_folder(name: str) -> Path:
+    """Make a folder in the system's temporary one that no other user can read or write; InvalidInput where one did.
+
+    The temporary folder is everybody's: whoever makes a folder of this name there first must not be trusted.
+    """
+    folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    seen = folder.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
+        fix = f"Remove it, or name another place in {PLACE} or TMPDIR."
+        raise InvalidInput([Problem(str(folder), "", "a folder of another user, or a link", "one of this user", fix)])
+    if stat.S_IMODE(seen.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def files_below(folder: Path) -> list[Path]:

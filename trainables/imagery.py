@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables import fused
 from trainables.cache import cache, make_room, used
-from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
+from trainables.gpu import layers
 from trainables.networks import downsample, upsample
 from trainables.scenes import Found, Mask, Part, Raw, find_scenes
+from trainables.schema import Configuration
 
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
 SHARED_FROM = 50_000_000  # bytes of scenes' files: from here on the processes of a machine map one decoded copy
@@ -155,9 +155,9 @@ class Imagery:
 
     def gather(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """(lr, hr) images of (size, 5) crops, on the pools' device, without a word from the host."""
-        if fused.available(crops):
+        if layers.available(crops):
             (low_pool, high_pool), side = self._pools, self.cells
-            return fused.cut_crops(low_pool, crops, 0, side), fused.cut_crops(high_pool, crops, 2, side * self.factor)
+            return layers.cut_crops(low_pool, crops, 0, side), layers.cut_crops(high_pool, crops, 2, side * self.factor)
         which = crops[:, 4]
         low, high = crops[:, :2], crops[:, 2:4]
         return _cut(self._pools[0], low, self._grids[0], which), _cut(self._pools[1], high, self._grids[1], which)

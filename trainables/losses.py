@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.configuration import LossSettings
+from trainables.schema import LossSettings
 
 
 def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrize import register_parametrization
 
-from trainables import dense, fused
-from trainables.configuration import DiscriminatorSettings, GeneratorSettings
+from trainables.gpu import dense, layers, precision
+from trainables.schema import DiscriminatorSettings, GeneratorSettings
 
 
 def upsample(lr: Tensor, factor: int) -> Tensor:
@@ -47,8 +47,8 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
         if not x.is_cuda:  # with its bias a convolution is faster there
-            return fused.follow(self.conv(x), slope, skip, self.shuffle)
-        return fused.layer(x, self.conv, slope, skip, self.shuffle)
+            return layers.follow(self.conv(x), slope, skip, self.shuffle)
+        return layers.layer(x, self.conv, slope, skip, self.shuffle)
 
 
 class _Residual(nn.Module):
@@ -145,7 +145,7 @@ class Generator(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Super-resolve."""
-        features = self.head(fused.enter(lr))
+        features = self.head(precision.enter(lr))
         features = self.join(self.trunk(features), skip=features)
         sr: Tensor = self.last(self.up(features))
         return sr.float() + upsample(lr, self.factor) if self.bicubic_skip else sr
@@ -194,11 +194,11 @@ class Discriminator(nn.Module):
         self.body, self.head = body, head
         if settings.use_spectral_norm:
             for module in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
-                register_parametrization(module, "weight", fused.SpectralNorm(module.weight))
+                register_parametrization(module, "weight", precision.SpectralNorm(module.weight))
 
     def forward(self, image: Tensor) -> Tensor:
         """Judge."""
-        logits: Tensor = self.head(self.body(fused.enter((image - 0.5) * self.gain)))
+        logits: Tensor = self.head(self.body(precision.enter((image - 0.5) * self.gain)))
         return logits.flatten(1).mean(1)
 
 

@@ -16,40 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainables.configuration import Configuration, flatten
+from trainables.dotted import flatten
 from trainables.imagery import Imagery
+from trainables.schema import Configuration, acts_later
 from trainables.state import State
 
-# Keys that change nothing before the game begins, or nothing that is learnt at all.
-ACT_LATER = (
-    "Data.path",  # the imagery's own hash stands for where it lies
-    "Data.root_dir",
-    "Training.max_steps",
-    "Training.checkpoint_every",
-    "Training.pretrain_g_only",
-    "Training.g_pretrain_steps",
-    "Training.adv_loss_ramp_steps",
-    "Training.label_smoothing",
-    "Training.Losses.adv_loss_beta",
-    "Training.Losses.adv_loss_schedule",
-    "Discriminator.",
-    "Optimizers.optim_d_lr",
-    "Optimizers.weight_decay_d",
-    "Schedulers.metric_",
-    "Schedulers.patience_",
-    "Schedulers.factor_",
-    "Schedulers.threshold",
-    "Schedulers.cooldown",
-    "Schedulers.min_lr",
-    "Schedulers.armed",
-    "Logging.",
-)
 PARTS = ("generator", "optimizer_g", "averaged")
-
-
-def acts_later(key: str) -> bool:
-    """Whether a key of the training configuration leaves pretraining as it is."""
-    return key.startswith(ACT_LATER)
 
 
 def fingerprint(configuration: Configuration, imagery: Imagery, device: torch.device) -> str:
@@ -79,8 +51,8 @@ def unpack(content: bytes, configuration: Configuration, device: torch.device) -
 def _code() -> str:
     """A hash of the code that trains."""
     found = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        found.update(file.name.encode() + file.read_bytes())
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(file.relative_to(Path(__file__).parent).as_posix().encode() + file.read_bytes())
     return found.hexdigest()
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.configuration import Configuration
 from trainables.imagery import Imagery
+from trainables.schema import Configuration
 from trainables.state import State
 from trainables.step import Stepper
 from trainables.validation import best_response, measure

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.cache import WHOLE, cache, make_room, used
-from trainables.configuration import Configuration, is_url
 from trainables.errors import InvalidInput, Problem
+from trainables.places import is_url
+from trainables.schema import Configuration
 
 MANIFEST = "manifest.json"
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz"}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from trainables.configuration import Configuration, Curve
+from trainables.schema import Configuration, Curve
 
 
 def rise(progress: float, curve: Curve) -> float:

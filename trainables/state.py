@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
 from trainables.networks import Discriminator, Generator
 from trainables.schedules import plateaus
+from trainables.schema import Configuration
 
 
 def seed_of(seed: int, part: str) -> int:
@@ -64,7 +64,7 @@ class State:
         return network, _adam(network, conf, rate, conf.Optimizers.weight_decay_d)
 
     @property
-    def half(self) -> bool:
+    def in_bf16(self) -> bool:
         """Whether the layers work in bfloat16."""
         return self.configuration.Training.precision == "bf16" and self.device.type == "cuda"
 
@@ -95,9 +95,9 @@ class State:
         try:
             torch.save(self.content(), temporary)
             temporary.replace(path)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # the device's fault
         except RuntimeError as error:
-            if "CUDA" in str(error):
-                raise
             raise OSError(
                 f"the disk takes no checkpoint ({str(error)[:80]})"
             ) from error  # as torch says that it is full

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainables.fused import call
+from trainables.gpu import precision
 from trainables.imagery import Imagery
 from trainables.losses import content_loss, discriminator_loss, generator_adversarial_loss
 from trainables.schedules import adversarial_weight, g_warmup
@@ -56,14 +56,14 @@ def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
     """One step. `now` is a row of `_schedule`; returns the LOSSES, (6,), nan where there is none."""
     rate_g, rate_d, weight, clip, averaging = now.unbind()
     losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
-    sr = call(state.generator, lr, state.half).float()
+    sr = precision.forward(state.generator, lr, state.in_bf16).float()
     content = content_loss(sr, hr, state.configuration.Training.Losses)
     total = content
     if state.discriminator is not None:
         losses[3:] = _discriminator_step(state, hr, sr.detach(), rate_d, clip)
         # evaluation mode: D's spectral norms move once a step, with D
         state.discriminator.eval().requires_grad_(False)
-        adversarial = generator_adversarial_loss(call(state.discriminator, sr, state.half).float())
+        adversarial = generator_adversarial_loss(precision.forward(state.discriminator, sr, state.in_bf16).float())
         state.discriminator.train().requires_grad_(True)
         total = content + weight.float() * adversarial
         losses[1] = adversarial.detach()
@@ -80,7 +80,7 @@ def _discriminator_step(state: State, hr: Tensor, sr: Tensor, rate: Tensor, clip
     d, optimizer = state.discriminator, state.optimizer_d
     assert d is not None and optimizer is not None
     d.train().requires_grad_(True)  # whatever a recording that failed left behind
-    real, fake = call(d, torch.cat([hr, sr]), state.half).float().chunk(2)
+    real, fake = precision.forward(d, torch.cat([hr, sr]), state.in_bf16).float().chunk(2)
     loss = discriminator_loss(real, fake, state.configuration.Training.real_label)
     optimizer.zero_grad()
     loss.backward()

@@ -8,45 +8,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.balance import Ruler, excesses, judge, reading_gap
-from trainables.configuration import Configuration
+from trainables.errors import InvalidInput, Problem
 from trainables.imagery import Imagery
 from trainables.losses import image_metrics
+from trainables.outcome import EXPLOITABILITY, End, Outcome, outcome_of
 from trainables.pretraining import model_of
 from trainables.schedules import adversarial_weight, g_warmup, phase
+from trainables.schema import Configuration
 from trainables.state import State
 from trainables.step import IN_PRETRAINING, LOSSES, Losses, Stepper
 from trainables.validation import best_response, measure, probes
 
-End = Literal["balanced", "exhausted", "capped", "collapsed", "diverged", "failed"]
-EXPLOITABILITY = "nash/exploitability"
 SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended; `steps` is `steps_to_nash`, or the step it is known not to have reached it by."""
-
-    end: End
-    steps: int
-    censored: bool
-    gap: float | None  # None: the game never had a full window
-    trained_steps: int
-    exploitability: float | None = None
-    cause: str = ""
-    device: str = ""  # the GPU's or the processor's model; empty where nothing was trained
-
-    def as_dict(self) -> dict[str, float | int | str | bool | None]:
-        """As it is stored."""
-        return asdict(self)
 
 
 class Diverged(Exception):
@@ -61,19 +41,25 @@ class Diverged(Exception):
 
 
 def pick_device(configuration: Configuration) -> torch.device:
-    """Where a training runs; sets the number of threads as well, on which the bits depend."""
+    """Choose where a training runs, and set the number of threads, on which the bits depend.
+
+    InvalidInput where the configuration wants a GPU that torch does not find.
+    """
     if configuration.Training.threads is not None:
         torch.set_num_threads(configuration.Training.threads)
     wanted = configuration.Training.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        fix = "Set it to auto, which takes a GPU where there is one, or train where there is."
+        raise InvalidInput([Problem("", "Training.device", "cuda, and torch finds no GPU here", "one", fix)])
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
 
 
-def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[str, float]]:
+def train(state: State, imagery: Imagery, to_max_steps: bool = False) -> Iterator[dict[str, float]]:
     """Train from `state.step` to the balance or to `max_steps`; yields one reading every `validate_every` steps.
 
-    `whole`: to `max_steps` in any case, with more probes of the balance where it is certified.
+    `to_max_steps`: beyond the balance too, with more probes of the balance where it is certified.
     Raises Diverged where a loss is not finite: at once on a CPU, within two plans of steps on a GPU.
     """
     configuration = state.configuration
@@ -84,7 +70,7 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
         torch.cuda.reset_peak_memory_stats(state.device)
     while state.step < settings.max_steps:
         reached = judge(state.readings, ruler).reached
-        if reached and not whole:
+        if reached and not to_max_steps:
             return
         began = time.perf_counter()
         found: list[Losses] = []
@@ -99,7 +85,7 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
         _watch_plateaus(state, reading)
         reading |= _content_slope(state, reading) | _judgement(reading, ruler)
         if not reached:
-            reading |= _certificate(state, reading, ruler, imagery, whole)
+            reading |= _certificate(state, reading, ruler, imagery, to_max_steps)
         reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
         if state.device.type == "cuda":
             # what the allocator holds, the recorded step's own pool included
@@ -109,30 +95,8 @@ def train(state: State, imagery: Imagery, whole: bool = False) -> Iterator[dict[
 
 
 def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
-    """How a training ended, by its readings: balanced or exhausted, unless something else ended it."""
-    found = outcome_of(state.readings, state.configuration, state.step, end, cause)
-    return replace(found, device=model_of(state.device))
-
-
-def outcome_of(
-    readings: Sequence[Mapping[str, float]],
-    configuration: Configuration,
-    trained_steps: int,
-    end: End | None = None,
-    cause: str = "",
-) -> Outcome:
-    """The same of a training of which only the readings are here."""
-    verdict = judge(readings, Ruler.of(configuration))
-    probed = [reading[EXPLOITABILITY] for reading in readings if EXPLOITABILITY in reading]
-    return Outcome(
-        end=end or ("balanced" if verdict.reached else "exhausted"),
-        steps=verdict.steps_to_nash if verdict.steps_to_nash is not None else verdict.open_since,
-        censored=not verdict.reached,
-        gap=verdict.gap if math.isfinite(verdict.gap) else None,
-        trained_steps=trained_steps,
-        exploitability=probed[-1] if verdict.reached else None,
-        cause=cause,
-    )
+    """Derive how a training ended, by its readings: balanced or exhausted, unless something else ended it."""
+    return outcome_of(state.readings, state.configuration, state.step, end, cause, model_of(state.device))
 
 
 def _stop_if_not_finite(losses: Losses, configuration: Configuration) -> None:
@@ -216,10 +180,10 @@ def _judgement(reading: dict[str, float], ruler: Ruler) -> dict[str, float]:
 
 
 def _certificate(
-    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, whole: bool
+    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, to_max_steps: bool
 ) -> dict[str, float]:
     """A best response where this reading certifies a balance, and more probes of it in a whole training."""
     # with exploitability 0 nothing is refused: does the window hold but for the best response?
     if not judge([*state.readings, reading | {EXPLOITABILITY: 0.0}], ruler).reached:
         return {}
-    return {EXPLOITABILITY: best_response(state, imagery)} | (probes(state, imagery) if whole else {})
+    return {EXPLOITABILITY: best_response(state, imagery)} | (probes(state, imagery) if to_max_steps else {})

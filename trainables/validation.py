@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.fused import call
+from trainables.gpu import precision
 from trainables.imagery import Imagery
 from trainables.losses import (
     content_loss,
@@ -130,7 +130,7 @@ def _respond(
         else:
             with torch.no_grad():
                 fake = state.judged(lr) if opponent == "generated" else upsample(lr, imagery.factor)
-        real_logits, fake_logits = call(responder, torch.cat([hr, fake]), state.half).float().chunk(2)
+        real_logits, fake_logits = precision.forward(responder, torch.cat([hr, fake]), state.in_bf16).float().chunk(2)
         loss = discriminator_loss(real_logits, fake_logits, configuration.Training.real_label)
         optimizer.zero_grad()
         loss.backward()

@@ -1,7 +1,8 @@
-"""Super-resolve an image with a study's winner: a GeoTIFF in, a GeoTIFF out, georeference kept."""
+"""A generator handed out: `best.pt` written and read, and an image super-resolved with it, georeference kept."""
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,12 +14,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.configuration import Configuration
 from trainables.errors import InvalidInput, Problem
 from trainables.networks import Generator
 from trainables.scenes import read_image
+from trainables.schema import Configuration
+from trainables.state import State
+from tune_srgan.store.objects import write_atomically
+from tune_srgan.store.trial_folder import TrialFolder
 
 TILE, OVERLAP = 128, 16  # low-resolution pixels
+
+
+def write_generator(trial: TrialFolder, to: Path) -> None:
+    """Write the generator of a trial's checkpoint with all that `upscale` needs."""
+    configuration = trial.configuration()
+    state = State.load(trial.checkpoint, configuration, torch.device("cpu"))
+    content = {
+        "generator": state.judged.state_dict(),
+        "configuration": configuration.model_dump_json(),
+        "low": state.scale[0],
+        "high": state.scale[1],
+        "step": state.step,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(to, buffer.getvalue())
 
 
 def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, float]:

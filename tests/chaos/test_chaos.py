@@ -17,15 +17,15 @@ import psutil
 import pytest
 import yaml
 
-from tests.object_store import s3
-from tests.rays import cluster
-from tests.test_service import STUDY, command, untimed, wait_for
-from tests.test_tracking import environment
-from tests.wandb_server import WandbServer
-from tune_srgan.records import StudyFolder, TrialFolder
-from tune_srgan.storage import storage_at
-from tune_srgan.tracking import Tracker, run_id
-from tune_srgan.trial import train_recorded
+from tests.support.object_store import s3
+from tests.support.rays import cluster
+from tests.support.service import STUDY, command, untimed, wait_for
+from tests.support.wandb_server import WandbServer, environment
+from tune_srgan.run.trial import train_recorded
+from tune_srgan.store.objects import storage_at
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import TrialFolder
+from tune_srgan.tracking.marks import run_id
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 STEPS, EVERY, PRETRAINING = 300, 6, 120
@@ -209,7 +209,7 @@ def assert_whole(chaos, folder, tmp_path):
         assert logged.params == trial.header()["values"]
         alone = TrialFolder(tmp_path / "alone" / trial.path.name)
         alone.create(trial.header()["values"], "alone", study.configuration(trial.header()["values"]))
-        list(train_recorded(alone, Tracker()))
+        list(train_recorded(alone))
         assert alone.outcome() == outcome
         for one, other in zip(trial.readings(), alone.readings(), strict=True):
             one.pop("training/shared", None)

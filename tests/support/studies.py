@@ -1,0 +1,107 @@
+"""A small study, its file, and hand-made trial records for the tests of the service. Trains nothing."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainables.outcome import End, Outcome
+from tune_srgan.store.records import StudyRecords, TrialRecord, read_records, record_of
+from tune_srgan.store.studies import keep_study
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import TrialFolder
+from tune_srgan.study.loading import load_study
+from tune_srgan.study.settings import Study
+
+PRETRAIN, WEIGHT, PATIENCE = "Training.g_pretrain_steps", "Training.Losses.adv_loss_beta", "Schedulers.patience_g"
+SMALL: dict[str, Any] = {
+    "study": "small",
+    "training": {
+        "Data": {"crop_size": 16, "train_batch_size": 4},
+        "Training": {"adv_loss_ramp_steps": 20},
+        "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
+        "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+        "Optimizers": {"optim_d_lr": 1.0e-4},
+    },
+    "space": {
+        PRETRAIN: {"int": [20, 60], "step": 20},
+        WEIGHT: {"float": [1.0e-3, 3.0e-1], "log": True},
+        PATIENCE: {"int": [2, 12]},
+    },
+    "objective": {"max_steps": 200, "validate_every": 4},
+    "search": {"trials": 8, "startup": 3},
+}
+VALUES = {PRETRAIN: 20, WEIGHT: 0.01, PATIENCE: 4}  # a point of the space; its game is on from step 40
+
+
+def small() -> dict[str, Any]:
+    """The small study's document, to be changed at will."""
+    return copy.deepcopy(SMALL)
+
+
+def write(folder: Path, document: dict[str, Any], name: str = "study.yaml") -> Path:
+    """The document as a YAML file."""
+    file = folder / name
+    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def loaded(folder: Path, document: dict[str, Any] | None = None) -> Study:
+    """The study of a document."""
+    return load_study(write(folder, document or small()))[0]
+
+
+def open_study(folder: StudyFolder, study: Study) -> None:
+    """Keep a study in its folder, as its driver does."""
+    folder.check_writable()
+    keep_study(study, folder)
+
+
+def records_in(study: Study, folder: StudyFolder) -> StudyRecords:
+    """All trials of a study, read now."""
+    return read_records(study, folder.every_trial())
+
+
+def ended(end: End, steps: int, gap: float | None, trained: int | None = None) -> Outcome:
+    """How a trial ended, censored but where it is balanced."""
+    return Outcome(end, steps, end is not End.BALANCED, gap, steps if trained is None else trained)
+
+
+def causes(trial: TrialFolder) -> list[str]:
+    """The causes of all failed attempts of a trial that could still say one."""
+    return [attempt.failure.cause for attempt in trial.attempts() if attempt.failure is not None]
+
+
+def reading(step: int, rank: float = 0.5) -> dict[str, float]:
+    """A reading that is balanced from the end of the ramp on, unless the discriminator can rank."""
+    figures = {"p_y": 0.45, "p_g": 0.45, "rank": rank, "control": 1.0, "psnr": 30.0, "psnr_bicubic": 30.0}
+    known = {"step": float(step), "lr_discriminator": 1e-4, "time/train_s": 0.2, "time/validate_s": 0.05}
+    return known | {f"nash/{name}": value for name, value in figures.items()}
+
+
+def start(folder: StudyFolder, study: Study, number: int, values: dict[str, Any], proposed_by: str = "startup") -> None:
+    """Make a trial's folder, as the runner does when a trial is proposed."""
+    folder.trial(number).create(values, proposed_by, study.configuration(values))
+
+
+def never_begun(folder: StudyFolder, study: Study, number: int) -> TrialRecord:
+    """End a trial that capping did not let start."""
+    folder.trial(number).end(ended(End.CAPPED, 0, None))
+    return record_of(folder.trial(number), study)
+
+
+def finish(
+    folder: StudyFolder, study: Study, number: int, end: End | str = End.BALANCED, since: int = 100
+) -> TrialRecord:
+    """Write readings and outcome; a balanced trial is balanced from step `since` on, any other has rank 0.875."""
+    trial, balanced = folder.trial(number), end == End.BALANCED
+    upto = since + 36 if balanced else study.max_steps
+    readings = (reading(step, 0.5 if balanced and step >= since else 0.875) for step in range(4, upto + 1, 4))
+    trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings), encoding="utf-8")
+    steps, gap = (since, 0.0) if balanced else (upto, 0.5)
+    trial.end(ended(End(end), steps, gap, upto))
+    return record_of(trial, study)

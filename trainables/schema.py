@@ -1,0 +1,297 @@
+"""The keys of a training configuration: opensr-srgan's sections, their types, defaults, and each key's role.
+
+Ours alone are `Data.path|crop_size|val_fraction|val_side|percentiles|scale|nodata|resident`, `Generator.bicubic_skip`,
+`Discriminator.input_range`,
+`Training.max_steps|validate_every|checkpoint_every|seed|threads|precision|cuda_graphs|deterministic`,
+`Schedulers.armed` and the section `Nash` (the ruler). What is wrong together is said by `configuration.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+
+class Role(Enum):
+    """What a key decides besides how the networks learn. A section's roles are those of all its keys."""
+
+    RULER = "it defines what is measured"
+    MACHINE = "it defines how a training is computed, or what is drawn of it"
+    LATER = "it acts after pretraining: trainings that differ in it alone share their pretraining"
+    UNREAD = "opensr-srgan reads it, nothing here does"
+
+
+RULER, MACHINE, LATER, UNREAD = Role
+NOT_SEARCHED = frozenset({RULER, MACHINE, UNREAD})
+
+# What a plateau scheduler can watch: every figure that each reading of the game has.
+METRICS = [
+    *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in ("l1", "sam", "tv", "psnr", "ssim")),
+    *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
+    *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
+    *(f"discriminator/{name}" for name in ("adversarial_loss", "D(y)_prob", "D(G(x))_prob")),
+    *(f"nash/{name}" for name in ("p_y", "p_g", "rank", "control", "psnr")),
+]
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys, wrong types and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    roles: ClassVar[frozenset[Role]] = frozenset()
+
+
+def lower(value: object) -> object:
+    """Strip case, blanks, hyphens and underscores from a network's name, as opensr-srgan does to match it."""
+    return re.sub(r"[ _-]", "", value.lower()) if isinstance(value, str) else value
+
+
+Place = Annotated[str, Field(min_length=1)]  # a path or URL as it was written; whoever resolves it checks it
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Blocks = Annotated[int, Field(ge=1, le=1000)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Curve = Literal["linear", "cosine"]
+
+
+class DataSettings(Section):
+    """Imagery: where it is, how it is scaled to numbers around 0–1, how it is cut."""
+
+    roles = frozenset({RULER})
+
+    dataset_type: Annotated[Literal["scenes", "lrhrfolderdataset"], BeforeValidator(lower)] = "scenes"
+    # what pretraining sees of the imagery is known by its pixels, wherever they lie
+    path: Annotated[Place, LATER] = "sample"  # a file or folder of scenes; `sample` is the one that is shipped here
+    root_dir: Annotated[Place | None, LATER] = None  # of an LRHRFolderDataset: {train,val}/{LR,HR}
+    normalization: Literal["percentiles", "scale", "normalise_10k", "zero_one", "identity"] = "percentiles"
+    percentiles: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.1, 99.9]
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # overrides what the files say
+    crop_size: Positive = 96  # of the high-resolution image, px
+    val_fraction: Share = 0.2
+    val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis
+    train_batch_size: Positive = 16
+    val_batch_size: Positive = 32
+    resident: bool | None = None  # scenes kept on the GPU; default: where they take less than a quarter of what is free
+    num_workers: Annotated[Count, UNREAD] = 0
+    prefetch_factor: Count = 2  # batches cut ahead where scenes are not on the GPU
+
+
+class ModelSettings(Section):
+    """What is trained; continuing from a checkpoint is a command here, not a key."""
+
+    roles = frozenset({RULER})
+
+    in_bands: Positive = 3
+    continue_training: Literal[False] = False
+    load_checkpoint: Literal[False] = False
+
+
+class EmaSettings(Section):
+    """Exponential moving average of the generator's weights."""
+
+    roles = frozenset({RULER})
+
+    enabled: bool = False
+    decay: Share = 0.999
+    update_after_step: Count = 0
+    use_num_updates: bool = True
+
+
+class LossSettings(Section):
+    """The generator's loss: content terms and the adversarial one."""
+
+    adv_loss_type: Literal["bce"] = "bce"
+    relativistic_average_d: Literal[False] = False
+    adv_loss_beta: Annotated[Weight, LATER] = 0.01
+    adv_loss_schedule: Annotated[Curve, LATER] = "cosine"
+    r1_gamma: Annotated[float, Field(ge=0, le=0)] = 0.0
+    l1_weight: Weight = 1.0
+    sam_weight: Weight = 0.0
+    perceptual_weight: Annotated[float, Field(ge=0, le=0)] = 0.0
+    perceptual_metric: Annotated[str, UNREAD] = "vgg"
+    fixed_idx: Annotated[list[int] | None, UNREAD] = None
+    tv_weight: Weight = 0.0
+    max_val: Annotated[float, Field(gt=0), RULER] = 1.0
+    ssim_win: Annotated[int, Field(ge=3), RULER] = 11
+
+
+class TrainingSettings(Section):
+    """Lengths in steps; a step is one generator update, pretraining included."""
+
+    device: Annotated[Literal["auto", "cuda", "cpu"], MACHINE] = "auto"
+    gpus: Annotated[int | list[int] | None, UNREAD] = None
+    max_epochs: Annotated[int | None, UNREAD] = None
+    val_check_interval: Annotated[float | int | None, UNREAD] = None
+    limit_val_batches: Annotated[float | int | None, UNREAD] = None
+    max_steps: Annotated[int, Field(ge=1, le=10**12), RULER, LATER] = 100_000
+    validate_every: Annotated[Positive, RULER] = 500
+    # in validations; None: so often that it takes 2 % of the time
+    checkpoint_every: Annotated[Positive | None, MACHINE, LATER] = None
+    pretrain_g_only: Annotated[bool, LATER] = True
+    g_pretrain_steps: Annotated[Count, LATER] = 5000
+    adv_loss_ramp_steps: Annotated[Count, LATER] = 2500
+    label_smoothing: Annotated[bool | Annotated[float, Field(gt=0.5, le=1)], RULER, LATER] = True
+    seed: Annotated[Count, RULER] = 0
+    threads: Annotated[Positive | None, MACHINE] = None
+    precision: Annotated[Literal["fp32", "bf16"], MACHINE] = "fp32"
+    cuda_graphs: Annotated[bool, MACHINE] = True  # on a GPU: the whole step recorded once and replayed
+    deterministic: Annotated[bool, MACHINE] = True  # on a GPU: the same bits again
+    EMA: EmaSettings = EmaSettings()
+    Losses: LossSettings = LossSettings()
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Steps before the game begins."""
+        return self.g_pretrain_steps if self.pretrain_g_only else 0
+
+    @property
+    def real_label(self) -> float:
+        """The discriminator's target for real images (α)."""
+        if isinstance(self.label_smoothing, bool):
+            return 0.9 if self.label_smoothing else 1.0
+        return self.label_smoothing
+
+
+class GeneratorSettings(Section):
+    """SRResNet (Ledig et al. 2017) or ESRGAN's RRDB network (Wang et al. 2018)."""
+
+    model_type: Annotated[Literal["srresnet", "esrgan"], BeforeValidator(lower)] = "srresnet"
+    block_type: str = "standard"
+    large_kernel_size: Positive = 9
+    small_kernel_size: Positive = 3
+    n_channels: Positive = 64
+    n_blocks: Blocks = 16
+    scaling_factor: Annotated[Literal[2, 4, 8], RULER] = 4
+    growth_channels: Positive = 32
+    res_scale: Annotated[float, Field(gt=0)] = 0.2
+    use_icnr: bool = False
+    bicubic_skip: bool = False  # G(x) = bicubic(x) + network(x)
+
+
+class DiscriminatorSettings(Section):
+    """VGG-style (`standard`, `esrgan`) or PatchGAN; spectral normalisation, never batch normalisation."""
+
+    roles = frozenset({RULER, LATER})
+
+    model_type: Annotated[Literal["standard", "patchgan", "esrgan"], BeforeValidator(lower)] = "standard"
+    n_blocks: Blocks = 8
+    use_spectral_norm: bool = True
+    base_channels: Positive = 64
+    linear_size: Positive = 1024
+    input_range: Annotated[float, Field(gt=0)] = 1.0  # images in 0–1 enter as ± this
+
+
+class OptimizerSettings(Section):
+    """Adam for both networks."""
+
+    optim_g_lr: Rate = 1e-4
+    optim_d_lr: Annotated[Rate, LATER] = 1e-5
+    gradient_clip_val: Weight = 0.0
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.0, 0.99]
+    eps: Rate = 1e-7
+    weight_decay_g: Weight = 0.0
+    weight_decay_d: Annotated[Weight, LATER] = 0.0
+
+
+class SchedulerSettings(Section):
+    """Warm-up of G's rate and one plateau scheduler a network, counted in validations."""
+
+    g_warmup_steps: Count = 0
+    g_warmup_type: Curve = "cosine"
+    metric_g: Annotated[str, LATER] = "validation/generator_total_loss"
+    metric_d: Annotated[str, LATER] = "validation/DISC_adversarial_loss"
+    patience_g: Annotated[Count, LATER] = 10
+    patience_d: Annotated[Count, LATER] = 10
+    factor_g: Annotated[Share, LATER] = 0.5
+    factor_d: Annotated[Share, LATER] = 0.5
+    threshold: Annotated[Weight, LATER] = 1e-4
+    cooldown: Annotated[Count, LATER] = 0
+    min_lr: Annotated[Weight, LATER] = 0.0
+    armed: Annotated[Literal["ramp_end", "game"], LATER] = "ramp_end"
+
+
+class WandbSettings(Section):
+    """opensr-srgan's tracking keys; a study's own `tracking` decides here."""
+
+    roles = frozenset({UNREAD})
+
+    enabled: bool = False
+    entity: str | None = None
+    project: str | None = None
+
+
+class LoggingSettings(Section):
+    """What is drawn."""
+
+    roles = frozenset({MACHINE, LATER})
+
+    num_val_images: Count = 5
+    wandb: WandbSettings = WandbSettings()
+
+
+class NashSettings(Section):
+    """The ruler: when a reading is balanced and when the balance counts as reached."""
+
+    roles = frozenset({RULER})
+
+    validation_pairs: Annotated[int, Field(ge=64)] = 256
+    probability_tolerance: Rate = 0.10
+    rank_tolerance: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    control_auc: Annotated[float, Field(gt=0.5, lt=1)] = 0.90
+    d_lr_floor: Rate = 0.25
+    psnr_slack_db: Annotated[float, Field(gt=0)] = 2.0
+    window: Annotated[int, Field(ge=2)] = 10
+    required: Positive = 9
+    exploitability: Annotated[float, Field(ge=0.5, le=1)] | None = None
+
+
+class Configuration(Section):
+    """A whole training, as the YAML file says it."""
+
+    Data: DataSettings = DataSettings()
+    Model: ModelSettings = ModelSettings()
+    Training: TrainingSettings = TrainingSettings()
+    Generator: GeneratorSettings = GeneratorSettings()
+    Discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    Optimizers: OptimizerSettings = OptimizerSettings()
+    Schedulers: SchedulerSettings = SchedulerSettings()
+    Logging: LoggingSettings = LoggingSettings()
+    Nash: NashSettings = NashSettings()
+
+
+def section_of(field: FieldInfo | None) -> type[BaseModel] | None:
+    """The section that stands at a field; None where a value does."""
+    annotation = field.annotation if field is not None else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:
+    """The field that a dotted key names in a model; None where it names none."""
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = section_of(model.model_fields.get(section))
+        if inner is None:
+            return None
+        model = inner
+    return model.model_fields.get(last)
+
+
+def roles_of(key: str) -> frozenset[Role]:
+    """The roles of a dotted key of the configuration: its own, and those of the sections around it."""
+    parts = key.split(".")
+    fields = [field_at(Configuration, ".".join(parts[: depth + 1])) for depth in range(len(parts))]
+    own = {role for field in fields if field is not None for role in field.metadata if isinstance(role, Role)}
+    sections = [section for field in fields if (section := section_of(field)) is not None]
+    return frozenset(own).union(*(section.roles for section in sections if issubclass(section, Section)))
+
+
+def acts_later(key: str) -> bool:
+    """Whether a key leaves pretraining, and what is learnt in it, as it is."""
+    return bool(roles_of(key) & {LATER, UNREAD})

@@ -1,0 +1,164 @@
+"""All that is said of a study or a training before anything starts: its imagery, its sampler, what it may take."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from trainables.errors import InvalidInput, Problem, located
+from trainables.places import is_url
+from trainables.schema import Configuration
+from trainables.unread import unread
+from trainables.yaml_files import read_yaml
+from tune_srgan.console import duration, print_warnings
+from tune_srgan.store.objects import storage_at
+from tune_srgan.store.studies import find_study
+from tune_srgan.study.loading import load_study
+from tune_srgan.study.settings import Study
+
+if TYPE_CHECKING:
+    from trainables.imagery import Imagery
+
+FEW = 1 / 20  # of the trials: if fewer can share a pretraining, the space is probably not what was meant
+
+
+class Kind(Enum):
+    """What a file describes."""
+
+    STUDY = "study"
+    TRAINING = "training"
+
+
+def kind_of(file: Path) -> Kind:
+    """Tell a study's file from a training's by the sections in it."""
+    keys = set(read_yaml(file))
+    return Kind.STUDY if keys & {"study", "space"} or not keys & set(Configuration.model_fields) else Kind.TRAINING
+
+
+def check_parts(study: Study, file: str, storage: str) -> Imagery:
+    """Check what only the libraries can tell, storage, sampler, earlier studies and imagery; returns the imagery."""
+    import torch
+
+    from trainables.imagery import load_imagery
+    from tune_srgan.search.samplers import check_sampler
+
+    with located(file):
+        storage_at(study.storage)
+    check_sampler(study, file)
+    for name in study.search.learn_from:
+        with located(file, key="search.learn_from", found=name):
+            find_study(name, storage)
+    return load_imagery(study.lowest(), torch.device("cpu"))
+
+
+def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
+    """Validate a training and its imagery, and say what it is."""
+    from tune_srgan.run.single import describe_training, open_training
+
+    configuration, imagery = open_training(file)
+    if gpu:
+        _refuse_without_gpu()
+    print_warnings(list(unread(configuration).values()), err)
+    out.print(Text(f"{file} is a valid training.", style="green"))
+    out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    steps, every = configuration.Training.max_steps, configuration.Training.validate_every
+    described = f"{describe_training(configuration)}; {steps} steps, a reading every {every}"
+    out.print(f"Training: {described}.", highlight=False)
+    if gpu:
+        _rehearse(configuration, str(file), out)
+
+
+def check_study(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:
+    """Validate a study and its imagery, and say what it may take. Starts no trial."""
+    study, warnings = load_study(file)
+    study = study.model_copy(update={"storage": storage or study.storage})
+    imagery = check_parts(study, str(file), study.storage)
+    if gpu:
+        _refuse_without_gpu()
+    print_warnings(warnings, err)
+    search, resources = study.search, study.resources
+    limits = search.budget.model_dump(exclude_none=True)
+    lines = [
+        f"Imagery: {imagery.describe()}",
+        f"{search.trials} trials of at most {study.max_steps} steps ({search.trials * study.max_steps} in all), each on "
+        f"{resources.cpus:g} CPU(s) and {resources.gpus:g} GPU(s); sampler {search.sampler}, fitted after "
+        f"{search.startup} trials.",
+        *(["Budget: " + ", ".join(f"{value:g} {key}" for key, value in limits.items()) + "."] if limits else []),
+        f"The earliest step at which a balance can be certified: {study.earliest_certificate()}.",
+    ]
+    out.print(Text(f"{file} is a valid study.", style="green"))
+    for line in lines:
+        out.print(line, highlight=False)
+    _say_what_is_shared(study, out, err)
+    if gpu:
+        _rehearse(study.highest(), str(file), out)
+    if address:
+        from tune_srgan.cluster import connection
+        from tune_srgan.cluster.look import look_around
+
+        connection.connect(address)
+        for seen in look_around(study, study.storage if is_url(study.storage) else str(Path(study.storage).resolve())):
+            out.print(Text(f"Node {seen}"), soft_wrap=True)
+
+
+def _say_what_is_shared(study: Study, out: Console, err: Console) -> None:
+    """How many trials may start from another's pretraining, and what that may save."""
+    from tune_srgan.search.sharing import expected_savings, points_of
+
+    if not study.search.sharing.enabled or not points_of(study):
+        return
+    trials = study.search.trials
+    sharing, saved, total = expected_savings(study, trials)
+    out.print(
+        f"Of {trials} trials drawn at random, about {sharing:.0f} can start from another's pretraining and save "
+        f"{saved:.0f} of {total:.0f} steps of it ({saved / max(total, 1):.0%}).",
+        highlight=False,
+    )
+    if sharing < FEW * trials:
+        warning = "search.sharing: values that act from the start hardly ever repeat: give them a step, or fix them."
+        print_warnings([warning], err)
+
+
+def _refuse_without_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        fix = "Leave --gpu out, or run it where the trials will run."
+        raise InvalidInput([Problem("--gpu", "", "no GPU that torch can use", "one on this machine", fix)])
+
+
+def _rehearse(configuration: Configuration, file: str, out: Console) -> None:
+    """What a training takes of this machine's GPU; of a study, at the high end of every range."""
+    import torch
+
+    from trainables.imagery import load_imagery
+    from trainables.rehearsal import rehearse
+    from tune_srgan.run.trial import out_of_memory
+    from tune_srgan.run.worker import CONTEXT_BYTES
+
+    device = torch.device("cuda")
+    try:
+        took = rehearse(configuration, load_imagery(configuration, device), device)
+    except torch.OutOfMemoryError as error:
+        raise InvalidInput(
+            [Problem(file, "Data.train_batch_size", out_of_memory(configuration, error), "a trial that fits")]
+        ) from None
+    total = torch.cuda.get_device_properties(device).total_memory
+    assert took.peak_bytes is not None
+    share = (took.peak_bytes + CONTEXT_BYTES) / total
+    training = configuration.Training
+    seconds = training.pretrain_steps * took.pretraining_step_s
+    seconds += (training.max_steps - training.pretrain_steps) * took.game_step_s
+    seconds += training.max_steps / training.validate_every * took.validation_s
+    out.print(
+        f"On one {torch.cuda.get_device_name(device)} ({total / 1e9:.0f} GB), at the high end of every range: a trial "
+        f"holds {took.peak_bytes / 1e9:.1f} GB at its peak, so resources.gpus of at least {share:.2f}.\n"
+        f"A step of pretraining takes {took.pretraining_step_s * 1e3:.1f} ms, one of the game "
+        f"{took.game_step_s * 1e3:.1f} ms, a validation {took.validation_s:.2f} s; "
+        f"{training.max_steps} steps about {duration(seconds)}, alone on the GPU.",
+        highlight=False,
+    )

@@ -1,0 +1,72 @@
+"""How the terminal writes: durations, figures, settings, endings of trials, problems."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console
+from rich.text import Text
+
+from trainables.errors import InvalidInput
+from trainables.outcome import End
+from tune_srgan.store.records import TrialRecord
+from tune_srgan.study.space import Value
+
+COLOURS = {
+    End.BALANCED: "green",
+    End.EXHAUSTED: "yellow",
+    End.CAPPED: "yellow",
+    End.BUDGET: "yellow",
+    End.COLLAPSED: "yellow",
+    End.DIVERGED: "red",
+    End.FAILED: "red",
+}
+
+
+def print_problems(error: InvalidInput, console: Console) -> None:
+    """Print every problem on a line of its own."""
+    for problem in error.problems:
+        console.print(Text.assemble(("error ", "bold red"), str(problem)), soft_wrap=True)
+
+
+def print_warnings(warnings: list[str], console: Console) -> None:
+    """Print every warning on a line of its own."""
+    for warning in warnings:
+        console.print(Text.assemble(("warning ", "bold yellow"), warning), soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """3 h 05 min, 4 min 10 s, 12 s."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def setting(value: Value | None) -> str:
+    """A setting's value as a person reads it."""
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A step's time."""
+    return "–" if seconds is None else f"{seconds * 1e3:.3g} ms"
+
+
+def ending(record: TrialRecord) -> str:
+    """How a trial ended, in a few words."""
+    if record.end is None:
+        return f"{record.label}, step {record.trained_steps}"
+    if record.end is End.BALANCED:
+        return f"balanced from step {record.steps}, exploitability {figure(record.exploitability)}"
+    censored = " (censored)" if record.end.is_censored else ""
+    text = f"{record.label} at step {record.trained_steps}, gap {figure(record.gap)}{censored}"
+    return f"{text}: {record.cause}" if record.cause else text

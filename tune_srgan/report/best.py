@@ -1,0 +1,41 @@
+"""The winner handed out: its configuration and its generator, beside the study."""
+
+from __future__ import annotations
+
+import contextlib
+
+from tune_srgan.search.confirmation import winner
+from tune_srgan.store.objects import write_atomically
+from tune_srgan.store.records import StudyRecords, TrialRecord
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.study.settings import Study
+
+
+def best_configuration(study: Study, best: TrialRecord) -> str:
+    """The winner's complete configuration as a file, with what it is and what to do with it."""
+    note = (
+        f"# The winner of study '{study.study}': trial {best.number}, balanced from step {best.steps}.\n"
+        f"# Train it again: python tune.py train best.yaml\n"
+    )
+    return note + best.trial.configuration_file.read_text(encoding="utf-8")
+
+
+def write_best(study: Study, folder: StudyFolder, records: StudyRecords) -> TrialRecord | None:
+    """Write the winner's configuration and generator; returns the winner, None where no trial was balanced.
+
+    Where the study cannot be written to, nothing is: who may only read is told the configuration.
+    """
+    best = winner(study, records)
+    if best is None:
+        return None
+    content, kept = best_configuration(study, best), folder.best_configuration
+    with contextlib.suppress(OSError):
+        if not kept.exists() or kept.read_text(encoding="utf-8") != content:
+            folder.best_generator.unlink(missing_ok=True)  # another trial's
+            write_atomically(kept, content)
+        folder.fetch(best.trial.place, heavy=True)
+        if best.trial.checkpoint.exists():
+            from tune_srgan.upscale import write_generator
+
+            write_generator(best.trial, folder.best_generator)
+    return best

@@ -1,0 +1,132 @@
+"""The summary of a study, and of a single training, on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainables.outcome import End
+from tune_srgan.console import COLOURS, figure, setting
+from tune_srgan.report import words
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import TrialFolder
+from tune_srgan.study.space import Value
+from tune_srgan.tracking.marks import sweep_address
+
+
+def print_training(trial: TrialFolder, console: Console) -> End:
+    """Print whether and when a single training reached the balance; returns how it ended."""
+    result, configuration = trial.outcome() or {}, trial.configuration()
+    end = End(result["end"])
+    marks = "".join("#" if reading["nash/balanced"] else "." for reading in trial.readings())
+    console.print(Text(f"Readings, one every {configuration.Training.validate_every} steps, # balanced:\n{marks}"))
+    if end is End.BALANCED:
+        text = f"Balance reached: steps_to_nash {result['steps']}, exploitability {figure(result['exploitability'])}."
+        console.print(text, style="bold green", highlight=False)
+    else:
+        text = f"Balance not reached: {end} at step {result['trained_steps']}, gap {figure(result['gap'])}."
+        console.print(f"{text} {result['cause']}".strip(), style="bold yellow", highlight=False)
+    console.print(Text(f"Readings, checkpoint, generator and sample images: {trial.path}"), soft_wrap=True)
+    return end
+
+
+def print_report(data: dict[str, Any], folder: StudyFolder, console: Console) -> None:
+    """Print trials, answer, confirmation, account and limits, from a report's data."""
+    answer = words.answer_of(data)
+    console.print(_table(data))
+    console.print()
+    console.print(Text(answer.headline, style="bold green" if data["answer"] else "bold yellow"))
+    for key, value in answer.settings.items():
+        console.print(f"  {key}: {value}", highlight=False)
+    for line in answer.details:
+        console.print(f"  {line}", highlight=False)
+    if data["answer"]:
+        for name, path in (("best.yaml", folder.best_configuration), ("best.pt  ", folder.best_generator)):
+            if path.exists():
+                console.print(Text(f"  {name}  {path}"), soft_wrap=True)
+        _print_confirmation(data, console)
+    _print_account(data, folder, console)
+
+
+def _print_confirmation(data: dict[str, Any], console: Console) -> None:
+    """The confirmed configurations on the same further seeds, the best first; which of them cannot be told apart."""
+    confirmed = data["confirmed"]
+    if not confirmed:
+        return
+    console.print()
+    seeds = len(confirmed[0]["seeds"])
+    console.print(f"Confirmed on {seeds} further seed(s), the same for each, to max_steps:", highlight=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    heads = ("warm 100", "warm 300", "fresh 300", "bicubic", "real")
+    for name in ("trial", "median", "by seed", "kept", *heads):
+        table.add_column(name, justify="left" if name == "by seed" else "right", no_wrap=True)
+    for one in confirmed:
+        kept = "–" if one["kept"] is None else f"{one['kept']:.0%}"
+        steps = ", ".join(map(words.cost_text, one["seeds"]))
+        probed = [figure(rank) for rank in one["probes"].values()]
+        table.add_row(str(one["number"]), words.cost_text(one["median"]), steps, kept, *probed)
+    console.print(table)
+    console.print(words.PROBES, style="dim", highlight=False)
+    for line in words.confirmation_texts(data):
+        console.print(line, highlight=False)
+
+
+def _table(data: dict[str, Any]) -> Table:
+    """All trials, the cheapest first."""
+    table = Table(box=None, padding=(0, 1, 0, 0), title=f"Study {data['study']}", title_justify="left")
+    table.add_column("trial", justify="right")
+    for name in data["names"].values():
+        table.add_column(name, justify="right", no_wrap=True)
+    in_seconds = data["unit"] == "s"
+    for name in ("by", "ended", "cost, s" if in_seconds else "cost", "gap", "exploit."):
+        table.add_column(name, justify="left" if name in {"by", "ended"} else "right", no_wrap=True)
+    trials = data["trials"]
+    for trial in sorted(trials, key=lambda t: (t["cost"] if t["cost"] is not None else math.inf, t["number"])):
+        table.add_row(
+            str(trial["number"]),
+            *(setting(trial["values"].get(key)) for key in data["space"]),
+            trial["by"],
+            Text(trial["end"], style=COLOURS.get(trial["end"], "")),
+            figure(trial["cost"], 1 if in_seconds else 0),
+            figure(trial["gap"]),
+            figure(trial["exploitability"]),
+        )
+    return table
+
+
+def _print_account(data: dict[str, Any], folder: StudyFolder, console: Console) -> None:
+    trials, sampler = data["trials"], data["measured"]["sampler"]
+    fitted = sum(trial["by"] == sampler for trial in trials)
+    console.print()
+    counted = f"{len(trials)} trials: {words.counts_text(data)}; {fitted} proposed by the fitted {sampler}."
+    for line in (counted, words.account_text(data), words.pace_text(data)):
+        console.print(line, highlight=False)
+    for line in words.ruler_texts(data):
+        console.print(line, style="yellow", highlight=False)
+    for line, count in list(data["complaints"].items())[:5]:
+        console.print(Text(f"{count} trial(s): {line}", style="yellow"), soft_wrap=True)
+    address = sweep_address(folder)
+    if address:
+        console.print(Text(f"Weights & Biases: {address}"), soft_wrap=True)
+    for command in data["unsent"]:
+        line = f"Runs are not on Weights & Biases, nor in a sweep there; send them with: {command}"
+        console.print(Text(line), soft_wrap=True)
+    console.print(" ".join(data["limits"]), style="dim", highlight=False)
+
+
+def describe_training(flat: Mapping[str, Value]) -> str:
+    """The settings the guide is about, in one line."""
+    keys = {
+        "warm-up": "Schedulers.g_warmup_steps",
+        "pretraining": "Training.g_pretrain_steps",
+        "ramp": "Training.adv_loss_ramp_steps",
+        "weight": "Training.Losses.adv_loss_beta",
+        "rates": "Optimizers.optim_g_lr",
+        "/": "Optimizers.optim_d_lr",
+    }
+    return ", ".join(f"{name} {setting(flat[key])}" for name, key in keys.items()).replace(", / ", " / ")

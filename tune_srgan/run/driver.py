@@ -1,0 +1,137 @@
+"""The driver: holds a study's lease, runs it, keeps why it stopped, and hands out its winner and its report."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from tune_srgan.report import files
+from tune_srgan.report.best import write_best
+from tune_srgan.report.data import report_data
+from tune_srgan.report.files import Format
+from tune_srgan.report.live import StudyView
+from tune_srgan.report.terminal import print_report
+from tune_srgan.run.budget import Budget
+from tune_srgan.run.holding import held, storage_errors
+from tune_srgan.run.ledger import Ledger
+from tune_srgan.search.confirmation import left_to_do, winner
+from tune_srgan.search.importance import importances
+from tune_srgan.store.ending import Ending, StudyEnd
+from tune_srgan.store.records import StudyRecords
+from tune_srgan.store.studies import keep_study, refuse_another_search
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.study.settings import Study
+from tune_srgan.tracking import sweep
+from tune_srgan.tracking.marks import tracking_mode
+
+if TYPE_CHECKING:
+    from tune_srgan.cluster.connection import Connection
+
+END_S = 60.0  # that a study's end waits for its store
+TRACKERS_S, TRACKERS_SHARE = 2.0, 0.01  # that its end waits for what is still being sent, and of the study's time
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What came of driving a study: why the driver stopped, and the records as they are then."""
+
+    ending: Ending
+    records: StudyRecords
+
+    def why_nothing(self) -> str:
+        """Why no trial of the search trained to an end; empty where one did."""
+        ended = [record for record in self.records.search if record.end is not None]
+        if any(record.end.has_cost and record.trained_steps for record in ended if record.end is not None):
+            return ""
+        causes = [record.cause for record in ended if record.cause]
+        most = f"; most said: {max(set(causes), key=causes.count)}" if causes else ""
+        return f"No trial trained to an end: {len(ended)} of {len(self.records.search)} ended in an error{most}"
+
+
+class Driver:
+    """Drives one study from this process, and prints what a person should see."""
+
+    def __init__(self, study: Study, folder: StudyFolder, out: Console, err: Console) -> None:
+        self._study, self._folder, self._out, self._err = study, folder, out, err
+
+    def drive(self, address: str | None, connected: Connection | None = None, take_over: bool = False) -> Driven:
+        """Run the study to its end, or go on with it, then report it."""
+        mode_note = tracking_mode(self._study.tracking.wandb)[1]
+        if mode_note:
+            self._err.print(mode_note, style="yellow")
+        self._folder.check_writable()
+        refuse_another_search(self._study, self._folder)
+        with held(self._folder, self._err, take_over) as taken:
+            keep_study(self._study, self._folder)
+            ledger = Ledger(self._study, self._folder)
+            ending = Ending(StudyEnd.COMPLETE)
+            if left_to_do(self._study, ledger.records()):
+                ending = self._run(ledger, address, connected, taken)
+            else:
+                self._say(f"All trials of '{self._study.study}' have ended; more with `run … --trials N`.")
+            records = ledger.records()
+            if taken.is_set():  # what is kept is another driver's now
+                return Driven(ending, records)
+            with storage_errors(self._folder):
+                ending.keep(self._folder)
+                if ending.why is not StudyEnd.INTERRUPTED:
+                    write_best(self._study, self._folder, records)
+                self._folder.send(patience=END_S)
+        if ending.why is not StudyEnd.INTERRUPTED:
+            self._report(records)
+        return Driven(ending, records)
+
+    def _report(self, records: StudyRecords) -> None:
+        data = report_data(self._study, self._folder, records, importances)
+        self._out.print()
+        print_report(data, self._folder, self._out)
+        with storage_errors(self._folder):
+            self._out.print(Text(f"Report: {files.write(data, self._folder.path, Format.HTML)}"), soft_wrap=True)
+            self._folder.send(patience=END_S)
+
+    def _run(self, ledger: Ledger, address: str | None, connected: Connection | None, taken: threading.Event) -> Ending:
+        """Start Ray or join it, run all that is left, and let the trackers end; returns why it stopped."""
+        from tune_srgan.cluster import connection  # with Ray, which a study that is complete does without
+        from tune_srgan.cluster.look import look_around
+        from tune_srgan.run.runner import run_study
+
+        study, folder = self._study, self._folder
+        folder.ending_file.unlink(missing_ok=True)
+        sweep.open_sweep(study, folder)  # beside the start of Ray: it costs no time
+        where = connected or connection.connect(address)
+        self._say(f"Study '{study.study}' in {folder.address}; {where.describe()}.")
+        for seen in look_around(study, folder.address):
+            self._say(f"Node {seen}")
+        if note := sweep.sweep_note(folder, 1.0):
+            self._err.print(Text(note, style="yellow"), soft_wrap=True)
+        budget, ending = Budget(ledger), None
+        with StudyView(study, ledger.records(), self._out, budget.elapsed_s) as view, storage_errors(folder):
+            try:
+                ending = run_study(ledger, budget, view)
+            except KeyboardInterrupt:
+                ending = Ending(StudyEnd.INTERRUPTED)
+        for trial in list(budget.running):  # an interruption stopped them
+            ledger.read(trial)
+        ending = ending or self._why_over(ledger, budget)
+        if not taken.is_set():
+            best = winner(study, ledger.records())
+            seconds = max(TRACKERS_S, TRACKERS_SHARE * budget.elapsed_s())
+            sweep.close_sweep(study, folder, best.number if best else None, seconds)
+        if ending.text:
+            self._out.print(Text(f"Stopped early: {ending.text}.", style="yellow"), soft_wrap=True)
+        return ending
+
+    def _why_over(self, ledger: Ledger, budget: Budget) -> Ending:
+        """Why nothing more is started though nobody stopped it: all is done, or what is left is no time for a trial."""
+        if not left_to_do(self._study, ledger.records()):
+            return Ending(StudyEnd.COMPLETE)
+        if reason := budget.why_not_another():
+            return Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
+        return Ending(StudyEnd.INTERRUPTED)
+
+    def _say(self, text: str) -> None:
+        self._out.print(Text(text), soft_wrap=True)

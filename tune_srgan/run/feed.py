@@ -1,0 +1,254 @@
+"""Feeds Ray with trials: those that wait, and the searcher's proposals, in the order of `search/order.py`.
+
+An adapter: it keeps records, Optuna, the board and the budget in step with what Ray starts and ends.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.search import Searcher as RaySearcher
+
+from trainables.balance import Ruler, earliest_possible, judge
+from trainables.outcome import outcome_of
+from trainables.schema import Configuration
+from tune_srgan.cluster import nodes
+from tune_srgan.run.budget import Budget
+from tune_srgan.run.ledger import Ledger
+from tune_srgan.run.observer import Observer
+from tune_srgan.search import order
+from tune_srgan.search.board import better, board_of
+from tune_srgan.search.capping import cost_in, incumbent_of, why_end
+from tune_srgan.search.confirmation import missing
+from tune_srgan.search.order import Running, Stretch, Waiting
+from tune_srgan.search.searcher import Searcher
+from tune_srgan.search.sharing import path_of, points_of, reach
+from tune_srgan.store.ending import Ending, StudyEnd
+from tune_srgan.store.patience import PATIENCE_S
+from tune_srgan.store.records import TrialRecord
+from tune_srgan.store.trial_folder import Fault, Proposer, TrialFolder
+from tune_srgan.tracking.tracker import catch_up
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What never changes of a trial, read from its folder once."""
+
+    configuration: Configuration
+    ruler: Ruler
+    stretch: Stretch
+    named: bool  # by the study file
+
+    @property
+    def pretraining(self) -> int:
+        """Steps of it."""
+        return self.configuration.Training.pretrain_steps
+
+
+class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
+    """The trials a study still has to train: of the search with a searcher, else the confirmations.
+
+    A running trial that falls behind one that waits pauses for it, and goes on later or never; one that cannot win
+    any more is ended without a start.
+    """
+
+    def __init__(
+        self, ledger: Ledger, budget: Budget, observer: Observer, searcher: Searcher | None = None, board: Any = None
+    ) -> None:
+        super().__init__(metric="step", mode="max")
+        self._study, self.folder, self.ledger = ledger.study, ledger.folder, ledger
+        self._searcher, self._board = searcher, board
+        self.budget, self.observer = budget, observer
+        records, search = ledger.records(), ledger.study.search
+        if searcher is None:
+            self._waiting, self._to_propose = missing(self._study, self.folder, records), 0
+        else:
+            self._waiting = [record.trial for record in records.search if record.end is None]
+            self._to_propose = max(0, search.trials - len(records.search))
+        self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
+        self._proposed, self._blind = len(records.search), search.startup if self._best_first else 0
+        self._running: dict[str, TrialFolder] = {}  # by Ray's name
+        self._steps: dict[TrialFolder, float] = {}  # of those, as they last reported
+        self._waited_with: dict[TrialFolder, list[dict[str, float]]] = {}  # readings of trials that wait
+        self._pretrains: set[str] = set()  # those of them whose pretraining is not over
+        self._plans: dict[TrialFolder, _Plan] = {}
+        self._points = points_of(self._study) if search.sharing.enabled else []
+        self._best = incumbent_of(records.search)
+        self.stopped: Ending | None = None
+        self.run = f"run-{time.time():.3f}"
+        if board is not None:
+            board.offer.remote(self._best)
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to be started."""
+        return len(self._waiting) + self._to_propose
+
+    # Ray's Searcher: its documentation says what each is for.
+    # ruff: noqa: D102
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.stopped is not None:
+            return str(RaySearcher.FINISHED)
+        if self.left <= 0:
+            return self._none_to_start()
+        reason = self.budget.why_not_another(next(iter(self._waiting), None))
+        if reason and self._running:
+            return None  # a trial that ends early may make room: Ray asks again
+        if reason:
+            self.stopped = Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
+            return str(RaySearcher.FINISHED)
+        trial = self._next()
+        if trial is None:
+            return self._none_to_start()
+        self._running[trial_id] = trial
+        readings = self._waited_with.pop(trial, ())
+        self._steps[trial] = readings[-1]["step"] if readings else 0
+        self._pretrains.add(trial_id)
+        seconds = self.budget.begin(trial)
+        self._post()
+        deadline = None if seconds is None else time.monotonic() + seconds
+        told = {"trial": trial.place, "folder": self.folder.address, "deadline": deadline, "run": self.run}
+        return told | {"board": board_of(self.folder.path), "elsewhere": nodes.has_others(self._study)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._steps[self._running[trial_id]] = result["step"]
+        if trial_id in self._pretrains and result["step"] >= self._plan(self._running[trial_id]).pretraining:
+            self._pretrains.discard(trial_id)
+            self._post()  # what waited for its pretraining waits no more
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        trial = self._running.pop(trial_id)
+        self._steps.pop(trial, None)
+        self._pretrains.discard(trial_id)
+        self.budget.end(trial)
+        self.folder.fetch(trial.place, patience=PATIENCE_S)
+        record = self.ledger.read(trial)
+        if record.end is None and error:
+            failures = [attempt.failure for attempt in trial.attempts() if attempt.failure is not None]
+            if failures and failures[-1].fault is Fault.NOBODY:
+                # imagery that is gone for every trial, a last GPU that is: the trial stays to be resumed
+                self.stopped = Ending(StudyEnd.FAULT, failures[-1].message)
+                return
+            trial.end_failed()
+            record = self.ledger.read(trial)
+            self.folder.send(trial.place, PATIENCE_S)
+            catch_up(self._study, self.folder, [trial])
+        self.budget.keep_time()
+        self.folder.send(patience=PATIENCE_S)  # the clock: another machine may go on with it
+        if record.end is not None:  # else it was interrupted: `resume` goes on with it
+            self._tell(record)
+        elif self._best_first and not error:  # it paused
+            self._waiting.append(trial)
+        self._post()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its experiment; what counts is in the records
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the trial records are the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the trial records are the truth."""
+
+    def _none_to_start(self) -> str | None:
+        """What Ray is told where no trial can start: one that runs may still pause, and go on later."""
+        return None if self._running and self._best_first else str(RaySearcher.FINISHED)
+
+    def _next(self) -> TrialFolder | None:
+        """Choose the trial to start, or to go on with, now; None where none is left.
+
+        What the sampler proposes without knowing anything is asked for at once, so that the soonest of those can start
+        first and the others need not start once it has balanced. What it proposes from knowledge is asked for one by
+        one.
+        """
+        if self._searcher is not None:
+            ended = [trial for trial in self._waiting if self._too_long(trial)]
+            if ended:
+                self._waiting = [trial for trial in self._waiting if trial not in ended]
+                catch_up(self._study, self.folder, ended)
+        while self._to_propose and (self._proposed < self._blind or self._wants_another()):
+            proposed = self._propose()
+            if proposed is not None:
+                self._waiting.append(proposed)
+        if not self._waiting:
+            return None
+        by_bound = {self._bound(trial): trial for trial in self._waiting}
+        chosen = by_bound[order.next_to_start(list(by_bound), self._at_work())]
+        self._waiting.remove(chosen)
+        return chosen
+
+    def _wants_another(self) -> bool:
+        return order.wants_another([self._bound(trial) for trial in self._waiting], self._at_work(), self.budget.slots)
+
+    def _post(self) -> None:
+        """Tell the running trials, by the board, what those that wait may reach."""
+        if self._best_first and self._board is not None:
+            self._board.wait.remote(order.bounds(map(self._bound, self._waiting), self._at_work()))
+
+    def _at_work(self) -> list[Running]:
+        return [Running(self._plan(trial).stretch, self._steps[trial]) for trial in self._running.values()]
+
+    def _bound(self, trial: TrialFolder) -> Waiting:
+        """A trial that waits, as the order sees it; in the searcher's order where the soonest does not come first."""
+        plan = self._plan(trial)
+        soonest = earliest_possible(self._readings(trial), plan.ruler) if self._best_first else 0.0
+        return Waiting(trial.number, plan.stretch, soonest, plan.named)
+
+    def _readings(self, trial: TrialFolder) -> list[dict[str, float]]:
+        """Of one that waits: read once, since they stay what they are."""
+        if trial not in self._waited_with:
+            self._waited_with[trial] = trial.readings()
+        return self._waited_with[trial]
+
+    def _plan(self, trial: TrialFolder) -> _Plan:
+        if trial not in self._plans:
+            record = self.ledger[trial]
+            configuration = self._study.configuration(record.values)
+            path = (trial.confirms, *path_of(record.values))
+            stretch = Stretch(path, reach(self._points, configuration.Training.pretrain_steps))
+            named = record.proposed_by == Proposer.TRY_FIRST
+            self._plans[trial] = _Plan(configuration, Ruler.of(configuration), stretch, named)
+        return self._plans[trial]
+
+    def _propose(self) -> TrialFolder | None:
+        """Ask the searcher for a new trial; None where it is ended at once."""
+        assert self._searcher is not None
+        proposal = self._searcher.propose()
+        self._to_propose, self._proposed = self._to_propose - 1, self._proposed + 1
+        trial = self.folder.trial(proposal.number)
+        trial.create(proposal.values, proposal.proposed_by, self._study.configuration(proposal.values))
+        self.folder.send(trial.place, PATIENCE_S)
+        return None if self._too_long(trial) else trial
+
+    def _too_long(self, trial: TrialFolder) -> bool:
+        """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""
+        capping, readings, plan = self._study.search.capping, self._readings(trial), self._plan(trial)
+        configuration, ruler = plan.configuration, plan.ruler
+        if not capping.enabled or judge(readings, ruler).reached:
+            return False
+        in_steps = self._study.objective.metric == "steps_to_nash"
+        best = self._best if in_steps or readings else None  # else what its steps will cost is not measured yet
+        cost_of = cost_in(self._study, readings, plan.pretraining)
+        why = why_end(readings, ruler, trial.number, best, capping, cost_of)
+        if why is None:
+            return False
+        trial.end(outcome_of(readings, configuration, int(readings[-1]["step"]) if readings else 0, *why))
+        self._waited_with.pop(trial, None)
+        self.folder.send(trial.place, PATIENCE_S)
+        record = self.ledger.read(trial)
+        self._tell(record)
+        self.observer.on_end(record)
+        return True
+
+    def _tell(self, record: TrialRecord) -> None:
+        """Tell Optuna and the board of a trial that has ended."""
+        if self._searcher is None:
+            return
+        self._searcher.tell(record)
+        best = better(self._best, incumbent_of([record]))
+        if best is not self._best:
+            self._best = best
+            if self._board is not None:
+                self._board.offer.remote(best)

@@ -1,0 +1,96 @@
+"""A training by itself, without Ray and without a study: where it is recorded, and what is shown of it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from trainables.configuration import load_configuration
+from trainables.dotted import flatten
+from trainables.errors import InvalidInput, Problem, located
+from trainables.imagery import Imagery, load_imagery
+from trainables.outcome import End
+from trainables.schema import Configuration
+from trainables.trainer import pick_device
+from trainables.unread import unread
+from tune_srgan.console import print_warnings, setting
+from tune_srgan.report.live import show_training
+from tune_srgan.report.terminal import print_training
+from tune_srgan.run.trial import train_recorded
+from tune_srgan.store.layout import StudyFiles
+from tune_srgan.store.studies import RUNS
+from tune_srgan.store.trial_folder import Proposer, TrialFolder
+from tune_srgan.upscale import write_generator
+
+OF_TRAININGS = "train"  # the folder of trainings in RUNS
+
+
+def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
+    """Train a configuration's file to its end, or go on with it; returns how it ended."""
+    configuration, imagery = open_training(file)
+    print_warnings(list(unread(configuration).values()), err)
+    trial, state = open_folder(file, configuration, folder)
+    if state:
+        out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
+    out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    out.print(f"Training: {describe_training(configuration)}", highlight=False)
+    show_training(train_recorded(trial), configuration.Training.max_steps, err)
+    end = print_training(trial, out)
+    if end not in {End.DIVERGED, End.FAILED}:
+        write_generator(trial, trial.generator)
+    return end
+
+
+def open_training(file: Path) -> tuple[Configuration, Imagery]:
+    """Validate a training's file, its device and its imagery."""
+    configuration = load_configuration(file)
+    with located(str(file)):
+        device = pick_device(configuration)
+    return configuration, load_imagery(configuration, device)
+
+
+def open_folder(file: Path, configuration: Configuration, folder: Path | None = None) -> tuple[TrialFolder, str]:
+    """Make a fresh folder, or open that of the same training; returns it with how far that one is, empty if fresh.
+
+    Without a folder that a person names: one of the file's name in runs/train, of a study's winner its study's, with
+    a number where another training has that already.
+    """
+    if folder is not None:
+        trial = TrialFolder(folder)
+        if trial.exists() and trial.configuration() != configuration:
+            fix = "Name another folder with --out, or remove it."
+            raise InvalidInput([Problem(str(trial.path), "--out", "another training", "this one, or nothing", fix)])
+    else:
+        name = file.stem
+        if (file.parent / StudyFiles.STUDY.name).exists():
+            name = f"{file.resolve().parent.name}-{name}"
+        named = (TrialFolder(Path(RUNS) / OF_TRAININGS / f"{name}{number}") for number in _numbers())
+        trial = next(one for one in named if not one.exists() or one.configuration() == configuration)
+    if trial.exists():
+        return trial, "has ended already" if trial.outcome() else f"goes on from step {trial.last_step()}"
+    try:
+        trial.create({}, Proposer.TRAIN, configuration)
+    except OSError as error:
+        found = f"a folder that cannot be written ({error.strerror})"
+        raise InvalidInput([Problem(str(trial.path), "--out", found, "a writable folder")]) from None
+    return trial, ""
+
+
+def _numbers() -> itertools.chain[str]:
+    return itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+
+
+def describe_training(configuration: Configuration) -> str:
+    """The settings the guide is about, in one line."""
+    flat = flatten(configuration.model_dump())
+    keys = {
+        "warm-up": "Schedulers.g_warmup_steps",
+        "pretraining": "Training.g_pretrain_steps",
+        "ramp": "Training.adv_loss_ramp_steps",
+        "weight": "Training.Losses.adv_loss_beta",
+    }
+    rates = " / ".join(setting(flat[f"Optimizers.optim_{which}_lr"]) for which in "gd")
+    return ", ".join(f"{name} {setting(flat[key])}" for name, key in keys.items()) + f", rates {rates}"

@@ -1,0 +1,115 @@
+"""Confirmation: the best configurations again on further seeds, the same for each, to max_steps.
+
+One seed is an anecdote, and the seed of the search has chosen its winner: only the further ones count here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tune_srgan.store.patience import PATIENCE_S
+from tune_srgan.store.records import Held, StudyRecords, TrialRecord, best_of
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import Proposer, TrialFolder
+from tune_srgan.study.settings import Study
+
+TOLD_APART = 0.1  # two-sided sign test over paired seeds
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A configuration of the search and its trainings on further seeds, in their order."""
+
+    record: TrialRecord
+    seeds: list[TrialRecord]
+
+    @property
+    def held(self) -> list[Held]:
+        """How the balance held, of each seed that reached it."""
+        return [seed.held for seed in self.seeds if not seed.censored]
+
+    @property
+    def costs(self) -> list[float]:
+        """By seed; ∞ where the balance was not reached."""
+        return [math.inf if seed.censored or seed.cost is None else seed.cost for seed in self.seeds]
+
+    @property
+    def median(self) -> float:
+        """Of the costs; ∞ where half or more did not reach the balance."""
+        return statistics.median(self.costs)
+
+
+def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The best balanced configurations of the search, none twice."""
+    chosen: list[TrialRecord] = []
+    rest = list(records)
+    while len(chosen) < study.confirm.top and (best := best_of(rest)) is not None:
+        chosen.append(best)
+        rest = [record for record in rest if record.values != best.values]
+    return chosen
+
+
+def missing(study: Study, folder: StudyFolder, records: StudyRecords) -> list[TrialFolder]:
+    """The confirmations that have not ended, created; seed by seed, so that what they share is shared."""
+    left, chosen = [], candidates(study, records.search)
+    for further in range(1, study.confirm.seeds + 1):
+        for record in chosen:
+            trial = folder.confirmation(record.number, further)
+            if not trial.exists():
+                trial.create(record.values, Proposer.CONFIRM, study.confirming(record.values, further))
+                folder.send(trial.place, PATIENCE_S)
+            if trial.outcome() is None:
+                left.append(trial)
+    return left
+
+
+def left_to_do(study: Study, records: StudyRecords) -> int:
+    """Trials of the search that have not ended, or else confirmations that have not."""
+    searching = study.search.trials - records.ended()
+    if searching > 0:
+        return searching
+    ended = {(one.number, one.trial.confirms) for one in records.confirmations if one.end is not None}
+    wanted = {
+        (record.number, further)
+        for record in candidates(study, records.search)
+        for further in range(1, study.confirm.seeds + 1)
+    }
+    return len(wanted - ended)
+
+
+def confirmed(study: Study, records: StudyRecords) -> list[Confirmed]:
+    """The configurations all of whose confirmations have ended, the best first."""
+    complete = []
+    for record in records.search:
+        seeds = [one for one in records.confirmations if one.number == record.number and one.end is not None]
+        seeds = [one for one in seeds if one.trial.confirms <= study.confirm.seeds]
+        if study.confirm.top and len(seeds) == study.confirm.seeds:
+            complete.append(Confirmed(record, seeds))
+    return sorted(complete, key=lambda one: (one.median, one.record.cost, one.record.number))
+
+
+def winner(study: Study, records: StudyRecords) -> TrialRecord | None:
+    """The configuration that is handed out: `winner_of` with all that is confirmed."""
+    return winner_of(study, records.search, confirmed(study, records))
+
+
+def winner_of(study: Study, records: Sequence[TrialRecord], complete: Sequence[Confirmed]) -> TrialRecord | None:
+    """The configuration of the lowest median over the further seeds.
+
+    The search's best where not every candidate is confirmed yet, or none reached the balance with most seeds.
+    """
+    numbers = {one.record.number for one in complete}
+    every = complete and all(record.number in numbers for record in candidates(study, records))
+    return complete[0].record if every and math.isfinite(complete[0].median) else best_of(records)
+
+
+def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:
+    """Paired seeds with which `one` was faster, and slower; the two-sided sign test's p."""
+    pairs = list(zip(one.costs, other.costs, strict=False))
+    faster, slower = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
+    n = faster + slower
+    tail = sum(math.comb(n, k) for k in range(max(faster, slower), n + 1)) / 2**n
+    return faster, slower, min(1.0, 2 * tail)

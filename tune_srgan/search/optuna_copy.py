@@ -1,0 +1,125 @@
+"""Optuna's studies as copies of the trial records: one in memory for the sampler, one in a database for whoever looks.
+
+Every trial ends in Optuna exactly once, in the right state, and trial numbers agree everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from trainables.errors import InvalidInput, Problem
+from tune_srgan.search.samplers import distribution
+from tune_srgan.store.records import TrialRecord
+from tune_srgan.store.study_folder import OPTUNA_URL
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Value
+
+Told = tuple[TrialState, float | None]
+DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+
+
+def told_of(record: TrialRecord) -> Told:
+    """State and value of an ended trial: COMPLETE with its cost, censored or not; FAIL where it has none."""
+    return (TrialState.FAIL, None) if record.cost is None else (TrialState.COMPLETE, record.cost)
+
+
+class OptunaCopy:
+    """One of Optuna's studies, of which the first `before` trials are earlier studies'."""
+
+    def __init__(self, study: Study, kept: optuna.Study, before: int = 0) -> None:
+        self.kept, self._before = kept, before
+        self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
+
+    @property
+    def count(self) -> int:
+        """Trials of this study."""
+        return len(self.kept.get_trials(deepcopy=False)) - self._before
+
+    def add(
+        self,
+        state: TrialState,
+        values: Mapping[str, Value],
+        cost: float | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        system: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a trial at the end; `system` is where evolution strategies keep what they know."""
+        space = {key: self._space[key] for key in values}
+        trial = optuna.trial.create_trial(
+            state=state, params=dict(values), distributions=space, value=cost, user_attrs=dict(attributes or {})
+        )
+        trial.system_attrs = dict(system or {})
+        self.kept.add_trial(trial)
+
+    def add_nobodys(self, upto: int) -> None:
+        """Add numbers, up to so many trials, that were asked for once and never started."""
+        for _ in range(self.count, upto):
+            self.add(TrialState.FAIL, {})
+
+    def tell(self, record: TrialRecord, told: Told, pruned_with: bool = False) -> None:
+        """End a trial; telling twice is harmless. `pruned_with`: a pruned one's cost is its intermediate value."""
+        known = self.kept.get_trials(deepcopy=False)[self._before + record.number]
+        if known.state.is_finished():
+            return
+        trial = optuna.trial.Trial(self.kept, known._trial_id)
+        for key, value in attributes_of(record).items():
+            trial.set_user_attr(key, value)
+        state, cost = told
+        if pruned_with and state is TrialState.PRUNED and cost is not None:
+            trial.report(cost, step=max(1, record.trained_steps))
+            self.kept.tell(known.number, state=state)
+        else:
+            self.kept.tell(known.number, cost, state=state)
+
+    def reconcile(self, records: Sequence[TrialRecord], system: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Say what the records say, but for how ended ones end; what runs and nobody owns has failed."""
+        for record in records:
+            self.add_nobodys(record.number)
+            if record.number >= self.count:
+                known = system[record.number] if record.number < len(system) else {}
+                self.add(TrialState.RUNNING, record.values, None, attributes_of(record), known)
+        owned = {record.number + self._before for record in records}
+        for trial in self.kept.get_trials(deepcopy=False)[self._before :]:
+            if not trial.state.is_finished() and trial.number not in owned:
+                self.kept.tell(trial.number, state=TrialState.FAIL)
+
+
+def attributes_of(record: TrialRecord) -> dict[str, Any]:
+    """What a person sees of a trial beside its values and cost."""
+    return {
+        "proposed_by": record.proposed_by,
+        "outcome": record.label,
+        "censored": record.censored,
+        "steps": record.steps,
+        "gap": record.gap,
+        "trained_steps": record.trained_steps,
+        "exploitability": record.exploitability,
+        "cause": record.cause,
+    }
+
+
+def open_database(url: str, name: str) -> optuna.Study:
+    """Open the study in a database, made where it is not there; one clear error where the database cannot be used."""
+    try:
+        storage = optuna.storages.RDBStorage(url)
+        if storage.engine.dialect.name == "sqlite":
+            sqlalchemy.event.listen(storage.engine, "connect", _without_waiting)
+            storage.engine.dispose()
+        return optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        place = url.rpartition("@")[2]  # without a password
+        found = f"a database that cannot be used ({' '.join(str(error.__cause__ or error).split())[:200]})"
+        fix = "Remove the file: it is made anew from the trial records." if url.startswith("sqlite") else ""
+        fix = fix or f"Look at {OPTUNA_URL} in the environment; without it the study keeps a file of its own."
+        raise InvalidInput([Problem(place, "", found, "a database for Optuna", fix)]) from None
+
+
+def _without_waiting(connection: Any, _: object) -> None:
+    """A commit does not wait for the disk: what a power failure takes is made anew from the records."""
+    connection.execute("PRAGMA synchronous=OFF")

@@ -1,0 +1,76 @@
+"""Optuna's samplers as a study names them, and a searched key as Optuna's distribution."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+
+from trainables.errors import InvalidInput, Problem
+from tune_srgan.study.settings import Search, Study
+from tune_srgan.study.space import Parameter
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+MODELS = {"tpe", "gp"}  # samplers that can learn from trials they did not propose
+
+
+def check_sampler(study: Study, file: str) -> None:
+    """A sampler whose library is missing, or that cannot begin so, is said before anything starts."""
+    if study.search.sampler == "nsgaii" and study.search.startup < 2:
+        raise InvalidInput([Problem(file, "search.startup", str(study.search.startup), "at least 2 with nsgaii")])
+    if study.search.learn_from and study.search.sampler not in MODELS:
+        expected = f"one of {', '.join(sorted(MODELS))}, which can learn from others' trials"
+        raise InvalidInput([Problem(file, "search.learn_from", f"sampler {study.search.sampler}", expected)])
+    try:
+        sampler_of(study.search, 0)
+    except ImportError as error:
+        fix = f"Install it: pip install {error.name or study.search.sampler}."
+        raise InvalidInput(
+            [Problem(file, "search.sampler", study.search.sampler, "a sampler whose library is there", fix)]
+        ) from None
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Translate a searched key."""
+    if parameter.choice is not None:
+        return CategoricalDistribution(parameter.choice)
+    low, high = parameter.bounds
+    if parameter.int_range is not None:
+        return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
+    return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
+
+
+def good_trials(ended: int) -> int:
+    """How many of the trials so far TPE takes as examples: a quarter; Optuna's own tenth is one trial of ten."""
+    return min(max(2, math.ceil(0.25 * ended)), 25)
+
+
+def sampler_of(search: Search, known_trials: int, examples: Callable[[int], int] = good_trials) -> BaseSampler:
+    """Make the sampler of a study that knows so many trials; ImportError where its library is missing."""
+    seed = search.seed + 1000 * known_trials  # a resumed study must not draw the numbers it drew before
+    makers: dict[str, Any] = {
+        "tpe": lambda: optuna.samplers.TPESampler(
+            n_startup_trials=search.startup, multivariate=True, constant_liar=True, gamma=examples, seed=seed
+        ),
+        "gp": lambda: optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed),
+        "cmaes": lambda: optuna.samplers.CmaEsSampler(n_startup_trials=search.startup, seed=seed),
+        "nsgaii": lambda: optuna.samplers.NSGAIISampler(population_size=search.startup, seed=seed),
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+    }
+    needs = {"gp": "scipy", "cmaes": "cmaes"}.get(search.sampler)
+    if needs:
+        __import__(needs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler: BaseSampler = makers[search.sampler]()
+    return sampler

@@ -1,0 +1,149 @@
+"""The searcher: Optuna proposes, by ask and tell.
+
+Where Optuna's database is absent or behind, the study is rebuilt from the trial records.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from trainables.dotted import flatten
+from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, open_database, told_of
+from tune_srgan.search.samplers import distribution, good_trials, sampler_of
+from tune_srgan.store.records import StudyRecords, TrialRecord
+from tune_srgan.store.trial_folder import Proposer
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Value
+
+Censored = Literal["cost", "pruned", "clipped"]  # what a sampler sees of a trial that did not reach the balance
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration to train: its number, values, and who proposed it (a sampler, `startup` or `try_first`)."""
+
+    number: int
+    values: dict[str, Value]
+    proposed_by: str
+
+
+class Searcher:
+    """Ask for proposals, tell outcomes.
+
+    What the sampler learns from is kept in memory and made anew from the records at each start, earlier studies'
+    trials before this one's; the database is a log of this study for whoever looks at it.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        records: Sequence[TrialRecord] = (),
+        url: str | None = None,
+        name: str | None = None,
+        learnt: Sequence[tuple[dict[str, Value], float]] = (),
+        sampler: BaseSampler | None = None,
+        censored: Censored = "cost",
+    ) -> None:
+        self._study, self._censored, self._earlier = study, censored, len(learnt)
+        self._name: str = study.search.sampler
+        self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
+        self._sampled = OptunaCopy(study, optuna.create_study(direction="minimize"), len(learnt))
+        for values, cost in learnt:
+            self._sampled.add(TrialState.COMPLETE, values, cost)
+        self._log = None if url is None else OptunaCopy(study, open_database(url, name or study.study))
+        known = [] if self._log is None else [trial.system_attrs for trial in self._log.kept.get_trials()]
+        self._sampled.reconcile(records, known)
+        if self._log is not None:
+            self._log.reconcile(records, known)
+        for record in records:
+            if record.end is not None:
+                self.tell(record)
+        if self._log is not None:
+            self._sampled.add_nobodys(self._log.count)
+        asked = [record.values for record in records if record.proposed_by == Proposer.TRY_FIRST]
+        for values in study.search.try_first:
+            if not any(values.items() <= tried.items() for tried in asked):
+                self._sampled.kept.enqueue_trial(values)
+        self._sampled.kept.sampler = sampler or sampler_of(study.search, len(records), self._examples)
+
+    def propose(self) -> Proposal:
+        """Ask for the next configuration."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self._sampled.kept.ask(fixed_distributions=self._space)
+        known = self._sampled.kept.get_trials(deepcopy=False)[trial.number].system_attrs
+        values = dict(trial.params)
+        proposed_by: str = self._name if trial.relative_params else Proposer.STARTUP
+        if "fixed_params" in known:
+            proposed_by = Proposer.TRY_FIRST
+        elif self._name == Proposer.RANDOM:
+            proposed_by = Proposer.RANDOM
+        self._write(lambda log: log.add(TrialState.RUNNING, values, None, {"proposed_by": proposed_by}, known))
+        return Proposal(trial.number - self._earlier, values, proposed_by)
+
+    def tell(self, record: TrialRecord) -> None:
+        """End a trial: COMPLETE with its cost, censored or not; FAIL when it has none. Telling twice is harmless."""
+        self._sampled.tell(record, self._told(record), pruned_with=True)
+        self._write(lambda log: log.tell(record, self._told(record)))
+
+    def account(self, account: Mapping[str, int]) -> None:
+        """Keep the study's own account beside its trials."""
+
+        def write(log: OptunaCopy) -> None:
+            for kind, steps in account.items():
+                log.kept.set_user_attr(f"steps_{kind}", steps)
+
+        self._write(write)
+
+    def _told(self, record: TrialRecord) -> Told:
+        """What the sampler sees of an ended trial."""
+        state, cost = told_of(record)
+        if cost is None or not record.censored or self._censored == "cost":
+            return state, cost
+        if self._censored == "pruned":
+            return TrialState.PRUNED, cost
+        return state, min(cost, float(self._study.max_steps))
+
+    def _examples(self, ended: int) -> int:
+        """Of the `good_trials` only those whose game was played: all that capping never let begin cost the same."""
+        told = self._sampled.kept.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        played = sum(trial.number < self._earlier or trial.user_attrs["gap"] is not None for trial in told)
+        return min(good_trials(ended), max(2, played))
+
+    def _write(self, write: Callable[[OptunaCopy], None]) -> None:
+        """Write to the database. One that is lost stops no search: the next start makes it anew from the records."""
+        if self._log is None:
+            return
+        try:
+            write(self._log)
+        except DATABASE_ERRORS as error:
+            self._log = None
+            cause = " ".join(str(error.__cause__ or error).split())[:160]
+            logging.getLogger(__name__).warning("Optuna's database is left alone from here on (%s).", cause)
+
+
+def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> list[tuple[dict[str, Value], float]]:
+    """What earlier studies know of this space: the configurations in it whose game was played, and their costs.
+
+    A key that was fixed there has the value it was fixed to. The penalty of a censored trial is one of this length.
+    """
+    found = []
+    for other, records in earlier:
+        for record in records.search:
+            if record.cost is None or record.gap is None or other.objective.metric != study.objective.metric:
+                continue
+            settings = flatten(record.trial.configuration().model_dump())
+            values = {key: settings[key] for key in study.space}
+            if all(parameter.admits(values[key]) for key, parameter in study.space.items()):
+                longer = study.max_steps / other.max_steps
+                cost = record.cost * longer if record.censored else min(record.cost, float(study.max_steps))
+                found.append((values, cost))
+    return found

@@ -1,0 +1,66 @@
+"""What a trial computed, what it was spared, and what its steps took: pure functions of its readings."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainables.outcome import End
+
+SHARED = "training/shared"  # marks a reading that another trial computed
+WAITS = ("begin", "validate", "record", "checkpoint", "report")  # for what a training stands still
+
+
+def account_of(readings: Sequence[Mapping[str, float]], ended: Mapping[str, Any], max_steps: int) -> dict[str, int]:
+    """Steps that a trial computed, and those of `max_steps` it was spared.
+
+    `sharing`: another trial computed them. `balance`, `capping`: it ended before; how long it would have trained
+    without that is not known, so these are upper bounds.
+    """
+    trained = int(ended.get("trained_steps", readings[-1]["step"] if readings else 0))
+    before = [0, *(int(reading["step"]) for reading in readings)]
+    shared = sum(int(r["step"]) - first for first, r in zip(before, readings, strict=False) if SHARED in r)
+    spared_by = {End.BALANCED: "balance", End.EXHAUSTED: "capping", End.CAPPED: "capping", End.COLLAPSED: "capping"}
+    by = spared_by.get(ended.get("end", ""))
+    spared = {kind: max_steps - trained if kind == by else 0 for kind in ("balance", "capping")}
+    return {"executed": trained - shared, "sharing": shared} | spared
+
+
+def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -> tuple[float, float]:
+    """What a step of pretraining and one of the game took: medians over the readings that lie wholly in one of them.
+
+    A median passes over the readings in which kernels were built or the step was recorded. Where no reading lies
+    wholly in a phase, the one that saw both stands in.
+    """
+    before = [0.0, *(reading["step"] for reading in readings)]
+    taken = [
+        (begin, reading["step"], reading["time/train_s"] / (reading["step"] - begin))
+        for begin, reading in zip(before, readings, strict=False)
+    ]
+    pretrained = [seconds for begin, end, seconds in taken if end <= pretraining]
+    played = [seconds for begin, end, seconds in taken if begin >= pretraining]
+    across = [seconds for begin, end, seconds in taken if begin < pretraining < end]
+    first = pretrained or (across if pretraining else [])
+    second = played or across
+
+    def usual(seconds: list[float]) -> float:
+        # of one or two readings a median passes over nothing
+        return math.nan if not seconds else statistics.median(seconds) if len(seconds) > 2 else min(seconds)
+
+    return usual(first), usual(second)
+
+
+def cost_in_seconds(cost: float, pretraining: int, step_seconds: tuple[float, float], max_steps: int) -> float | None:
+    """`nash_cost` in seconds of training: every step at what a step of its phase took in this trial.
+
+    A censored cost, between one and two times `max_steps`, becomes as many times the seconds of `max_steps`.
+    """
+    times, steps = (cost / max_steps, float(max_steps)) if cost > max_steps else (1.0, cost)
+    alone = min(steps, float(pretraining))
+    known = [seconds for seconds in step_seconds if not math.isnan(seconds)]
+    if not known:
+        return None  # it never trained
+    pretrained, played = (known[0] if math.isnan(seconds) else seconds for seconds in step_seconds)
+    return times * (alone * pretrained + (steps - alone) * played)

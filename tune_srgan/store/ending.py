@@ -1,0 +1,38 @@
+"""Why a study's last driver stopped: written when it stops, read by whoever asks how the study stands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from tune_srgan.store.objects import write_atomically
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import read_json
+
+
+class StudyEnd(StrEnum):
+    """Every way in which a driver stops."""
+
+    COMPLETE = "complete"  # every trial and every confirmation has ended
+    BUDGET = "out of budget"
+    FAULT = "stopped"  # by what is no trial's fault: imagery that is gone, a last GPU that is lost, a store that fails
+    INTERRUPTED = "interrupted"  # by a person, or by another driver
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a driver stopped, and what a person is told of it."""
+
+    why: StudyEnd
+    text: str = ""
+
+    def keep(self, folder: StudyFolder) -> None:
+        """Write it down."""
+        write_atomically(folder.ending_file, json.dumps(asdict(self)))
+
+
+def ending_of(folder: StudyFolder) -> Ending | None:
+    """Read why the last driver stopped; None where none has, or it was killed."""
+    known = read_json(folder.ending_file)
+    return None if known is None else Ending(StudyEnd(known["why"]), known["text"])

@@ -1,0 +1,1 @@
+"""The study file: its settings, its space, and how it is read."""

@@ -1,0 +1,229 @@
+"""The study file: read and validated, all that is wrong at once, before anything starts; what is probably not meant.
+
+Looks at files of settings alone, not at imagery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from trainables.configuration import build_configuration, field_of
+from trainables.dotted import flatten, with_values
+from trainables.errors import InvalidInput, Problem, explain
+from trainables.places import resolve_path
+from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
+from trainables.unread import unread, why_unread
+from trainables.yaml_files import read_yaml
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Value
+
+MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
+NOT_SEARCHED = {
+    RULER: ("a key that defines the measurement", "What defines the ruler cannot be searched: fix it in the training."),
+    MACHINE: ("a key that defines how it is computed", "That cannot be searched: fix it in the training file."),
+    UNREAD: ("a key that nothing here reads", "It would search for nothing: take it out."),
+}
+
+
+def load_study(path: Path) -> tuple[Study, list[str]]:
+    """Read and validate a study file without looking at the imagery; returns warnings beside it."""
+    document = read_yaml(path)
+    problems: list[Problem] = []
+    training, training_file = _training_of(document, path, problems)
+    problems += _training_problems(training, training_file)
+    try:
+        study = Study.model_validate({**document, "training": training})
+    except ValidationError as error:
+        problems += [_for_space(problem) for problem in explain(error, Study, str(path))]
+        space = document.get("space")
+        problems += _key_problems(map(str, space) if isinstance(space, dict) else [], flatten(training), str(path))
+        raise InvalidInput(problems) from None
+    problems += _space_problems(study, str(path))
+    if not problems:
+        problems += _corner_problems(study, str(path), training_file)
+    if problems:
+        raise InvalidInput(problems)
+    return study, warnings_of(study)
+
+
+def warnings_of(study: Study) -> list[str]:
+    """What is allowed and probably not meant."""
+    configuration = study.lowest()
+    training, every = configuration.Training, configuration.Training.validate_every
+    ramp = training.adv_loss_ramp_steps if configuration.Schedulers.armed == "ramp_end" else 1
+    validations = (training.max_steps - training.pretrain_steps - ramp) // every
+    found = []
+    for which in "gd":
+        key = f"Schedulers.patience_{which}"
+        patience = max(study.space[key].ends()) if key in study.space else getattr(configuration.Schedulers, key[-10:])
+        if isinstance(patience, (int, float)) and patience + 2 > validations:
+            found.append(f"{key}: a patience of {patience} can never act within {training.max_steps} steps.")
+    warmup = study.space.get("Schedulers.g_warmup_steps")
+    longest: Any = max(warmup.ends()) if warmup else configuration.Schedulers.g_warmup_steps
+    if longest > training.pretrain_steps:
+        found.append(
+            f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
+            f"({training.pretrain_steps} steps) and reaches into the game."
+        )
+    found += [warning for key, warning in unread(configuration).items() if key not in study.space]
+    if study.search.budget.gpu_hours is not None and not study.resources.gpus:
+        found.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
+    changed = study.non_default_ruler()
+    if changed:
+        found.append("objective.nash is not the default: " + ", ".join(f"{k}={v}" for k, v in changed.items()) + ".")
+    return found
+
+
+def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem]) -> tuple[dict[str, Any], str]:
+    """The training's sections, inline or from the file a study names, and where they stand; paths made absolute."""
+    training, file = document.get("training", {}), path
+    if isinstance(training, str):
+        try:
+            file = (path.parent / training).resolve()
+            training = read_yaml(file)
+        except (ValueError, RuntimeError):  # a NUL in it, links that lead in a circle
+            problems.append(Problem(str(path), "training", repr(training), "a path that there can be"))
+            training = {}
+        except InvalidInput as error:
+            problems += [Problem(p.file, p.key or "training", p.found, p.expected, p.fix) for p in error.problems]
+            training = {}
+    elif not isinstance(training, dict):
+        problems.append(Problem(str(path), "training", repr(training), "a file name or the sections themselves"))
+        training = {}
+    data = training.get("Data")
+    if isinstance(data, dict):
+        for key in ("path", "root_dir"):
+            if isinstance(data.get(key), str) and data[key] != "sample":
+                with contextlib.suppress(ValueError):  # the training's own check names it
+                    training = with_values(training, {f"Data.{key}": resolve_path(data[key], file.parent)})
+    return training, str(file)
+
+
+def _training_problems(training: Mapping[str, Any], file: str) -> list[Problem]:
+    """What is wrong with the training whatever the space says: unknown keys, wrong types, sections that are none."""
+    try:
+        Configuration.model_validate(training)
+    except ValidationError:
+        try:
+            build_configuration(training, file, Path(file).parent)
+        except InvalidInput as error:
+            return error.problems
+    return []
+
+
+def _for_space(problem: Problem) -> Problem:
+    """pydantic names our aliases' fields; a person wrote `int` and `float`."""
+    key = problem.key.replace("int_range", "int").replace("float_range", "float")
+    return Problem(problem.file, key, problem.found, problem.expected, problem.fix.replace("int_range", "int"))
+
+
+def _key_problems(keys: Iterable[str], fixed: Mapping[str, Any], file: str) -> list[Problem]:
+    """Keys that are none, that define the ruler, or that are fixed too."""
+    problems = []
+    for key in keys:
+        field = field_of(key)
+        where = f"space.{key}"
+        name = "Training.g_warmup_steps" if key == "Schedulers.g_warmup_steps" and key not in fixed else key
+        if isinstance(field, str):
+            problems.append(Problem(file, where, "an unknown key", "a key of the training configuration", field))
+        elif section_of(field) is not None:
+            problems.append(Problem(file, where, "a section", "a key in it"))
+        elif refused := [NOT_SEARCHED[role] for role in NOT_SEARCHED if role in roles_of(key)]:
+            problems.append(Problem(file, where, refused[0][0], "a setting of the training", refused[0][1]))
+        elif name in fixed:
+            fix = "Take it out of the training file, or out of the space."
+            found = f"searched, and fixed to {fixed[name]} in the training"
+            problems.append(Problem(file, where, found, "one of them", fix))
+    return problems
+
+
+def _space_problems(study: Study, file: str) -> list[Problem]:
+    """Keys that cannot be searched, are fixed too, or do not take such values."""
+    fixed = flatten(study.training)
+    problems = _key_problems(study.space, fixed, file)
+    if not study.space:
+        problems.append(Problem(file, "space", "nothing", "at least one searched key"))
+    wrong = {problem.key for problem in problems}
+    for key, parameter in study.space.items():
+        field = field_of(key)
+        whole = isinstance(field, FieldInfo) and field.annotation is int
+        if f"space.{key}" not in wrong and whole and parameter.float_range is not None:
+            problems.append(Problem(file, f"space.{key}", "a float range", "an int range: the key takes whole numbers"))
+    for index, values in enumerate(study.search.try_first):
+        for key, value in values.items():
+            where = f"search.try_first[{index}].{key}"
+            parameter_of = study.space.get(key)
+            if parameter_of is None:
+                problems.append(Problem(file, where, "a key that is not searched", "a key of the space"))
+            elif not parameter_of.admits(value):
+                problems.append(Problem(file, where, repr(value), f"a value of the space ({parameter_of.describe()})"))
+    for key in ("max_steps", "validate_every"):
+        said, own = fixed.get(f"Training.{key}"), getattr(study.objective, key)
+        if said is not None and own is not None and said != own:
+            found = f"{own}, and Training.{key} is {said}"
+            problems.append(
+                Problem(file, f"objective.{key}", found, "one value", f"Take Training.{key} out of the training file.")
+            )
+    for key, place in (("storage", study.storage), *(("search.learn_from", name) for name in study.search.learn_from)):
+        try:
+            resolve_path(place, Path())
+        except ValueError as error:
+            problems.append(Problem(file, key, repr(place), str(error)))
+    if fixed.get("Training.device") == "cuda" and not study.resources.gpus:
+        fix = "Set resources.gpus, as a fraction where several trials share one, or leave Training.device out."
+        found = "a training on a GPU, and trials that are given none (resources.gpus is 0)"
+        problems.append(Problem(file, "training: Training.device", found, "GPUs for the trials", fix))
+    if study.training.get("Nash"):
+        problems.append(
+            Problem(file, "training: Nash", "the ruler in the training file", "objective.nash", "Move it there.")
+        )
+    return problems
+
+
+def _corner_problems(study: Study, file: str, training_file: str) -> list[Problem]:
+    """Every range's ends must build a valid training; what is wrong everywhere is the training file's own fault."""
+    keys = list(study.space)
+    ends = [study.space[key].ends() for key in keys]
+    if len(keys) <= MAX_CORNERS_OF and math.prod(len(found) for found in ends) <= 2**MAX_CORNERS_OF:
+        corners = [dict(zip(keys, values, strict=True)) for values in itertools.product(*ends)]
+    else:
+        first = {key: found[0] for key, found in zip(keys, ends, strict=True)}
+        last = {key: found[-1] for key, found in zip(keys, ends, strict=True)}
+        corners = [base | {key: value} for base in (first, last) for key in keys for value in study.space[key].ends()]
+    # what both ends take and the number beside them does not: an odd kernel size
+    beside = {key: p.bounds[0] + (p.step or 1) for key, p in study.space.items() if p.int_range is not None}
+    corners += [corners[0] | {key: value} for key, value in beside.items()]
+    found_at: dict[Problem, list[dict[str, Value]]] = {}
+    unread_at: dict[str, list[str]] = {key: [] for key in keys}
+    for corner in corners:
+        document = with_values(study.training, study.ruler_values() | corner)
+        try:
+            configuration = build_configuration(document, training_file, Path(training_file).parent)
+            for key, reasons in unread_at.items():
+                reasons.append(why_unread(key, configuration))
+        except InvalidInput as error:
+            for problem in error.problems:
+                found_at.setdefault(problem, []).append(corner)
+    problems, named = [], set()
+    for problem, where in found_at.items():
+        if len(where) == len(corners):
+            problems.append(problem)
+        elif problem.key not in named:  # one corner says it; the others are the same fault
+            named.add(problem.key)
+            corner_text = ", ".join(f"{key} = {value}" for key, value in where[0].items())
+            fix = f"A range reaches too far: at {corner_text}."
+            key = f"space.{problem.key}" if problem.key in study.space else problem.key
+            problems.append(Problem(file, key, problem.found, problem.expected, fix))
+    for key, reasons in unread_at.items():
+        if reasons and all(reasons):
+            found = f"a key that does nothing, since {reasons[0]}"
+            problems.append(Problem(file, f"space.{key}", found, "a setting of the training", "Take it out."))
+    return problems

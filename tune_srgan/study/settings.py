@@ -1,0 +1,177 @@
+"""A study's settings: what is searched, for what, with what, and the configuration each trial gets of them.
+
+Knows the training's configuration, not its networks; imports neither torch nor ray nor optuna.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from trainables.balance import Ruler
+from trainables.configuration import build_configuration
+from trainables.dotted import with_values
+from trainables.schema import Configuration, NashSettings, Place, Section
+from trainables.yaml_files import write_yaml
+from tune_srgan.study.space import Parameter, Value
+
+WandbMode = Literal["offline", "online", "disabled"]
+
+
+class Objective(Section):
+    """What is minimised, and the ruler it is measured with."""
+
+    metric: Literal["steps_to_nash", "seconds_to_nash"] = (
+        "steps_to_nash"  # seconds: of training, as each trial measures
+    )
+    max_steps: Annotated[int, Field(ge=1)] | None = None  # of a trial; else the training file's
+    validate_every: Annotated[int, Field(ge=1)] | None = None
+    nash: NashSettings = NashSettings()
+
+
+class Budget(Section):
+    """What the whole study may use; the first limit that is reached ends it."""
+
+    hours: Annotated[float, Field(gt=0)] | None = None
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+
+
+class Capping(Section):
+    """Trials that can no longer win end: at the bound `slack` × best, and where the game is lost for good."""
+
+    enabled: bool = True
+    slack: Annotated[float, Field(ge=1)] = 1.25
+    lost_after: Annotated[int, Field(ge=1)] = 20  # validations of the game in which D orders every pair
+
+
+class BestFirst(Section):
+    """The trial that may reach the balance soonest is trained first. Takes capping, which ends what is left over."""
+
+    enabled: bool = True
+    margin: Annotated[float, Field(ge=1)] = 1.25  # so many times as late as one that waits, a trial makes way
+
+
+class Sharing(Section):
+    """Pretraining that several trials have in common is computed once."""
+
+    enabled: bool = True
+    disk_gb: Annotated[float, Field(gt=0)] = 20  # that snapshots may take
+
+
+class Search(Section):
+    """How many trials, and who proposes them."""
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random"] = "tpe"
+    startup: Annotated[int, Field(ge=1)] = 32  # proposed blindly; the soonest of them are started first
+    seed: Annotated[int, Field(ge=0)] = 0
+    try_first: list[dict[str, Value]] = []
+    budget: Budget = Budget()
+    capping: Capping = Capping()
+    best_first: BestFirst = BestFirst()
+    sharing: Sharing = Sharing()
+    learn_from: list[Place] = []  # earlier studies: a folder, or a name in the same storage
+
+
+class Confirm(Section):
+    """The best `top` configurations again, on `seeds` further seeds, each to max_steps."""
+
+    top: Annotated[int, Field(ge=0)] = 4
+    seeds: Annotated[int, Field(ge=1)] = 5
+
+
+class Resources(Section):
+    """Of one trial; fractions of a GPU are fine."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    concurrent: Annotated[int, Field(ge=1)] | None = None  # else as many as fit
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    mps: bool = True  # trials that share a GPU do so through CUDA MPS, where its daemon can be started
+
+
+class WandbTracking(Section):
+    """Weights & Biases."""
+
+    mode: WandbMode = "offline"
+    project: str = "tune-srgan"
+    entity: str | None = None
+
+
+class Tracking(Section):
+    """Where readings go besides the record."""
+
+    wandb: WandbTracking = WandbTracking()
+
+
+class Study(Section):
+    """A validated study. `training` is the training file's content, paths in it absolute."""
+
+    study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    training: dict[str, Any]
+    space: dict[str, Parameter]
+    objective: Objective = Objective()
+    search: Search = Search()
+    confirm: Confirm = Confirm()
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    storage: Place = "runs"
+
+    def configuration(self, values: Mapping[str, Value]) -> Configuration:
+        """The complete training configuration of a trial."""
+        return build_configuration(with_values(self.training, self.ruler_values() | dict(values)), self.study, Path())
+
+    def lowest(self) -> Configuration:
+        """The configuration at the low end of every range."""
+        return self.configuration({key: parameter.low for key, parameter in self.space.items()})
+
+    def highest(self) -> Configuration:
+        """The configuration at the high end of every range."""
+        return self.configuration({key: parameter.high for key, parameter in self.space.items()})
+
+    def confirming(self, values: Mapping[str, Value], further: int) -> Configuration:
+        """A trial's configuration with the `further`-th seed after its own."""
+        configuration = self.configuration(values)
+        training = configuration.Training.model_copy(update={"seed": configuration.Training.seed + further})
+        return configuration.model_copy(update={"Training": training})
+
+    @property
+    def max_steps(self) -> int:
+        """Steps of a trial that does not reach the balance."""
+        found = self.objective.max_steps or self.training.get("Training", {}).get("max_steps")
+        return int(found or Configuration().Training.max_steps)
+
+    def dump(self) -> str:
+        """The resolved study as YAML; `load` of it is the identity."""
+        return write_yaml(self.model_dump(by_alias=True, exclude_none=True))
+
+    def same_search(self, other: Study) -> bool:
+        """Whether trials of one are trials of the other: same training, space and objective."""
+        return (self.training, self.space, self.objective) == (other.training, other.space, other.objective)
+
+    def ruler_values(self) -> dict[str, Any]:
+        """What the study, not the training file, says of the measurement and of the machine; by dotted key."""
+        objective = self.objective
+        fixed: dict[str, Any] = {f"Nash.{key}": value for key, value in objective.nash.model_dump().items()}
+        if objective.max_steps is not None:
+            fixed["Training.max_steps"] = objective.max_steps
+        if objective.validate_every is not None:
+            fixed["Training.validate_every"] = objective.validate_every
+        if not self.resources.gpus and self.training.get("Training", {}).get("device", "auto") == "auto":
+            fixed["Training.device"] = "cpu"  # Ray does not hide a GPU from a trial that asked for none
+        if "threads" not in self.training.get("Training", {}):
+            fixed["Training.threads"] = max(1, int(self.resources.cpus))
+        return fixed
+
+    def non_default_ruler(self) -> dict[str, Any]:
+        """Tolerances other than the defaults: printed beside every result."""
+        default = NashSettings().model_dump()
+        return {key: value for key, value in self.objective.nash.model_dump().items() if value != default[key]}
+
+    def earliest_certificate(self) -> int:
+        """The earliest step at which any configuration of the space can be certified."""
+        return Ruler.of(self.lowest()).first_certificate

@@ -1,0 +1,106 @@
+"""One searched key: a range or a choice, and which values it admits."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from trainables.schema import Section
+
+Value = int | float | str | bool
+
+
+class Parameter(Section):
+    """One searched key: `{int: [low, high], step: n}`, `{float: [low, high], log: true}` or `{choice: [...]}`."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # said of the whole range, in its own words
+
+    int_range: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(None, alias="int")
+    float_range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(None, alias="float")
+    choice: Annotated[list[Value], Field(min_length=1)] | None = None
+    step: float | int | None = None
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parameter:
+        given = [name for name in ("int_range", "float_range", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("exactly one of int, float and choice")
+        if self.choice is not None:
+            if self.step is not None or self.log:
+                raise ValueError("no step and no log with choice")
+            return self
+        low, high = self.bounds
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"a finite range whose low end is below its high end, not [{low}, {high}]")
+        if self.log and low <= 0:
+            raise ValueError("a low end above 0, since log is on")
+        if self.log and high / low == math.inf:
+            raise ValueError(f"a low end nearer to {high}, since log is on")
+        if self.step is not None:
+            if self.log:
+                raise ValueError("step or log, not both")
+            if not self.step > 0 or (self.int_range is not None and not isinstance(self.step, int)):
+                raise ValueError("a step above 0, whole for int")
+            steps = (high - low) / self.step
+            if not 0.5 < steps < math.inf or abs(steps - round(steps)) > 1e-9:
+                raise ValueError(f"a step that divides {high} - {low} = {high - low:g}; {self.step} does not")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Low and high end of a range."""
+        ends = self.int_range or self.float_range
+        assert ends is not None
+        return ends[0], ends[1]
+
+    def ends(self) -> list[Value]:
+        """The values that must all build a valid training: both ends, or every choice."""
+        return self.choice if self.choice is not None else list(self.bounds)
+
+    @property
+    def low(self) -> Any:
+        """The smallest value; of a choice that has none, the first."""
+        ends = self.ends()
+        return ends[0] if any(isinstance(end, str) for end in ends) else min(ends)
+
+    @property
+    def high(self) -> Any:
+        """The largest value; of a choice that has none, the last."""
+        ends = self.ends()
+        return ends[-1] if any(isinstance(end, str) for end in ends) else max(ends)
+
+    def at(self, share: float) -> Value:
+        """The value at a share of the way, from 0 to 1 exclusive; shares drawn evenly give every value alike."""
+        if self.choice is not None:
+            return self.choice[int(share * len(self.choice))]
+        low, high = self.bounds
+        step = self.step or (1 if self.int_range is not None else None)
+        if self.log:
+            value = math.exp(math.log(low) + share * math.log(high / low))
+            return round(value) if self.int_range is not None else value
+        value = low + step * int(share * (round((high - low) / step) + 1)) if step else low + share * (high - low)
+        return int(value) if self.int_range is not None else value
+
+    def admits(self, value: object) -> bool:
+        """Whether a value can be proposed."""
+        if self.choice is not None:
+            return value in self.choice
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if self.int_range is not None and not isinstance(value, int):
+            return False
+        low, high = self.bounds
+        step = self.step or (1 if self.int_range is not None else None)
+        if not low <= value <= high:
+            return False
+        return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-9
+
+    def describe(self) -> str:
+        """What can be proposed, in words: `2 to 12`, `one of a, b`."""
+        if self.choice is not None:
+            return "one of " + ", ".join(map(str, self.choice))
+        low, high = self.bounds
+        return f"{low:g} to {high:g}" + (f" by {self.step:g}" if self.step else "")
