@@ -1,10 +1,12 @@
 """The house stands as docs/architecture.md says: floors, rooms, libraries, names of files, sizes."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.support.service import ROOT
 from tune_srgan.store.layout import Item, StudyFiles, TrackerFiles, TrialFiles, items
@@ -113,6 +115,19 @@ def reached(file: Path, seen: set[Path]) -> set[Path]:
 def test_the_commands_load_no_heavy_library_until_one_is_needed():
     loaded = {file: libraries(file, everywhere=False) & HEAVY for file in reached(ROOT / "tune.py", set())}
     assert {str(file): names for file, names in loaded.items() if names} == {}
+
+
+def test_rays_private_names_are_imported_where_they_are_used_and_ray_is_bounded():
+    for file in SERVICE:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        private = [name for name in imported(file, everywhere=False) if name.startswith("ray._")]
+        assert private == [], file
+        reached = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        assert [name for name in reached if name.startswith("ray._")] == [], file
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for library in ("ray", "optuna"):
+        (wanted,) = [one for one in map(Requirement, project["dependencies"]) if one.name == library]
+        assert any(specifier.operator == "<" for specifier in wanted.specifier), library
 
 
 def strings(tree: ast.AST) -> Iterator[ast.Constant]:

@@ -106,11 +106,11 @@ def excesses(reading: Reading, ruler: Ruler) -> dict[str, float]:
         "control": (_worst([1 - reading["nash/control"]]), 1 - nash.control_auc),
         "psnr": (_worst(reading["nash/psnr_bicubic"] - reading[j + "psnr"] for j in judged), nash.psnr_slack_db),
     }
-    found = {name: max(0.0, (value - tolerance) / tolerance) for name, (value, tolerance) in deviations.items()}
+    misses = {name: max(0.0, (value - tolerance) / tolerance) for name, (value, tolerance) in deviations.items()}
     rate = reading["lr_discriminator"]
-    found["d_rate"] = 0.0 if rate >= floor else math.log2(floor / rate) if rate > 0 else math.inf
-    found["ramp"] = 0.0
-    return {name: found[name] for name in CONDITIONS}
+    misses["d_rate"] = 0.0 if rate >= floor else math.log2(floor / rate) if rate > 0 else math.inf
+    misses["ramp"] = 0.0
+    return {name: misses[name] for name in CONDITIONS}
 
 
 def _worst(deviations: Iterable[float]) -> float:
@@ -134,8 +134,8 @@ def judge(readings: Sequence[Reading], ruler: Ruler) -> Verdict:
         last = readings[start + nash.window - 1]
         if gap == 0 and nash.exploitability is not None:
             # refused by its best response: as far from balance as that response's rank from the limit
-            limit, found = nash.exploitability, last.get("nash/exploitability", math.inf)
-            gap = math.inf if math.isnan(found) else max(0.0, (found - limit) / limit)
+            limit, response = nash.exploitability, last.get("nash/exploitability", math.inf)
+            gap = math.inf if math.isnan(response) else max(0.0, (response - limit) / limit)
         if gap == 0:
             return Verdict(int(readings[start]["step"]), int(last["step"]), int(readings[start]["step"]), 0.0)
         smallest = min(smallest, gap)

@@ -70,14 +70,14 @@ class Decoded:
         begins = np.zeros((len(shapes), 3), np.int64)
         begins[:, 0] = np.cumsum([0, *shapes.prod(1)[:-1]])
         begins[:, 1], begins[:, 2] = begins[:, 0] * factor**2, shapes[:, 1]
-        found = []
+        scenes = []
         for (height, width), (low, high, _), name, usable in zip(
             shapes.tolist(), begins.tolist(), self.names, self.usable, strict=True
         ):
             hr = self.hr[high : high + height * width * factor**2].view(height * factor, width * factor, -1)
             lr = self.lr[low : low + height * width].view(height, width, -1)
-            found.append(Scene(name, hr.permute(2, 0, 1), lr.permute(2, 0, 1), usable))
-        return begins, found
+            scenes.append(Scene(name, hr.permute(2, 0, 1), lr.permute(2, 0, 1), usable))
+        return begins, scenes
 
     def write(self, folder: Path) -> None:
         """Into files that `read` maps into memory."""
@@ -120,12 +120,12 @@ class Imagery:
         self.factor = configuration.Generator.scaling_factor
         self.cells = data.crop_size // self.factor  # a crop's side, low-resolution pixels
         self.val_side = data.val_side
-        found = find_scenes(configuration)
-        self.source = found.source
-        decoded = self._decoded(configuration, found)
+        files = find_scenes(configuration)
+        self.source = files.source
+        decoded = self._decoded(configuration, files)
         self.low, self.high, pools = decoded.low, decoded.high, [decoded.lr, decoded.hr]
         self._begins, self.scenes = decoded.scenes(self.factor)
-        areas = self._areas(configuration, found, [mask.shape for mask in decoded.usable])
+        areas = self._areas(configuration, files, [mask.shape for mask in decoded.usable])
         self.resident = _fits(sum(pool.nbytes for pool in pools), device) if data.resident is None else data.resident
         self._pools = [pool.to(device) for pool in pools] if self.resident else pools
         self.train_positions = self._positions("train", areas)
@@ -139,19 +139,19 @@ class Imagery:
         A crop is where it begins in the low-resolution pool, how wide its scene is there, the same of the
         high-resolution pool, and which of the eight flips and turns it gets.
         """
-        found = np.empty((len(steps), size, 5), np.int32)
+        places = np.empty((len(steps), size, 5), np.int32)
         for at, step in enumerate(steps):
             draw = np.random.default_rng([seed, *stream.encode(), step])
             chosen = self.train_positions[draw.integers(len(self.train_positions), size=size)]
             turns, mirrored = draw.integers(4, size=size), draw.integers(2, size=size)
             begins = self._begins[chosen[:, 0]]
             widths = begins[:, 2]
-            found[at, :, 0] = begins[:, 0] + chosen[:, 1] * widths + chosen[:, 2]
-            found[at, :, 1] = widths
-            found[at, :, 2] = begins[:, 1] + (chosen[:, 1] * widths * self.factor + chosen[:, 2]) * self.factor
-            found[at, :, 3] = widths * self.factor
-            found[at, :, 4] = 4 * mirrored + turns
-        return torch.from_numpy(found)
+            places[at, :, 0] = begins[:, 0] + chosen[:, 1] * widths + chosen[:, 2]
+            places[at, :, 1] = widths
+            places[at, :, 2] = begins[:, 1] + (chosen[:, 1] * widths * self.factor + chosen[:, 2]) * self.factor
+            places[at, :, 3] = widths * self.factor
+            places[at, :, 4] = 4 * mirrored + turns
+        return torch.from_numpy(places)
 
     def gather(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """(lr, hr) images of (size, 5) crops, on the pools' device, without a word from the host."""
@@ -165,10 +165,10 @@ class Imagery:
     @cached_property
     def digest(self) -> str:
         """A hash of every number that a training sees: pixels, where crops may begin, the held-out pairs."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for part in (*self._pools, torch.from_numpy(self.train_positions), self.pairs.lr, self.pairs.hr):
-            found.update(part.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
         """(lr, hr) images of a step."""
@@ -210,18 +210,18 @@ class Imagery:
             return data.scale[0], data.scale[1]
         return fixed.get(data.normalization, (0.0, 1.0))
 
-    def _decoded(self, configuration: Configuration, found: Found) -> Decoded:
+    def _decoded(self, configuration: Configuration, files: Found) -> Decoded:
         """The scenes, decoded; from a certain size on this machine's one copy of them, mapped into memory."""
-        stamps = found.stamps()
+        stamps = files.stamps()
         if sum(size for _, size, _ in stamps) < SHARED_FROM:
-            return self._decode(configuration, found)
+            return self._decode(configuration, files)
         data, bands = configuration.Data.model_dump(), configuration.Model.in_bands
         determined = [1, stamps, data, bands, self.factor, torch.__version__, torch.backends.cpu.get_cpu_capability()]
         key = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
         entry = cache() / "imagery" / f"scenes-{key}"
 
         def make() -> None:
-            decoded = self._decode(configuration, found)
+            decoded = self._decode(configuration, files)
             make_room(entry.parent, decoded.nbytes)
             decoded.write(entry)
 
@@ -229,15 +229,15 @@ class Imagery:
             used(entry, make)
         except OSError as error:
             _log.warning("the trainings of this machine do not share their scenes (%s)", error)
-            return self._decode(configuration, found)
+            return self._decode(configuration, files)
         return Decoded.read(entry)
 
-    def _decode(self, configuration: Configuration, found: Found) -> Decoded:
-        raws = [raw for group in found.read(configuration) for raw in group]
+    def _decode(self, configuration: Configuration, files: Found) -> Decoded:
+        raws = [raw for group in files.read(configuration) for raw in group]
         shapes = [(raw.valid.shape[0] // self.factor, raw.valid.shape[1] // self.factor) for raw in raws]
         if min(min(shape) for shape in shapes) < 1:
             raise self._too_small(f"a scene of less than {self.factor} px")
-        low, high = self._normalisation(configuration, raws, self._areas(configuration, found, shapes))
+        low, high = self._normalisation(configuration, raws, self._areas(configuration, files, shapes))
         scenes = [self._scene(raw, low, high) for raw in raws]
         pools = []
         for images in ([scene.lr for scene in scenes], [scene.hr for scene in scenes]):
@@ -263,10 +263,10 @@ class Imagery:
             usable = _all_of(valid, self.factor)
         return Scene(raw.name, hr, lr, usable)
 
-    def _areas(self, configuration: Configuration, found: Found, shapes: Sequence[tuple[int, ...]]) -> list[Areas]:
+    def _areas(self, configuration: Configuration, files: Found, shapes: Sequence[tuple[int, ...]]) -> list[Areas]:
         """Where every scene, of so many low-resolution rows and columns, is trained on and held out."""
-        if found.val:
-            return [{"train": _WHOLE}] * len(found.train) + [{"val": _WHOLE}] * len(found.val)
+        if files.val:
+            return [{"train": _WHOLE}] * len(files.train) + [{"val": _WHOLE}] * len(files.val)
         return self._split(shapes, configuration.Data.val_fraction)
 
     def _split(self, shapes: Sequence[tuple[int, ...]], fraction: float) -> list[Areas]:
@@ -289,14 +289,14 @@ class Imagery:
 
     def _positions(self, area: str, areas: list[Areas]) -> Positions:
         """Top left corners of all crops that lie in an area and touch no nodata."""
-        found = [np.zeros((0, 3), np.int32)]
+        corners_of = [np.zeros((0, 3), np.int32)]
         for index, (scene, has) in enumerate(zip(self.scenes, areas, strict=True)):
             if area in has:
                 usable = np.zeros_like(scene.usable)
                 usable[has[area]] = scene.usable[has[area]]
                 corners = np.argwhere(_windows(usable, self.cells))
-                found.append(np.column_stack([np.full(len(corners), index), corners]).astype(np.int32))
-        positions = np.concatenate(found)
+                corners_of.append(np.column_stack([np.full(len(corners), index), corners]).astype(np.int32))
+        positions = np.concatenate(corners_of)
         if not len(positions):
             raise self._too_small(f"no crop of {self.cells * self.factor} px without nodata in the {area} area")
         return positions

@@ -60,8 +60,8 @@ class _Residual(nn.Module):
         self.second = _Layer(channels, channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.second(self.first(x), skip=x)
-        return found
+        image: Tensor = self.second(self.first(x), skip=x)
+        return image
 
 
 class _DenseTrunk(nn.Module):
@@ -87,8 +87,8 @@ class _DenseTrunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if dense.usable(x, self.channels, self.growth):
-            found: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale)
-            return found
+            image: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale)
+            return image
         for block, (weight, bias) in enumerate(zip(self.weight.to(x.dtype), self.bias.to(x.dtype), strict=True)):
             if block % 3 == 0:
                 around = x

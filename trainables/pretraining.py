@@ -43,17 +43,17 @@ def pack(state: State) -> bytes:
 
 def unpack(content: bytes, configuration: Configuration, device: torch.device) -> State:
     """The state that `pack` was given, for a configuration of the same fingerprint."""
-    found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    return State(configuration, device).take(found)
+    parts = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return State(configuration, device).take(parts)
 
 
 @cache
 def _code() -> str:
     """A hash of the code that trains."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.rglob("*.py")):
-        found.update(file.relative_to(Path(__file__).parent).as_posix().encode() + file.read_bytes())
-    return found.hexdigest()
+        digest.update(file.relative_to(Path(__file__).parent).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def model_of(device: torch.device) -> str:

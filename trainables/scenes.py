@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from trainables.cache import WHOLE, cache, make_room, used
 from trainables.errors import InvalidInput, Problem
-from trainables.places import is_url
+from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
 
 MANIFEST = "manifest.json"
@@ -97,9 +97,10 @@ def fetched(url: str, key: str) -> Path:
     try:
         files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         there = {
-            name.removeprefix(f"{root}/") if name != root else Path(name).name: info
+            within: info
             for name, info in sorted(files.find(root, detail=True).items())
-            if Path(name).suffix.lower() in SUFFIXES and ".." not in Path(name).parts
+            if is_inside(within := name.removeprefix(f"{root}/") if name != root else Path(name).name)
+            and Path(name).suffix.lower() in SUFFIXES
         }
     except Exception as error:  # every store has its own
         known = sorted(folder.glob(f"url-{_hash(url)}-*/{WHOLE}"), key=lambda whole: whole.stat().st_mtime)

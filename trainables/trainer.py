@@ -73,14 +73,14 @@ def train(state: State, imagery: Imagery, to_max_steps: bool = False) -> Iterato
         if reached and not to_max_steps:
             return
         began = time.perf_counter()
-        found: list[Losses] = []
+        made: list[Losses] = []
         for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
-            found.append(losses)
+            made.append(losses)
             # a GPU works on this plan while the one before is looked at
-            _stop_if_not_finite(found[-2 if losses.arrived and len(found) > 1 else -1], configuration)
-        _stop_if_not_finite(found[-1], configuration)
+            _stop_if_not_finite(made[-2 if losses.arrived and len(made) > 1 else -1], configuration)
+        _stop_if_not_finite(made[-1], configuration)
         trained = time.perf_counter()
-        reading = {"step": float(state.step)} | _means(found) | _train_metrics(state, *stepper.last)
+        reading = {"step": float(state.step)} | _means(made) | _train_metrics(state, *stepper.last)
         reading |= measure(state, imagery) | _state_of_schedules(state)
         _watch_plateaus(state, reading)
         reading |= _content_slope(state, reading) | _judgement(reading, ruler)
@@ -108,9 +108,9 @@ def _stop_if_not_finite(losses: Losses, configuration: Configuration) -> None:
                 raise Diverged(step, name)
 
 
-def _means(found: list[Losses]) -> dict[str, float]:
+def _means(made: list[Losses]) -> dict[str, float]:
     """Means of the training losses since the last reading. What does not exist in pretraining is left out, not 0."""
-    rows = torch.cat([losses.rows() for losses in found]).double().numpy()
+    rows = torch.cat([losses.rows() for losses in made]).double().numpy()
     return {
         name: float(np.nanmean(rows[:, index]))
         for index, name in enumerate(LOSSES)
@@ -121,23 +121,23 @@ def _means(found: list[Losses]) -> dict[str, float]:
 def _train_metrics(state: State, lr: Tensor, hr: Tensor) -> dict[str, float]:
     with torch.no_grad():
         sr = state.generator(lr).float()
-    found = image_metrics(sr, hr, state.configuration.Training.Losses)
-    return {f"train_metrics/{name}": value for name, value in found.items()}
+    figures = image_metrics(sr, hr, state.configuration.Training.Losses)
+    return {f"train_metrics/{name}": value for name, value in figures.items()}
 
 
 def _state_of_schedules(state: State) -> dict[str, float]:
     """Phase, adversarial weight and both rates as the last update used them."""
     configuration = state.configuration
-    found = {
+    figures = {
         "training/pretrain_phase": float(state.discriminator is None),
         "training/adv_loss_weight": adversarial_weight(state.step, configuration),
         "lr_generator": state.plateau_g.rate * g_warmup(state.step, configuration),
     }
     if state.discriminator is not None:
-        found["lr_discriminator"] = state.plateau_d.rate
+        figures["lr_discriminator"] = state.plateau_d.rate
     if state.averaged is not None:
-        found["EMA/updates"] = float(max(0, state.step - configuration.Training.EMA.update_after_step))
-    return found
+        figures["EMA/updates"] = float(max(0, state.step - configuration.Training.EMA.update_after_step))
+    return figures
 
 
 def _watch_plateaus(state: State, reading: dict[str, float]) -> None:
@@ -171,12 +171,12 @@ def _content_slope(state: State, reading: dict[str, float]) -> dict[str, float]:
 
 def _judgement(reading: dict[str, float], ruler: Ruler) -> dict[str, float]:
     """The meter's word on this reading."""
-    found = {f"nash/excess_{name}": value for name, value in excesses(reading, ruler).items() if math.isfinite(value)}
+    figures = {f"nash/excess_{name}": value for name, value in excesses(reading, ruler).items() if math.isfinite(value)}
     gap = reading_gap(reading, ruler)
-    found["nash/balanced"] = float(gap == 0)
+    figures["nash/balanced"] = float(gap == 0)
     if math.isfinite(gap):
-        found["nash/gap"] = gap
-    return found
+        figures["nash/gap"] = gap
+    return figures
 
 
 def _certificate(

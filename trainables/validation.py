@@ -37,23 +37,23 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
     judged = _answers(state.judged, pairs.lr, size)
-    found = {f"val_metrics/{name}": value for name, value in image_metrics(judged, pairs.hr, losses).items()}
+    figures = {f"val_metrics/{name}": value for name, value in image_metrics(judged, pairs.hr, losses).items()}
     content = float(content_loss(judged, pairs.hr, losses))
-    found["validation/content_loss"] = content
-    found["nash/psnr"] = float(psnr(judged, pairs.hr, peak))
-    found["nash/psnr_bicubic"] = float(psnr(pairs.bicubic, pairs.hr, peak))
+    figures["validation/content_loss"] = content
+    figures["nash/psnr"] = float(psnr(judged, pairs.hr, peak))
+    figures["nash/psnr_bicubic"] = float(psnr(pairs.bicubic, pairs.hr, peak))
     d = state.discriminator
     if d is None:
-        return found
+        return figures
     d.eval()
     real, fake = _answers(d, pairs.hr, size), _answers(d, judged, size)
     real_detailed = real[pairs.detailed]
-    found |= _against(real_detailed, fake, pairs.detailed, "nash/")
-    found["nash/p_y"] = float(real.sigmoid().mean())
+    figures |= _against(real_detailed, fake, pairs.detailed, "nash/")
+    figures["nash/p_y"] = float(real.sigmoid().mean())
     if state.averaged is not None:
         raw = _answers(state.generator, pairs.lr, size)
-        found |= _against(real_detailed, _answers(d, raw, size), pairs.detailed, "nash/raw/")
-        found["nash/raw/psnr"] = float(psnr(raw, pairs.hr, peak))
+        figures |= _against(real_detailed, _answers(d, raw, size), pairs.detailed, "nash/raw/")
+        figures["nash/raw/psnr"] = float(psnr(raw, pairs.hr, peak))
     references = {"bicubic": pairs.bicubic[pairs.detailed]}
     if state.pretrained is not None:
         if state.pretrained_images is None:  # they never change
@@ -61,14 +61,16 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
         references["pretrained"] = state.pretrained_images
     for name, image in references.items():
         answer, interval = auc(real_detailed, _answers(d, image, size))
-        found |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
-        found[f"nash/control_{name}_high"] = interval[1]
-    found["nash/control"] = float(np.min([found[f"nash/control_{name}"] for name in references]))  # nan stays nan
-    found["validation/DISC_adversarial_loss"] = float(discriminator_loss(real, fake, configuration.Training.real_label))
+        figures |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
+        figures[f"nash/control_{name}_high"] = interval[1]
+    figures["nash/control"] = float(np.min([figures[f"nash/control_{name}"] for name in references]))  # nan stays nan
+    figures["validation/DISC_adversarial_loss"] = float(
+        discriminator_loss(real, fake, configuration.Training.real_label)
+    )
     adversarial = float(generator_adversarial_loss(fake))
-    found["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
+    figures["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
     d.train()
-    return found
+    return figures
 
 
 def best_response(state: State, imagery: Imagery) -> float:
@@ -87,16 +89,16 @@ def probes(state: State, imagery: Imagery) -> dict[str, float]:
     same against bicubic images, which all should tell from real ones, and against other real ones, which none can.
     """
     first, second = range(BEST_RESPONSE_STEPS), range(BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS)
-    found = {}
+    ranks = {}
     for opponent in OPPONENTS:
         suffix = "" if opponent == "generated" else f"_{opponent}"
         responder, optimizer = _warm(state)
         for name, steps in (("100", first), ("300", second)):
-            found[f"nash/probe/warm_{name}{suffix}"] = _respond(responder, optimizer, opponent, steps, state, imagery)
+            ranks[f"nash/probe/warm_{name}{suffix}"] = _respond(responder, optimizer, opponent, steps, state, imagery)
         fresh, optimizer = state.drawn_discriminator("probe", FRESH_RATE)
         whole = range(LONG_RESPONSE_STEPS)
-        found[f"nash/probe/fresh_300{suffix}"] = _respond(fresh, optimizer, opponent, whole, state, imagery)
-    return found
+        ranks[f"nash/probe/fresh_300{suffix}"] = _respond(fresh, optimizer, opponent, whole, state, imagery)
+    return ranks
 
 
 def _warm(state: State) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -84,8 +84,8 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
     limits = search.budget.model_dump(exclude_none=True)
     lines = [
         f"Imagery: {imagery.describe()}",
-        f"{search.trials} trials of at most {study.max_steps} steps ({search.trials * study.max_steps} in all), each on "
-        f"{resources.cpus:g} CPU(s) and {resources.gpus:g} GPU(s); sampler {search.sampler}, fitted after "
+        f"{search.trials} trials of at most {study.max_steps} steps ({search.trials * study.max_steps} in all), each "
+        f"on {resources.cpus:g} CPU(s) and {resources.gpus:g} GPU(s); sampler {search.sampler}, fitted after "
         f"{search.startup} trials.",
         *(["Budget: " + ", ".join(f"{value:g} {key}" for key, value in limits.items()) + "."] if limits else []),
         f"The earliest step at which a balance can be certified: {study.earliest_certificate()}.",

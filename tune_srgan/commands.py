@@ -259,11 +259,11 @@ def best(study: StudyName, storage: Storage = None, address: Dashboard = None) -
     if address:
         _on_head(address, "best", *there("best", study, storage or RUNS))
     folder, loaded, records = _found(study, storage)
-    found = write_best(loaded, folder, records)
-    if found is None:
+    winner = write_best(loaded, folder, records)
+    if winner is None:
         err.print(f"No trial of {folder.path.name} reached the balance.", style="yellow")
         raise typer.Exit(FAILED)
-    sys.stdout.write(best_configuration(loaded, found))
+    sys.stdout.write(best_configuration(loaded, winner))
 
 
 @app.command()

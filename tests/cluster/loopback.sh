@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's section "On a cluster", followed word by word with clusters/local.yaml, on one machine: by hand, as root,
+# docs/cluster.md, followed word by word with clusters/local.yaml, on one machine: by hand, as root,
 #   tests/cluster/loopback.sh [ENVIRONMENT]
 # Laptop, head and worker are namespaces (processes, network, mounts, host name) with a /home, a /tmp and an sshd each;
 # head and worker share /mnt, the laptop does not see it. All of it ends with the script; nothing else is touched.
@@ -164,15 +164,15 @@ laptop() {
   plug_in worker $WORKER
   rsync -a --exclude .git --filter ':- .gitignore' "$checkout/" ~/tune-srgan
   cd ~/tune-srgan
-  follow_the_readme
+  follow_the_page
 }
 
-# --- The README's section, line by line
+# --- docs/cluster.md, line by line
 
-as_told() { # CODE LINE [MORE...]: a line that the README gives, for these machines, with what only they need
+as_told() { # CODE LINE [MORE...]: a line that the page gives, for these machines, with what only they need
   local code=$1 line=$2
   shift 2
-  grep -qF -- "$line" README.md || fail "the README does not say: $line"
+  grep -qF -- "$line" docs/cluster.md || fail "docs/cluster.md does not say: $line"
   gives "$code" bash -c "$(sed -e "s#ray_cluster\.yaml#$EDITED#" -e "s#search_spaces/srgan\.yaml#tests/cluster/tiny.yaml#" \
     -e "s#s3://my-bucket/studies#/mnt/studies#" <<< "$line") $*"
 }
@@ -182,7 +182,7 @@ edit() { # PATTERN REPLACEMENT: one of the file's marked places
   sed -Ei "s#$1#$2#" $EDITED
 }
 
-follow_the_readme() {
+follow_the_page() {
   local pid told=(--address $DASHBOARD --storage /mnt/studies)
   step "The five places of $EDITED"
   edit 'head_ip: \S+' "head_ip: $HEAD"
@@ -229,7 +229,7 @@ follow_the_readme() {
   gives 2 env RAY_AUTH_MODE=disabled python tune.py submit tests/cluster/tiny.yaml "${told[@]}"
   one_error
   says 'export RAY_AUTH_MODE=token'
-  grep -qF 'export RAY_AUTH_MODE=token' README.md || fail "the README does not say how the token is sent"
+  grep -qF 'export RAY_AUTH_MODE=token' docs/cluster.md || fail "docs/cluster.md does not say how the token is sent"
   export RAY_AUTH_MODE=token
   as_told 0 'python tune.py submit search_spaces/srgan.yaml --address http://127.0.0.1:8265 --storage s3://my-bucket/studies'
   says 'Job run.tiny-'
@@ -260,7 +260,7 @@ follow_the_readme() {
   step "End the cluster"
   as_told 0 'ray down ray_cluster.yaml' -y
   wait_for 150 "the end of Ray on both machines" nothing_is_left
-  step "All of it was as the README says."
+  step "All of it was as docs/cluster.md says."
 }
 
 worker_is_there() {

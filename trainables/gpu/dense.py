@@ -23,11 +23,11 @@ LARGE, SMALL = (256, 4, 3), (128, 4, 6)
 
 def offsets(features: int, growth: int) -> list[int]:
     """Where each layer's weights, (out, 3, 3, in) in memory, begin in a block's flat vector; the last is its length."""
-    found = [0]
+    begins = [0]
     for layer in range(LAYERS):
         out = growth if layer < LAYERS - 1 else features
-        found.append(found[-1] + 9 * out * (features + layer * growth))
-    return found
+        begins.append(begins[-1] + 9 * out * (features + layer * growth))
+    return begins
 
 
 def usable(x: Tensor, features: int, growth: int) -> bool:
@@ -156,10 +156,10 @@ class _Trunk(torch.autograd.Function):
                 PART=0,
                 BACKWARD=True,
             )
-            found = convolution_gradient(
+            gradient_of = convolution_gradient(
                 buffer.view(image).permute(0, 3, 1, 2), x.view(image).permute(0, 3, 1, 2), kernel, "weight"
             )
-            into_weight[block] = found.permute(0, 2, 3, 1).reshape(-1)[index]
+            into_weight[block] = gradient_of.permute(0, 2, 3, 1).reshape(-1)[index]
             into_bias[block] = column_sums(buffer)
             buffer, into = following, onward
             if first:
@@ -169,8 +169,8 @@ class _Trunk(torch.autograd.Function):
 
 def trunk(x: Tensor, weight: Tensor, bias: Tensor, growth: int, scale: float) -> Tensor:
     """RRDBs of three dense blocks: x (batch, features, h, w), weight (blocks, …), bias (blocks, total)."""
-    found: Tensor = _Trunk.apply(x, weight, bias, growth, scale)  # type: ignore[no-untyped-call]
-    return found
+    image: Tensor = _Trunk.apply(x, weight, bias, growth, scale)  # type: ignore[no-untyped-call]
+    return image
 
 
 _indices: dict[tuple[int, int, torch.device], Tensor] = {}

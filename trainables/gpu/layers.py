@@ -57,8 +57,8 @@ def layer(
 
 def quarters(rows: Tensor) -> Tensor:
     """Weights or biases of a layer before PixelShuffle, those of all upper left pixels first, then upper right, …"""
-    found: Tensor = rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
-    return found
+    ordered: Tensor = rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+    return ordered
 
 
 def finish(
@@ -72,8 +72,8 @@ def finish(
     if usable(raw):
         learnt = slope if isinstance(slope, Tensor) else None
         fixed = 1.0 if slope is None else 0.0 if learnt is not None else float(slope)
-        found: Tensor = _Finish.apply(raw, bias, learnt, fixed, skip, shuffle)  # type: ignore[no-untyped-call]
-        return found
+        finished: Tensor = _Finish.apply(raw, bias, learnt, fixed, skip, shuffle)  # type: ignore[no-untyped-call]
+        return finished
     raw = raw + bias[:, None, None].to(raw.dtype)
     if shuffle:
         raw = raw.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
@@ -213,10 +213,10 @@ class _Finish(torch.autograd.Function):
 def convolution_gradient(gradient: Tensor, x: Tensor, weight: Tensor, of: Literal["x", "weight"]) -> Tensor:
     """The library's own gradient of a 3 × 3 convolution, of its input or of its weight alone."""
     wanted = [of == "x", of == "weight", False]
-    found: Tensor = torch.ops.aten.convolution_backward(
+    into: Tensor = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted
     )[wanted.index(True)]
-    return found
+    return into
 
 
 class _Small(torch.autograd.Function):

@@ -83,8 +83,8 @@ class SpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """weight / σ, σ = uᵀ·W·v."""
         if _in_bf16.get():
-            found: Tensor = _Normalise.apply(weight, self.u, self.v, self.training)  # type: ignore[no-untyped-call]
-            return found
+            normalised: Tensor = _Normalise.apply(weight, self.u, self.v, self.training)  # type: ignore[no-untyped-call]
+            return normalised
         matrix = weight.flatten(1)
         if self.training:
             self._iterate(matrix, 1)

@@ -17,7 +17,7 @@ from tune_srgan.store.objects import storage_at
 from tune_srgan.study.settings import Study
 
 LOOK_S = 300.0  # what nodes may take to look at storage and imagery
-PROBES = StudyFiles.LOOK.name  # objects that come and go with a look
+LOOKS = StudyFiles.LOOK.name  # objects that come and go with a look
 
 
 def look_around(study: Study, address: str) -> list[str]:
@@ -31,12 +31,12 @@ def look_around(study: Study, address: str) -> list[str]:
     if not nodes:
         return []
     storage, word = storage_at(address), uuid.uuid4().hex
-    asked, seen = f"{PROBES}/{word}", []
+    asked, seen = f"{LOOKS}/{word}", []
     storage.write(asked, word.encode())
     try:
         looks = [on_node(node["NodeID"], _look, study, address, word, node["NodeID"]) for node in nodes]
         silent = ray.wait(looks, num_returns=len(looks), timeout=LOOK_S)[1]
-        there = {entry.name for entry in storage.entries(PROBES)}
+        there = {entry.name for entry in storage.entries(LOOKS)}
         for node, told in zip(nodes, looks, strict=True):
             host = node["NodeManagerHostname"]
             if told in silent:
@@ -56,7 +56,7 @@ def look_around(study: Study, address: str) -> list[str]:
             storage.delete(name)
         if not is_url(address):
             with contextlib.suppress(OSError):  # another look may be under way
-                (Path(address) / PROBES).rmdir()
+                (Path(address) / LOOKS).rmdir()
 
 
 def _look(study: Study, address: str, word: str, node: str) -> str:
@@ -67,13 +67,13 @@ def _look(study: Study, address: str, word: str, node: str) -> str:
 
     host = socket.gethostname()
     try:
-        storage, asked = storage_at(address), f"{PROBES}/{word}"
+        storage, asked = storage_at(address), f"{LOOKS}/{word}"
         if storage.read(asked) != word.encode():
             raise _unseen(address, host, "what the driver wrote is not there")
         storage.write(f"{asked}-{node}.gone", b"")
         storage.delete(f"{asked}-{node}.gone")
         storage.write(f"{asked}-{node}", b"")
-        if f"{asked}-{node}" not in {entry.name for entry in storage.entries(PROBES)}:
+        if f"{asked}-{node}" not in {entry.name for entry in storage.entries(LOOKS)}:
             raise _unseen(address, host, "what was just written is not listed")
     except OSError as error:
         raise _unseen(address, host, error.strerror or str(error)[:160]) from None

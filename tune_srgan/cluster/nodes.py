@@ -122,7 +122,9 @@ class Growth:
     def holds(self, wanted: Resources) -> int:
         """How many trials it holds at its largest, made of the nodes that hold most."""
         left, held = self.nodes, 0
-        for fits, count in sorted(((capacity(resources, wanted), count) for resources, count in self.kinds), reverse=True):
+        for fits, count in sorted(
+            ((capacity(resources, wanted), count) for resources, count in self.kinds), reverse=True
+        ):
             held, left = held + fits * min(left, count), left - min(left, count)
         return held
 

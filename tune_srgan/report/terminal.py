@@ -71,7 +71,7 @@ def _print_confirmation(data: dict[str, Any], console: Console) -> None:
         probed = [figure(rank) for rank in one["probes"].values()]
         table.add_row(str(one["number"]), words.cost_text(one["median"]), steps, kept, *probed)
     console.print(table)
-    console.print(words.PROBES, style="dim", highlight=False)
+    console.print(words.PROBES_TEXT, style="dim", highlight=False)
     for line in words.confirmation_texts(data):
         console.print(line, highlight=False)
 

@@ -18,7 +18,7 @@ LIMITS = (
     "and, as its exploitability shows, not against every better one.",
     "One seed is an anecdote: rely on what was confirmed on further seeds, over the whole training.",
 )
-PROBES = (
+PROBES_TEXT = (
     "kept: later readings still balanced. The ranks (medians; 0.5 cannot tell, 1 always tells) are those of D trained "
     "on against the frozen generator at its rate for 100 and 300 steps, of a fresh one for 300 steps at 2e-4, and of "
     "the fresh one against bicubic and against other real images."

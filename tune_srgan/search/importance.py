@@ -30,11 +30,11 @@ def importances(study: Study, records: Sequence[TrialRecord]) -> dict[str, tuple
     ]
     draw, shares = np.random.default_rng(0), []
     for sample in [range(len(frozen)), *(draw.integers(len(frozen), size=len(frozen)) for _ in range(RESAMPLES))]:
-        found = optuna.create_study(direction="minimize")
-        found.add_trials([frozen[index] for index in sample])
+        resampled = optuna.create_study(direction="minimize")
+        resampled.add_trials([frozen[index] for index in sample])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shares.append(_shares(found, list(study.space)))
+            shares.append(_shares(resampled, list(study.space)))
     values = np.array(shares)
     low, high = np.percentile(values[1:], [5, 95], axis=0)
     return {key: (float(values[0, i]), float(low[i]), float(high[i])) for i, key in enumerate(study.space)}
@@ -46,7 +46,7 @@ def _shares(study: optuna.Study, keys: list[str]) -> list[float]:
     best = min(math.ceil(0.25 * len(costs)), sum(cost < max(costs) for cost in costs))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.5, best - 0.5) / len(costs))
     try:
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=keys)
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=keys)
     except (ValueError, RuntimeError):  # a sample in which all are alike
-        found = {}
-    return [found.get(key, 0.0) for key in keys]
+        shares = {}
+    return [shares.get(key, 0.0) for key in keys]

@@ -135,7 +135,7 @@ def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> 
 
     A key that was fixed there has the value it was fixed to. The penalty of a censored trial is one of this length.
     """
-    found = []
+    learnt = []
     for other, records in earlier:
         for record in records.search:
             if record.cost is None or record.gap is None or other.objective.metric != study.objective.metric:
@@ -145,5 +145,5 @@ def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> 
             if all(parameter.admits(values[key]) for key, parameter in study.space.items()):
                 longer = study.max_steps / other.max_steps
                 cost = record.cost * longer if record.censored else min(record.cost, float(study.max_steps))
-                found.append((values, cost))
-    return found
+                learnt.append((values, cost))
+    return learnt

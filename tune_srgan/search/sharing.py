@@ -164,8 +164,8 @@ def expected_savings(study: Study, trials: int) -> tuple[float, float, float]:
         for _ in range(drawn):
             values = {key: parameter.at(draw.random()) for key, parameter in study.space.items()}
             pretraining, path = study.configuration(values).Training.pretrain_steps, path_of(values)
-            found = min(reached.get(path, 0), reach(points, pretraining))
-            sharing, saved, total = sharing + (found > 0), saved + found, total + pretraining
+            begun = min(reached.get(path, 0), reach(points, pretraining))
+            sharing, saved, total = sharing + (begun > 0), saved + begun, total + pretraining
             reached[path] = max(reached.get(path, 0), reach(points, pretraining))
     share = draws * drawn / trials
     return sharing / share, saved / share, total / share

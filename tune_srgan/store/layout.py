@@ -69,8 +69,10 @@ class TrialFiles:
     CONFIGURATION = Item("configuration.yaml", How.WHOLE, "its whole configuration", "store/trial_folder", "run/trial")
     TRIAL = Item("trial.json", How.WHOLE, "values, who proposed them, when", "store/trial_folder", "store/records")
     READINGS = Item("readings.jsonl", How.LINES, "a reading a line", "run/trial", "store/records, tracking/follower")
-    ATTEMPTS = Item("attempts.jsonl", How.LINES, "an attempt's begin and end a line", "run/worker", "run/attempts")
-    OUTCOME = Item("outcome.json", How.WHOLE, "how it ended: with it, it has", "run/trial, run/feed", "store/records")
+    ATTEMPTS = Item(
+        "attempts.jsonl", How.LINES, "an attempt's begin or end a line", "run/worker, run/trial", "run/attempts"
+    )
+    OUTCOME = Item("outcome.json", How.WHOLE, "how it ended", "run/trial, run/worker, run/feed", "store/records")
     CHECKPOINT = Item("checkpoint.pt", How.HEAVY, "the training's state", "run/trial", "run/trial, upscale")
     SAMPLES = Item("samples.png", How.WHOLE, "held-out images at the end", "run/trial", "report, tracking/follower")
     SAMPLES_FIGURES = Item("samples.json", How.WHOLE, "their columns and figures", "run/trial", "report/data")
@@ -85,7 +87,7 @@ class TrialFiles:
 class TrackerFiles:
     """What is in a trial's tracker folder."""
 
-    DONE = Item("done", How.TRACKER, "what came of its run", "tracking/follower", "tracking/marks")
+    DONE = Item("done", How.TRACKER, "what came of its run", "tracking/follower, tracking/tracker", "tracking/marks")
     LOCK = Item("lock", How.TRACKER, "held by the process at work on it", "tracking/follower", "tracking/marks")
     LOG = Item("log", How.TRACKER, "what wandb said", "tracking/tracker", "a person")
     WANDB = Item("wandb", How.TRACKER, "wandb's own files", "wandb", "wandb sync")

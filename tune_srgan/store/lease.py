@@ -117,11 +117,11 @@ def _sign() -> dict[str, Any]:
 
 def _machine() -> dict[str, Any]:
     """A machine since it was started, and whose processes are counted: containers may share a name."""
-    found = {"host": socket.gethostname()}
+    machine = {"host": socket.gethostname()}
     with contextlib.suppress(OSError):
-        found["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        found["processes"] = str(Path("/proc/self/ns/pid").readlink())
-    return found
+        machine["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        machine["processes"] = str(Path("/proc/self/ns/pid").readlink())
+    return machine
 
 
 def _is_of_this_machine(holder: dict[str, Any]) -> bool:

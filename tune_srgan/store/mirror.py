@@ -198,8 +198,8 @@ def _is_fetched(name: str, heavy: bool) -> bool:
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_mtime_ns, found.st_size]
+    stat = path.stat()
+    return [stat.st_mtime_ns, stat.st_size]
 
 
 def _hash(line: bytes) -> bytes:

@@ -135,14 +135,14 @@ class _Folder:
         return True
 
     def entries(self, below: str = "") -> list[Entry]:
-        found = []
+        listed = []
         for path in files_below(self._folder / below):
             with contextlib.suppress(FileNotFoundError):  # gone since
                 if path.suffix != TEMPORARY:
                     stat = path.stat()
                     name = path.relative_to(self._folder).as_posix()
-                    found.append(Entry(name, stat.st_size, stat.st_mtime, f"{stat.st_ino}"))
-        return found
+                    listed.append(Entry(name, stat.st_size, stat.st_mtime, f"{stat.st_ino}"))
+        return listed
 
     def delete(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
@@ -176,11 +176,11 @@ class _ObjectStore:
 
     def entries(self, below: str = "") -> list[Entry]:
         with _errors():
-            found = self._files.find(f"{self._root}/{below}".rstrip("/"), detail=True)
+            listed = self._files.find(f"{self._root}/{below}".rstrip("/"), detail=True)
         cut = len(self._root) + 1
         return [
             Entry(path[cut:], info["size"], written := _written(info), str(info.get("ETag", info.get("etag", written))))
-            for path, info in sorted(found.items())
+            for path, info in sorted(listed.items())
         ]
 
     def delete(self, name: str) -> None:

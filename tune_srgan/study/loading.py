@@ -26,10 +26,10 @@ from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value
 
 MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
-NOT_SEARCHED = {
+NOT_SEARCHED = {  # the first that a key has is said
+    UNREAD: ("a key that nothing here reads", "It would search for nothing: take it out."),
     RULER: ("a key that defines the measurement", "What defines the ruler cannot be searched: fix it in the training."),
     MACHINE: ("a key that defines how it is computed", "That cannot be searched: fix it in the training file."),
-    UNREAD: ("a key that nothing here reads", "It would search for nothing: take it out."),
 }
 
 
@@ -60,26 +60,26 @@ def warnings_of(study: Study) -> list[str]:
     training, every = configuration.Training, configuration.Training.validate_every
     ramp = training.adv_loss_ramp_steps if configuration.Schedulers.armed == "ramp_end" else 1
     validations = (training.max_steps - training.pretrain_steps - ramp) // every
-    found = []
+    warnings = []
     for which in "gd":
         key = f"Schedulers.patience_{which}"
         patience = max(study.space[key].ends()) if key in study.space else getattr(configuration.Schedulers, key[-10:])
         if isinstance(patience, (int, float)) and patience + 2 > validations:
-            found.append(f"{key}: a patience of {patience} can never act within {training.max_steps} steps.")
+            warnings.append(f"{key}: a patience of {patience} can never act within {training.max_steps} steps.")
     warmup = study.space.get("Schedulers.g_warmup_steps")
     longest: Any = max(warmup.ends()) if warmup else configuration.Schedulers.g_warmup_steps
     if longest > training.pretrain_steps:
-        found.append(
+        warnings.append(
             f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
-    found += [warning for key, warning in unread(configuration).items() if key not in study.space]
+    warnings += [warning for key, warning in unread(configuration).items() if key not in study.space]
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
-        found.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
+        warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
     if changed:
-        found.append("objective.nash is not the default: " + ", ".join(f"{k}={v}" for k, v in changed.items()) + ".")
-    return found
+        warnings.append("objective.nash is not the default: " + ", ".join(f"{k}={v}" for k, v in changed.items()) + ".")
+    return warnings
 
 
 def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem]) -> tuple[dict[str, Any], str]:
@@ -192,11 +192,11 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
     """Every range's ends must build a valid training; what is wrong everywhere is the training file's own fault."""
     keys = list(study.space)
     ends = [study.space[key].ends() for key in keys]
-    if len(keys) <= MAX_CORNERS_OF and math.prod(len(found) for found in ends) <= 2**MAX_CORNERS_OF:
+    if len(keys) <= MAX_CORNERS_OF and math.prod(len(ends_of) for ends_of in ends) <= 2**MAX_CORNERS_OF:
         corners = [dict(zip(keys, values, strict=True)) for values in itertools.product(*ends)]
     else:
-        first = {key: found[0] for key, found in zip(keys, ends, strict=True)}
-        last = {key: found[-1] for key, found in zip(keys, ends, strict=True)}
+        first = {key: ends_of[0] for key, ends_of in zip(keys, ends, strict=True)}
+        last = {key: ends_of[-1] for key, ends_of in zip(keys, ends, strict=True)}
         corners = [base | {key: value} for base in (first, last) for key in keys for value in study.space[key].ends()]
     # what both ends take and the number beside them does not: an odd kernel size
     beside = {key: p.bounds[0] + (p.step or 1) for key, p in study.space.items() if p.int_range is not None}

@@ -32,7 +32,7 @@ class Objective(Section):
     nash: NashSettings = NashSettings()
 
 
-class Budget(Section):
+class BudgetLimits(Section):
     """What the whole study may use; the first limit that is reached ends it."""
 
     hours: Annotated[float, Field(gt=0)] | None = None
@@ -52,7 +52,7 @@ class BestFirst(Section):
     """The trial that may reach the balance soonest is trained first. Takes capping, which ends what is left over."""
 
     enabled: bool = True
-    margin: Annotated[float, Field(ge=1)] = 1.25  # so many times as late as one that waits, a trial makes way
+    margin: Annotated[float, Field(ge=1)] = 1.25  # so many times as late as one that waits, a trial pauses
 
 
 class Sharing(Section):
@@ -70,7 +70,7 @@ class Search(Section):
     startup: Annotated[int, Field(ge=1)] = 32  # proposed blindly; the soonest of them are started first
     seed: Annotated[int, Field(ge=0)] = 0
     try_first: list[dict[str, Value]] = []
-    budget: Budget = Budget()
+    budget: BudgetLimits = BudgetLimits()
     capping: Capping = Capping()
     best_first: BestFirst = BestFirst()
     sharing: Sharing = Sharing()
@@ -142,8 +142,8 @@ class Study(Section):
     @property
     def max_steps(self) -> int:
         """Steps of a trial that does not reach the balance."""
-        found = self.objective.max_steps or self.training.get("Training", {}).get("max_steps")
-        return int(found or Configuration().Training.max_steps)
+        steps = self.objective.max_steps or self.training.get("Training", {}).get("max_steps")
+        return int(steps or Configuration().Training.max_steps)
 
     def dump(self) -> str:
         """The resolved study as YAML; `load` of it is the identity."""

@@ -52,9 +52,9 @@ def distribution(parameter: Parameter) -> dict[str, Any]:
         count = round((high - low) / parameter.step) + 1  # W&B rounds to multiples of a step; ours starts at low
         return {"values": [low + index * parameter.step for index in range(count)]}
     if parameter.int_range is not None:
-        found = {"min": int(low), "max": int(high)}
+        ends = {"min": int(low), "max": int(high)}
         log = {"distribution": "q_log_uniform_values", "q": 1}  # the only one that is whole and logarithmic
-        return found | (log if parameter.log else {"distribution": "int_uniform"})
+        return ends | (log if parameter.log else {"distribution": "int_uniform"})
     return {"min": low, "max": high, "distribution": "log_uniform_values" if parameter.log else "uniform"}
 
 

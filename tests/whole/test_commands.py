@@ -1,0 +1,351 @@
+"""The commands: wrong input is answered at once and starts nothing; `train` and `upscale` do what they say."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.transform import Affine
+from typer.testing import CliRunner
+
+from tests.support.service import ROOT
+from tests.support.studies import PATIENCE, loaded, open_study, small, write
+from trainables.balance import Ruler, judge
+from trainables.networks import Generator, upsample
+from trainables.places import SAMPLE
+from trainables.schema import Configuration
+from tune_srgan import commands
+from tune_srgan.commands import app
+from tune_srgan.store.studies import study_in
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import TrialFolder
+from tune_srgan.upscale import upscale_image
+
+ORIGIN = Affine(30, 0, 500_000, 0, -30, 4_000_000)
+
+
+def geotiff(file, image, nodata=0):
+    """Write (bands, H, W) with a georeference; returns the file's name."""
+    profile = {"count": image.shape[0], "height": image.shape[1], "width": image.shape[2], "dtype": image.dtype.name}
+    with rasterio.open(file, "w", driver="GTiff", crs="EPSG:32621", transform=ORIGIN, nodata=nodata, **profile) as out:
+        out.write(image)
+    return str(file)
+
+
+def cut(rows, columns):
+    """A part of the shipped sample, (3, rows, columns), with no nodata in it."""
+    with rasterio.open(SAMPLE) as scene:
+        image = scene.read(window=((400, 400 + rows), (400, 400 + columns)))
+    assert image.all()
+    return image
+
+
+def python(*arguments, cwd=ROOT, said=None):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, input=said, capture_output=True, text=True
+    )
+
+
+LIGHT = """
+import sys
+from typer.testing import CliRunner
+import tune_srgan
+for arguments in (["--help"], ["status", "nothing"], ["check", "nothing.yaml"], ["run", "nothing.yaml"]):
+    from tune_srgan.commands import app
+    print(CliRunner().invoke(app, arguments).exit_code, end=" ")
+print({"torch", "ray", "optuna", "wandb"} & set(sys.modules))
+"""
+
+
+def test_what_needs_no_heavy_library_loads_none():
+    assert python("-c", LIGHT).stdout == "0 2 2 2 set()\n"
+
+
+def test_the_environment_may_say_where_studies_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open_study(StudyFolder(tmp_path / "kept" / "small"), loaded(tmp_path))
+    assert invoke("status", "small").exit_code == 2
+    monkeypatch.setenv("TUNE_SRGAN_STORAGE", str(tmp_path / "kept"))
+    assert invoke("status", "small").exit_code == 0
+    assert invoke("status", "small", "--storage", "elsewhere").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("joined", "gpus", "file"),
+    [
+        ("10.0.0.1:6379", True, "srgan.yaml"),
+        ("10.0.0.1:6379", False, "quickstart.yaml"),
+        (None, True, "quickstart.yaml"),
+    ],
+)
+def test_without_a_study_it_depends_on_the_cluster(monkeypatch, joined, gpus, file):
+    pytest.importorskip("ray")
+    from tune_srgan.cluster import connection, nodes
+
+    connected, ran = connection.Connection(joined, cpus=2), []
+    monkeypatch.setattr(connection, "connect", lambda address: connected)
+    monkeypatch.setattr(nodes, "has_gpus", lambda: gpus)
+    monkeypatch.setattr(commands, "_run", lambda *arguments, **options: ran.append((*arguments, options)))
+    monkeypatch.setenv("TUNE_SRGAN_STORAGE", "s3://bucket/studies")
+    assert invoke().exit_code == 0
+    [(path, trials, concurrent, address, storage, options)] = ran
+    assert (path.name, trials, concurrent, address) == (file, None, None, None)
+    assert storage == "s3://bucket/studies"
+    assert options == {"connected": connected}
+
+
+def test_help_lists_the_commands():
+    done = python("tune.py", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("run", "check", "status", "resume", "report", "best", "train", "upscale", "clean"):
+        assert f" {command} " in done.stdout
+
+
+# Runs every command line in one process, as `tune.py` would: exit code, stderr, whether Ray was loaded.
+ANSWERS = """
+import contextlib, io, json, sys, traceback
+from tune_srgan.commands import main
+answers = {}
+for name, arguments in json.load(sys.stdin).items():
+    sys.argv, code = ["tune.py", *arguments], 0
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = traceback.print_exc() or 1
+    answers[name] = [code, said.getvalue(), "ray" in sys.modules]
+json.dump(answers, sys.stdout)
+"""
+
+
+def put(*place, **values):
+    """An edit of the study: put values into the mapping at a place in it."""
+    return lambda study: functools.reduce(dict.__getitem__, place, study).update(values)
+
+
+def imagery(file):
+    return put("training", "Data", path=file)
+
+
+WRONG = {  # what is done to the small study, the file and the key that are named
+    "unknown key": (put("search", trails=3), "unknown key.yaml", "search.trails"),
+    "wrong type": (put("search", trials="many"), "wrong type.yaml", "search.trials"),
+    "empty range": (put("space", PATIENCE, int=[9, 3]), "empty range.yaml", f"space.{PATIENCE}"),
+    "fixed too": (put("training", Schedulers={"patience_g": 3}), "fixed too.yaml", f"space.{PATIENCE}"),
+    "object store": (put(storage="nowhere://bucket/runs"), "object store.yaml", "storage"),
+    "missing imagery": (imagery("nowhere.tif"), "nowhere.tif", "Data.path"),
+    "corrupt imagery": (imagery("corrupt.tif"), "corrupt.tif", "Data.path"),
+    "small imagery": (imagery("small.tif"), "small.tif", "Data.crop_size"),
+    "empty imagery": (imagery("empty.tif"), "empty.tif", "Data.path"),
+    "another band count": (imagery("one_band.tif"), "one_band.tif", "Model.in_bands"),
+    "name of another search": (put(study="taken"), "runs/taken/study.yaml", "study"),
+    "unwritable storage": (put(storage="file/runs"), "file/runs/small", "storage"),
+}
+FOUND_BY_RUN_ALONE = ("name of another search", "unwritable storage")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """The folder where every wrong input was given, and each one's exit code, stderr, and whether Ray was loaded."""
+    folder, lines = tmp_path_factory.mktemp("wrong"), {"resume": ["resume", "nothing"]}
+    noise = np.random.default_rng(0).integers(1, 1000, (3, 64, 64), dtype=np.uint16)
+    geotiff(folder / "small.tif", noise[:, :12, :12])
+    geotiff(folder / "empty.tif", noise * 0)
+    geotiff(folder / "one_band.tif", noise[:1])
+    (folder / "corrupt.tif").write_bytes(SAMPLE.read_bytes()[:20_000])
+    (folder / "file").write_text("no folder")
+    taken = small() | {"study": "taken"}
+    taken["space"][PATIENCE] = {"int": [2, 3]}
+    open_study(StudyFolder(folder / "runs" / "taken"), loaded(folder, taken))
+    for name, (edit, _, _) in WRONG.items():
+        document = small()
+        edit(document)
+        file = write(folder, document, f"{name}.yaml")
+        lines |= {f"run: {name}": ["run", str(file)], f"check: {name}": ["check", str(file)]}
+    done = python("-c", ANSWERS, cwd=folder, said=json.dumps(lines))
+    assert done.stderr == ""
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_answered_before_anything_starts(answers, name):
+    folder, said = answers
+    _, file, key = WRONG[name]
+    for command in ("run",) if name in FOUND_BY_RUN_ALONE else ("run", "check"):
+        code, text, ray_loaded = said[f"{command}: {name}"]
+        assert (code, ray_loaded) == (2, False), f"{command}: {text}"
+        assert text.startswith(f"error {folder / file}: {key}: found ")
+        assert text.count("\n") == 1  # one message, no traceback
+
+
+def test_there_is_nothing_to_resume(answers):
+    code, text, ray_loaded = answers[1]["resume"]
+    assert (code, ray_loaded) == (2, False)
+    assert text == "error nothing: found no study; expected a study's folder, file or name. Studies in runs/: taken.\n"
+
+
+def test_wrong_input_leaves_nothing_behind(answers):
+    runs = answers[0] / "runs"
+    assert sorted(str(file.relative_to(runs)) for file in runs.rglob("*")) == ["taken", "taken/study.yaml"]
+    assert study_in(StudyFolder(runs / "taken")).space[PATIENCE].bounds == (2, 3)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+TRAINING = {
+    "Data": {"path": "scene.tif", "crop_size": 16, "train_batch_size": 4},
+    "Training": {"max_steps": 100, "validate_every": 2, "g_pretrain_steps": 8, "adv_loss_ramp_steps": 8, "threads": 1},
+    "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
+    "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+    "Nash": {"validation_pairs": 64},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a scene, training.yaml, and in out/ the finished training; what `train` said."""
+    folder = tmp_path_factory.mktemp("train")
+    geotiff(folder / "scene.tif", cut(160, 224))
+    return folder, invoke("train", write(folder, TRAINING, "training.yaml"), "--out", folder / "out")
+
+
+def test_a_training_leaves_its_records(trained):
+    folder, said = trained
+    trial = TrialFolder(folder / "out")
+    assert said.exit_code == 0
+    steps, outcome = [int(reading["step"]) for reading in trial.readings()], trial.outcome()
+    assert steps == list(range(2, outcome["trained_steps"] + 1, 2))
+    assert outcome["end"] in {"balanced", "exhausted"}
+    assert trial.checkpoint.stat().st_size > 0
+    with Image.open(trial.samples) as sheet:
+        assert (sheet.mode, sheet.size) == (
+            "RGB",
+            (5 * 18, 5 * 18),
+        )  # LR | bicubic | after pretraining | at the end | HR, framed; 5 pairs
+    saved = torch.load(trial.path / "best.pt", weights_only=True)
+    assert saved["step"] == outcome["trained_steps"]
+    assert saved["low"] < saved["high"]
+
+
+def test_a_training_says_whether_the_balance_was_reached(trained):
+    folder, said = trained
+    trial = TrialFolder(folder / "out")
+    verdict = judge(trial.readings(), Ruler.of(trial.configuration()))
+    reached, missed = "Balance reached: steps_to_nash", "Balance not reached: exhausted at step 100"
+    assert (reached in said.stdout) == verdict.reached
+    assert (missed in said.stdout) != verdict.reached
+
+
+def test_a_training_that_has_ended_is_not_trained_again(trained):
+    folder, _ = trained
+    files = [folder / "out" / name for name in ("readings.jsonl", "outcome.json", "checkpoint.pt", "samples.png")]
+    before = [file.stat().st_mtime_ns for file in files]
+    said = invoke("train", folder / "training.yaml", "--out", folder / "out")
+    assert said.exit_code == 0
+    assert "has ended already" in said.stdout
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_another_training_into_the_same_folder_is_refused(trained):
+    folder, _ = trained
+    other = TRAINING | {"Optimizers": {"optim_g_lr": 2.0e-4}}
+    said = invoke("train", write(folder, other, "other.yaml"), "--out", folder / "out")
+    assert said.exit_code == 2
+    assert f"{folder / 'out'}: --out: found another training" in said.stderr
+
+
+def test_a_training_without_sample_images_ends_too(trained, tmp_path):
+    folder, _ = trained
+    document = TRAINING | {"Logging": {"num_val_images": 0}}
+    said = invoke("train", write(folder, document, "plain.yaml"), "--out", tmp_path / "out")
+    assert said.exit_code == 0, said.exception
+    assert TrialFolder(tmp_path / "out").outcome() is not None
+
+
+def test_an_upscaled_image_keeps_its_place_and_its_nodata(trained, tmp_path):
+    image = cut(40, 56)
+    image[:, :8, :12] = 0
+    source, target = geotiff(tmp_path / "in.tif", image), tmp_path / "out.tif"
+    said = invoke("upscale", source, target, "--weights", trained[0] / "out" / "best.pt")
+    assert said.exit_code == 0
+    assert "224×160 px" in said.stdout
+    with rasterio.open(source) as low, rasterio.open(target) as high:
+        assert (high.width, high.height, high.count) == (4 * 56, 4 * 40, 3)
+        assert (high.crs, high.bounds) == (low.crs, low.bounds)  # all four corners
+        assert high.transform.a == low.transform.a / 4
+        assert (high.dtypes, high.nodata) == (low.dtypes, low.nodata)
+        sr, masks = high.read(), high.read_masks()
+    assert ((masks > 0) == (image > 0).repeat(4, 1).repeat(4, 2)).all()
+    # a hundred steps from bicubic: the picture is still there
+    bicubic = upsample(torch.from_numpy(image[None].astype(np.float32)), 4)[0].numpy()
+    difference = np.abs(sr - bicubic)[:, 48:, 64:]
+    assert difference.mean() < 0.1 * bicubic[:, 48:, 64:].std()
+
+
+def test_a_dark_pixel_does_not_become_nodata(tmp_path):
+    configuration = Configuration.model_validate(TRAINING)
+    plain = Generator(3, configuration.Generator)
+    torch.nn.init.zeros_(plain.last.conv.weight)  # bicubic and nothing else: it overshoots below 0 at the edge
+    torch.save(
+        {"generator": plain.state_dict(), "configuration": configuration.model_dump_json(), "low": 0.0, "high": 9000.0},
+        tmp_path / "best.pt",
+    )
+    image = np.full((3, 24, 24), 2, np.uint16)
+    image[:, 12:] = 9000
+    source, target = geotiff(tmp_path / "in.tif", image), tmp_path / "out.tif"
+    assert invoke("upscale", source, target, "--weights", tmp_path / "best.pt").exit_code == 0
+    with rasterio.open(target) as high:
+        assert high.read_masks().all()
+
+
+def inside(length, begins, ends):
+    """Which of `length` low-resolution pixels lie 2 or more from where a tile begins or ends, four times as large."""
+    edges = [*(range(begin, begin + 2) for begin in begins), *(range(end - 2, end) for end in ends)]
+    return torch.tensor([not any(pixel in edge for edge in edges) for pixel in range(length)]).repeat_interleave(4)
+
+
+def test_tiles_leave_no_seam():
+    # tiles of 128 that overlap by 16, the last of them by more: rows from 0, 112, 168; columns from 0, 20
+    image = torch.from_numpy(cut(296, 148)).float()
+    image = (image - image.min()) / (image.max() - image.min())
+    difference = (upscale_image(lambda tile: upsample(tile, 4), image, 4) - upsample(image[None], 4)[0]).abs().amax(0)
+    # bicubic looks 2 pixels far, so it knows too little at a tile's edge; everywhere else tiles must not be felt
+    rows, columns = inside(296, (112, 168), (128, 240)), inside(148, (20,), (128,))
+    assert difference[rows][:, columns].max() < 1e-5
+    # and there the tile counts for an eighth at most: under 1 % of the image's range
+    assert 0 < difference.max() < 0.01
+
+
+REFUSED = {  # what differs from a command line that is right, and the argument that is named
+    "missing image": ({"source": "no.tif"}, "source", "IN"),
+    "another band count": ({"source": "one_band.tif"}, "source", "IN"),
+    "no GeoTIFF": ({"target": "out.jpg"}, "target", "OUT"),
+    "missing folder": ({"target": "no/out.tif"}, "target", "OUT"),
+    "missing weights": ({"weights": "no.pt"}, "weights", "--weights"),
+    "no weights": ({"weights": "in.tif"}, "weights", "--weights"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_upscaled_is_refused(trained, tmp_path, name):
+    changed, which, key = REFUSED[name]
+    geotiff(tmp_path / "in.tif", cut(8, 8))
+    geotiff(tmp_path / "one_band.tif", cut(8, 8)[:1])
+    best = trained[0] / "out" / "best.pt"
+    place = {part: tmp_path / file for part, file in ({"source": "in.tif", "target": "out.tif"} | changed).items()}
+    place = {"weights": best} | place
+    said = invoke("upscale", place["source"], place["target"], "--weights", place["weights"])
+    assert said.exit_code == 2, said.exception
+    assert said.stderr.startswith(f"error {place[which]}: {key}: found ")
+    assert not place["target"].exists()
