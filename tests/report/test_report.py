@@ -11,17 +11,11 @@ import pytest
 
 from tests.support.service import TUNE
 from tests.support.studies import (
-    PATIENCE,
     PRETRAIN,
-    VALUES,
-    WEIGHT,
     finish,
-    loaded,
+    made,
     never_begun,
-    open_study,
     records_in,
-    small,
-    start,
 )
 from tune_srgan.report.best import write_best
 from tune_srgan.report.data import report_data
@@ -192,23 +186,6 @@ def test_status_says_where_a_study_stands(real):
     assert found["running"] == []
 
 
-def made(path, ends, document=None):
-    """A study of hand-made records."""
-    study = loaded(path, document or small())
-    folder = StudyFolder(path / "runs" / study.study)
-    open_study(folder, study)
-    for number, end in enumerate(ends):
-        values = VALUES | {
-            WEIGHT: 0.001 * (1 + number % 200),
-            PATIENCE: 2 + number % 11,
-            PRETRAIN: 20 + 20 * (number % 3),
-        }
-        start(folder, study, number, values, "try_first" if number == 0 else "startup")
-        if end is not None:
-            finish(folder, study, number, end, since=60 + 4 * (number % 20))
-    return study, folder
-
-
 def html_of(study, folder):
     return html(report_data(study, folder, records_in(study, folder), importances))
 
@@ -234,7 +211,7 @@ def test_without_balance_it_says_what_stood_in_the_way(tmp_path):
     assert "No trial has reached the balance." in text
     assert "the discriminator cannot order real over generated" in text
     assert 'id="importance"' not in text  # all alike: nothing parts them
-    assert "A patience of" not in text
+    assert "The patience of" not in text
 
 
 def test_failed_diverged_and_running_trials_are_shown_as_what_they_are(tmp_path):

@@ -1,6 +1,5 @@
 """Confirmation: the same further seeds for the best configurations; the median decides, and ties are told."""
 
-import json
 import math
 
 import pytest
@@ -10,17 +9,16 @@ from tests.support.studies import (
     PATIENCE,
     PRETRAIN,
     VALUES,
-    ended,
+    confirm,
+    confirm_all,
     finish,
     loaded,
     open_study,
-    reading,
     records_in,
     small,
     start,
 )
 from trainables.dotted import flatten
-from trainables.outcome import End
 from tune_srgan.report.best import write_best
 from tune_srgan.report.data import report_data
 from tune_srgan.report.terminal import print_report
@@ -45,31 +43,6 @@ def folder(study, tmp_path):
         start(found, study, number, VALUES | {PATIENCE: 4 if number < 2 else 4 + number})
         finish(found, study, number, *(("balanced", since) if since else ("exhausted",)))
     return found
-
-
-def confirm(folder, study, number, further, since, later="#" * 5, probe=0.9):
-    """A training on a further seed: balanced from `since` on for a window, then as `later` says; `None`: never."""
-    trial = folder.confirmation(number, further)
-    end = 200
-    steps = range(4, end + 1, 4)
-    certified = since + 36 if since else end
-    readings = []
-    for step in steps:
-        mark = later[(step - certified) // 4 - 1 : (step - certified) // 4] if step > certified else "#"
-        good = since is not None and step >= since and (mark or "#") == "#"
-        readings.append(reading(step, 0.5 if good else 0.875))
-        if step == certified and since:
-            names = ("warm_100", "warm_300", "fresh_300", "fresh_300_bicubic", "fresh_300_real")
-            readings[-1] |= {f"nash/probe/{name}": probe for name in names}
-    trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings))
-    trial.end(ended(End.BALANCED if since else End.EXHAUSTED, since or end, 0.0, end))
-
-
-def confirm_all(folder, study, **by_number):
-    missing(study, folder, records_in(study, folder))
-    for number, sinces in by_number.items():
-        for further, since in enumerate(sinces, start=1):
-            confirm(folder, study, int(number[1:]), further, since)
 
 
 def test_the_best_are_confirmed_none_twice(folder, study):
@@ -143,9 +116,9 @@ def test_a_seed_without_balance_is_later_than_any(folder, study):
 
 def test_what_is_still_balanced_later_is_counted(folder, study):
     missing(study, folder, records_in(study, folder))
-    confirm(folder, study, 0, 1, 60, later="#.#.#" + "." * 30)
-    confirm(folder, study, 0, 2, 164)  # certified by its last reading: nothing later
-    confirm(folder, study, 0, 3, 60)
+    confirm(folder, 0, 1, 60, later="#.#.#" + "." * 30)
+    confirm(folder, 0, 2, 164)  # certified by its last reading: nothing later
+    confirm(folder, 0, 3, 60)
     (found,) = confirmed(study, records_in(study, folder))
     assert [(held.readings, held.balanced) for held in found.held] == [(26, 3), (0, 0), (26, 26)]
     assert [dict(held.missed) for held in found.held] == [{"rank": 23}, {}, {}]
@@ -189,7 +162,7 @@ def test_the_default_is_four_by_five(tmp_path):
 
 def test_a_confirmations_record_is_judged_like_any(folder, study):
     missing(study, folder, records_in(study, folder))
-    confirm(folder, study, 0, 1, 60)
+    confirm(folder, 0, 1, 60)
     record = record_of(folder.confirmation(0, 1), study)
     assert (record.number, record.cost, record.trained_steps, record.values[PRETRAIN]) == (0, 60.0, 200, 20)
     assert record.account == {"executed": 200, "sharing": 0, "balance": 0, "capping": 0}

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from trainables.outcome import End, Outcome
+from tune_srgan.search.confirmation import missing
 from tune_srgan.store.records import StudyRecords, TrialRecord, read_records, record_of
 from tune_srgan.store.studies import keep_study
 from tune_srgan.store.study_folder import StudyFolder
@@ -105,3 +106,48 @@ def finish(
     steps, gap = (since, 0.0) if balanced else (upto, 0.5)
     trial.end(ended(End(end), steps, gap, upto))
     return record_of(trial, study)
+
+
+def made(path: Path, ends: list[Any], document: dict[str, Any] | None = None) -> tuple[Study, StudyFolder]:
+    """A study of hand-made records: trial k ended as ends[k] says, None for one under way."""
+    study = loaded(path, document or small())
+    folder = StudyFolder(path / "runs" / study.study)
+    open_study(folder, study)
+    for number, end in enumerate(ends):
+        values = VALUES | {
+            WEIGHT: 0.001 * (1 + number % 200),
+            PATIENCE: 2 + number % 11,
+            PRETRAIN: 20 + 20 * (number % 3),
+        }
+        start(folder, study, number, values, "try_first" if number == 0 else "startup")
+        if end is not None:
+            finish(folder, study, number, end, since=60 + 4 * (number % 20))
+    return study, folder
+
+
+def confirm(
+    folder: StudyFolder, number: int, further: int, since: int | None, later: str = "#" * 5, probe: float = 0.9
+) -> None:
+    """A training on a further seed: balanced from `since` on for a window, then as `later` says; `None`: never."""
+    trial = folder.confirmation(number, further)
+    end = 200
+    steps = range(4, end + 1, 4)
+    certified = since + 36 if since else end
+    readings = []
+    for step in steps:
+        mark = later[(step - certified) // 4 - 1 : (step - certified) // 4] if step > certified else "#"
+        good = since is not None and step >= since and (mark or "#") == "#"
+        readings.append(reading(step, 0.5 if good else 0.875))
+        if step == certified and since:
+            names = ("warm_100", "warm_300", "fresh_300", "fresh_300_bicubic", "fresh_300_real")
+            readings[-1] |= {f"nash/probe/{name}": probe for name in names}
+    trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings))
+    trial.end(ended(End.BALANCED if since else End.EXHAUSTED, since or end, 0.0, end))
+
+
+def confirm_all(folder: StudyFolder, study: Study, **by_number: tuple[int | None, ...]) -> None:
+    """End all confirmations; `n4=(60, None)`: trial 4 is balanced from step 60 on its first further seed alone."""
+    missing(study, folder, records_in(study, folder))
+    for number, sinces in by_number.items():
+        for further, since in enumerate(sinces, start=1):
+            confirm(folder, int(number[1:]), further, since)

@@ -77,7 +77,9 @@ def write_where_possible(
 
 def html(data: dict[str, Any], watched: bool = False) -> str:
     """Render the page; every text in it is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawn = dict.fromkeys(figures.FIGURES, "") | figures.drawn(data, "svg")
     heads = ["trial", *data["names"].values(), *TEXTS, "cost", "gap", "exploitability", "steps", "shared"]

@@ -134,8 +134,8 @@ def patience_texts(data: Mapping[str, Any]) -> list[str]:
         cuts = int(max((count or 0 for count in curve[f"cuts_{which}"]), default=0))
         patience, name = curve[f"patience_{which}"], which.upper()
         times = "once" if cuts == 1 else f"{cuts} times"
-        acted = f"cut {name}'s rate {times}" if cuts else "never acted: any longer one would have done the same"
-        lines.append(f"A patience of {patience} validations {acted}.")
+        acted = f"cut its rate {times}" if cuts else "never acted: any longer one would have done the same"
+        lines.append(f"The patience of {name}'s scheduler, {patience} validations, {acted}.")
     return lines
 
 
