@@ -41,10 +41,10 @@ import yaml
 
 from trainables.balance import Ruler, Verdict, earliest_possible, judge, lost, nash_cost
 from trainables.outcome import End
-from tune_srgan.search.board import Incumbent, better
+from tune_srgan.search.capping import Incumbent, better
 from tune_srgan.search.samplers import good_trials
 from tune_srgan.search.searcher import Searcher
-from tune_srgan.search.sharing import PRETRAIN, path_of, points_of, reach
+from tune_srgan.search.sharing import PRETRAIN, points_of, reach, values_in_pretraining
 from tune_srgan.store.records import TrialRecord
 from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
@@ -335,8 +335,8 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
 
     def overlaps(number: int) -> bool:
         values = table.configurations[number]
-        path, own = path_of(values), reach(points, int(values[PRETRAIN]))
-        alike = [r for r in heap if path_of(table.configurations[r.number]) == path]
+        path, own = values_in_pretraining(values), reach(points, int(values[PRETRAIN]))
+        alike = [r for r in heap if values_in_pretraining(table.configurations[r.number]) == path]
         return any(r.at * every < min(own, reach(points, r.pretraining)) for r in alike)
 
     def soonest(name: str, number: int) -> float:
@@ -385,7 +385,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
                 trial = paused.pop(name)
             else:
                 trial = Running(now, spent.trials, name, number, table.curves[number, seed], int(values[PRETRAIN]))
-                trial.at = min(reached.get(path_of(values), 0), reach(points, trial.pretraining)) // every
+                trial.at = min(reached.get(values_in_pretraining(values), 0), reach(points, trial.pretraining)) // every
                 spent.trials += 1
             trial.due = now + seconds_of(trial)
             heapq.heappush(heap, trial)
@@ -402,7 +402,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         spent.steps += step - trial.at * every
         spent.seconds += seconds_of(trial)
         trial.at += 1
-        path = path_of(table.configurations[trial.number])
+        path = values_in_pretraining(table.configurations[trial.number])
         if step <= trial.pretraining:
             reached[path] = max(reached.get(path, 0), reach(points, step))
         curve, balanced = trial.curve, step >= trial.curve.certified_at

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from trainables.balance import Ruler, judge
 from trainables.schema import Configuration
@@ -27,12 +28,30 @@ class End(StrEnum):
     @property
     def is_censored(self) -> bool:
         """Whether the balance might have come later: what is known is a bound, a penalty stands for its cost."""
-        return self in {End.EXHAUSTED, End.CAPPED, End.BUDGET, End.COLLAPSED}
+        return _KNOWN[self].censored
 
     @property
     def has_cost(self) -> bool:
         """Whether a sampler can be told a number: the balance's step, or a penalty."""
-        return self not in {End.DIVERGED, End.FAILED}
+        return _KNOWN[self].cost
+
+
+class _Known(NamedTuple):
+    """What an end says of the balance."""
+
+    censored: bool
+    cost: bool
+
+
+_KNOWN = {
+    End.BALANCED: _Known(censored=False, cost=True),
+    End.EXHAUSTED: _Known(censored=True, cost=True),
+    End.CAPPED: _Known(censored=True, cost=True),
+    End.BUDGET: _Known(censored=True, cost=True),
+    End.COLLAPSED: _Known(censored=True, cost=True),
+    End.DIVERGED: _Known(censored=False, cost=False),
+    End.FAILED: _Known(censored=False, cost=False),
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def _is(*values: object) -> Callable[[object], bool]:
     return lambda value: value in values
 
 
-# A key or section, the key that decides whether anything reads it, and for which of that one's values something does.
+# A key, the key that decides whether anything reads it, and for which of that one's values something does.
 READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Data.path": ("Data.dataset_type", _is("scenes")),
     "Data.root_dir": ("Data.dataset_type", _is("lrhrfolderdataset")),

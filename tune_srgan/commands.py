@@ -302,10 +302,10 @@ def clean(study: StudyName, storage: Storage = None) -> None:
     """Delete checkpoints that no result needs. Readings, outcomes, images and the winner stay."""
     from tune_srgan.report.best import write_best
     from tune_srgan.run.clean import clean as delete
-    from tune_srgan.run.holding import held
+    from tune_srgan.run.holding import driving
 
     folder, loaded, records = _found(study, storage)
-    with held(folder, err):
+    with driving(folder, err):
         write_best(loaded, folder, records)
         freed = delete(loaded, folder, records)
     out.print(f"{freed / 1e6:.1f} MB freed in {folder.address}.", highlight=False, soft_wrap=True)

@@ -261,7 +261,7 @@ def test_five_hundred_trials_in_time_and_size(browser, tmp_path):
 
 def test_a_page_that_is_watched_loads_itself_again_until_the_study_ends(tmp_path):
     study, folder = made(tmp_path, ["balanced", None])
-    with lease.held(folder.storage(), folder.address, lambda: None):
+    with lease.hold(folder.storage(), folder.address, lambda: None):
         found = report_data(study, folder, records_in(study, folder))
     assert "while the study runs" in html(found)
     assert 'http-equiv="refresh"' in html(found, watched=True)

@@ -9,7 +9,7 @@ from tests.support.studies import PRETRAIN, VALUES, WEIGHT, finish, loaded, open
 from tune_srgan.run.budget import Budget
 from tune_srgan.run.feed import TrialFeed
 from tune_srgan.run.ledger import Ledger
-from tune_srgan.search.board import Incumbent
+from tune_srgan.search.capping import Incumbent
 from tune_srgan.search.searcher import Searcher
 from tune_srgan.store.study_folder import StudyFolder
 

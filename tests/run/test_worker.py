@@ -156,7 +156,7 @@ def test_a_gpu_that_answers_nobody_any_more_closes_its_node_where_there_is_anoth
         run(folder, elsewhere=elsewhere)
     [failure] = [attempt.failure for attempt in folder.trial(0).attempts()]
     assert failure.cause.startswith("DeviceLost: the GPU of ")
-    assert failure.fault is Fault.NOBODY
+    assert failure.fault is Fault.NODE
     assert len(closed) == elsewhere
     monkeypatch.setattr(module.mps, "gpu_answers", lambda: True)  # the program was at fault, or the process is
     with pytest.raises(RuntimeError, match="unspecified launch failure") as failed:

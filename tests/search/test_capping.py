@@ -12,8 +12,8 @@ from tests.support.studies import VALUES, finish, loaded, open_study, small, sta
 from tests.support.tiny import tiny
 from trainables.balance import Ruler, earliest_possible, judge, lost
 from trainables.errors import InvalidInput
-from tune_srgan.search.board import Answer, Board, Incumbent
-from tune_srgan.search.capping import cost_in, incumbent_of, why_end
+from tune_srgan.search.board import Answer, Board
+from tune_srgan.search.capping import Incumbent, cost_in, incumbent_of, why_end
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.study.settings import Capping
 

@@ -16,7 +16,15 @@ from tests.support.tiny import begun, everything, same
 from trainables.state import State
 from trainables.trainer import train
 from tune_srgan.run.trial import PAUSE, Terms, train_recorded
-from tune_srgan.search.sharing import HEADER, SharedPretraining, Snapshots, expected_savings, path_of, points_of, reach
+from tune_srgan.search.sharing import (
+    HEADER,
+    SharedPretraining,
+    Snapshots,
+    expected_savings,
+    points_of,
+    reach,
+    values_in_pretraining,
+)
 from tune_srgan.store.account import SHARED, account_of
 from tune_srgan.store.layout import TrialFiles
 from tune_srgan.store.objects import storage_at
@@ -288,7 +296,11 @@ def test_points_follow_from_the_space(tmp_path):
 
 def test_what_acts_later_does_not_part_two_paths():
     values = VALUES | {"Schedulers.g_warmup_steps": 4}
-    assert path_of(values) == path_of(values | {PRETRAIN: 60, WEIGHT: 0.3}) == (("Schedulers.g_warmup_steps", 4),)
+    assert (
+        values_in_pretraining(values)
+        == values_in_pretraining(values | {PRETRAIN: 60, WEIGHT: 0.3})
+        == (("Schedulers.g_warmup_steps", 4),)
+    )
 
 
 def test_how_many_trials_can_share_is_said_before_they_run(tmp_path):
@@ -309,7 +321,7 @@ def test_what_was_begun_elsewhere_offers_nothing(sharing):
     list(train_recorded(trial, paused))
     assert trial.checkpoint.exists()
     assert len(snapshots.storage.entries()) == 1
-    assert (trial.path / TrialFiles.PATH.name).exists()
+    assert (trial.path / TrialFiles.PRETRAINING.name).exists()
     trial.begin_path("of another machine")
     snapshots.clear()
     list(itertools.islice(train_recorded(trial, terms), 12))

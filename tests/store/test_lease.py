@@ -26,7 +26,7 @@ def quick(monkeypatch):
 
 
 def held(storage, take_over=False, lost=lambda: None):
-    return lease.held(storage, "the study", lost, take_over)
+    return lease.hold(storage, "the study", lost, take_over)
 
 
 def holder(storage, **changed):

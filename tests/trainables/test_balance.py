@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.support.balance import BALANCED, EVERY, GAME_ON, OFF, RAW, RULER, marks, ruler, run
 from tests.support.tiny import tiny
 from trainables.balance import CONDITIONS, Ruler, Verdict, excesses, judge, nash_cost, reading_gap
+from trainables.outcome import End
 
 
 @pytest.mark.parametrize("raw", [{}, RAW], ids=["plain", "ema"])
@@ -191,3 +192,10 @@ def test_the_cost_is_finite_and_grows_with_the_gap(one, other, max_steps):
     near, far = (nash_cost(Verdict(None, None, 0, gap), max_steps) for gap in sorted([one, other]))
     assert max_steps <= near <= far * (1 + 1e-12) and far <= 2 * max_steps
     assert nash_cost(Verdict(max_steps, max_steps, max_steps, 0.0), max_steps) <= near
+
+
+@pytest.mark.parametrize("end", End)
+def test_every_end_says_whether_it_is_censored_and_has_a_cost(end):
+    assert isinstance(end.is_censored, bool)
+    assert isinstance(end.has_cost, bool)
+    assert end.has_cost or not end.is_censored  # a bound is a number

@@ -71,7 +71,7 @@ def one_error(said, *words):
 def test_a_run_that_the_lease_refuses_leaves_the_running_study_as_it_is(tmp_path, folder):
     before = folder.study_file.read_bytes()
     file = write(tmp_path, small() | {"search": small()["search"] | {"trials": 99}}, "more.yaml")
-    with lease.held(folder.storage(), folder.address, lambda: None):
+    with lease.hold(folder.storage(), folder.address, lambda: None):
         said = invoke("run", file, "--storage", folder.path.parent)
     one_error(said, f"a study that process {os.getpid()} of")
     assert folder.study_file.read_bytes() == before
@@ -94,7 +94,7 @@ def test_the_storage_that_a_person_names_goes_before_the_study_files(tmp_path, f
 
 def test_a_study_runs_while_a_driver_holds_it_and_no_longer(folder, study):
     assert not report_data(study, folder, records_in(study, folder))["running"]
-    with lease.held(folder.storage(), folder.address, lambda: None):
+    with lease.hold(folder.storage(), folder.address, lambda: None):
         data = report_data(study, folder, records_in(study, folder))
         assert (data["running"], data["stopped"]) == (True, "")
         assert standing(study, folder, records_in(study, folder))["state"] == "running"
@@ -109,7 +109,7 @@ def test_a_report_is_watched_as_long_as_the_study_is_driven_confirmations_includ
     written, slept = [], []
     whole = watch.files.write_where_possible
     monkeypatch.setattr(watch.files, "write_where_possible", lambda *args: written.append(args) or whole(*args))
-    driver = lease.held(folder.storage(), folder.address, lambda: None)
+    driver = lease.hold(folder.storage(), folder.address, lambda: None)
     driver.__enter__()
     for number in range(2, 8):  # the search is over; its confirmation is not
         start(folder, study, number, VALUES)
@@ -139,7 +139,7 @@ def test_a_trial_that_was_abandoned_is_at_work_on_no_machine(bucket, study, fold
         if not entry.name.startswith("lease/"):
             parts = "readings.jsonl" in entry.name or "attempts.jsonl" in entry.name
             there.write(f"{entry.name}.parts/00000001-a" if parts else entry.name, folder.storage().read(entry.name))
-    with lease.held(there, url, lambda: None):  # another driver is at work, on other trials
+    with lease.hold(there, url, lambda: None):  # another driver is at work, on other trials
         later = time.time() + 3600
         monkeypatch.setattr(time, "time", lambda: later)
         fresh = StudyFolder(working_copy(url, tmp_path / "laptop"))
@@ -192,7 +192,7 @@ def test_a_folder_without_hard_links_can_be_driven_by_one_at_a_time(folder, monk
     assert not storage.create("lease/probe", b"another's")
     assert storage.read("lease/probe") == b"mine"
     storage.delete("lease/probe")
-    with lease.held(storage, folder.address, lambda: None):
+    with lease.hold(storage, folder.address, lambda: None):
         assert folder.is_driven()
         said = invoke("clean", folder.path)
     one_error(said, "running")

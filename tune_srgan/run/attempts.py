@@ -24,8 +24,11 @@ class NoGpu(RuntimeError):
     """A worker was given a GPU, and torch finds none."""
 
 
-def spent(folder: StudyFolder, trial: TrialFolder, run: str, alive: Collection[str]) -> int:
-    """Count the attempts within a driver's run that ended badly and count; `alive` are the cluster's nodes."""
+def counted(folder: StudyFolder, trial: TrialFolder, run: str, alive: Collection[str]) -> int:
+    """Count the attempts within a driver's run that used up one of the trial's tries.
+
+    Where a worker died without a word, its node decides whose fault it was: `alive` are those that are left.
+    """
     attempts = trial.attempts()
     first = next((at for at, attempt in enumerate(attempts) if attempt.run == run), len(attempts))
     count = lost = 0

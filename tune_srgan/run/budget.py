@@ -1,4 +1,4 @@
-"""What a study has used and may still use. Steps and GPU time of running trials are reserved in full."""
+"""What a study has used and may still use. A running trial reserves all its steps."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tune_srgan.report.files import Format
 from tune_srgan.report.live import StudyView
 from tune_srgan.report.terminal import print_report
 from tune_srgan.run.budget import Budget
-from tune_srgan.run.holding import held, storage_errors
+from tune_srgan.run.holding import driving, storage_errors
 from tune_srgan.run.ledger import Ledger
 from tune_srgan.search.confirmation import left_to_do, winner
 from tune_srgan.search.importance import importances
@@ -65,7 +65,7 @@ class Driver:
             self._err.print(mode_note, style="yellow")
         self._folder.check_writable()
         refuse_another_search(self._study, self._folder)
-        with held(self._folder, self._err, take_over) as taken:
+        with driving(self._folder, self._err, take_over) as taken:
             keep_study(self._study, self._folder)
             ledger = Ledger(self._study, self._folder)
             ending = Ending(StudyEnd.COMPLETE)

@@ -19,12 +19,12 @@ from tune_srgan.run.budget import Budget
 from tune_srgan.run.ledger import Ledger
 from tune_srgan.run.observer import Observer
 from tune_srgan.search import order
-from tune_srgan.search.board import better, board_of
-from tune_srgan.search.capping import cost_in, incumbent_of, why_end
+from tune_srgan.search.board import board_of
+from tune_srgan.search.capping import better, cost_in, incumbent_of, why_end
 from tune_srgan.search.confirmation import missing
 from tune_srgan.search.order import Running, Stretch, Waiting
 from tune_srgan.search.searcher import Searcher
-from tune_srgan.search.sharing import path_of, points_of, reach
+from tune_srgan.search.sharing import points_of, reach, values_in_pretraining
 from tune_srgan.store.ending import Ending, StudyEnd
 from tune_srgan.store.patience import PATIENCE_S
 from tune_srgan.store.records import TrialRecord
@@ -127,7 +127,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         record = self.ledger.read(trial)
         if record.end is None and error:
             failures = [attempt.failure for attempt in trial.attempts() if attempt.failure is not None]
-            if failures and failures[-1].fault is Fault.NOBODY:
+            if failures and failures[-1].fault in {Fault.NODE, Fault.STUDY}:
                 # imagery that is gone for every trial, a last GPU that is: the trial stays to be resumed
                 self.stopped = Ending(StudyEnd.FAULT, failures[-1].message)
                 return
@@ -174,13 +174,15 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 self._waiting.append(proposed)
         if not self._waiting:
             return None
-        by_bound = {self._bound(trial): trial for trial in self._waiting}
-        chosen = by_bound[order.next_to_start(list(by_bound), self._at_work())]
+        by_place = {self._waiting_as(trial): trial for trial in self._waiting}
+        chosen = by_place[order.next_to_start(list(by_place), self._at_work())]
         self._waiting.remove(chosen)
         return chosen
 
     def _wants_another(self) -> bool:
-        return order.wants_another([self._bound(trial) for trial in self._waiting], self._at_work(), self.budget.slots)
+        return order.wants_another(
+            [self._waiting_as(trial) for trial in self._waiting], self._at_work(), self.budget.slots
+        )
 
     def _post(self) -> None:
         """Tell the running trials, by the board, what those that wait may reach."""
@@ -190,7 +192,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def _at_work(self) -> list[Running]:
         return [Running(self._plan(trial).stretch, self._steps[trial]) for trial in self._running.values()]
 
-    def _bound(self, trial: TrialFolder) -> Waiting:
+    def _waiting_as(self, trial: TrialFolder) -> Waiting:
         """A trial that waits, as the order sees it; in the searcher's order where the soonest does not come first."""
         plan = self._plan(trial)
         soonest = earliest_possible(self._readings(trial), plan.ruler) if self._best_first else 0.0
@@ -206,7 +208,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         if trial not in self._plans:
             record = self.ledger[trial]
             configuration = self._study.configuration(record.values)
-            path = (trial.confirms, *path_of(record.values))
+            path = (trial.confirms, *values_in_pretraining(record.values))
             stretch = Stretch(path, reach(self._points, configuration.Training.pretrain_steps))
             named = record.proposed_by == Proposer.TRY_FIRST
             self._plans[trial] = _Plan(configuration, Ruler.of(configuration), stretch, named)

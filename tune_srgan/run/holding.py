@@ -16,7 +16,7 @@ from tune_srgan.store.study_folder import StudyFolder
 
 
 @contextlib.contextmanager
-def held(folder: StudyFolder, err: Console, take_over: bool = False) -> Iterator[threading.Event]:
+def driving(folder: StudyFolder, err: Console, take_over: bool = False) -> Iterator[threading.Event]:
     """Hold a study alone; stop, as by Ctrl-C, where another driver takes it over, which the event says."""
     taken = threading.Event()
 
@@ -25,7 +25,7 @@ def held(folder: StudyFolder, err: Console, take_over: bool = False) -> Iterator
         taken.set()
         os.kill(os.getpid(), signal.SIGINT)
 
-    with lease.held(folder.storage(), folder.address, lost, take_over):
+    with lease.hold(folder.storage(), folder.address, lost, take_over):
         yield taken
 
 

@@ -104,7 +104,7 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> Ending | None:
         run_config=tune.RunConfig(
             name=feed.run,
             storage_path=str(feed.folder.ray_folder),
-            # trials count their attempts themselves (`attempts.spent`): some are not their fault
+            # trials count their attempts themselves (`attempts.counted`): some are not their fault
             failure_config=tune.FailureConfig(max_failures=2 * (resources.max_failures + 1) + LOST_NODES),
             callbacks=[_Callback(feed)],
             verbose=0,

@@ -99,7 +99,7 @@ def _train(
                 shared.offer(state)
             saved = time.perf_counter()
             yield {**reading, "phase": phase(state.step, configuration)}
-            stop = _why_stop(state, terms)
+            stop = _stopped_early(state, terms)
             waited = {"time/record_s": noted - began, "time/checkpoint_s": saved - noted}
             waited["time/report_s"] = time.perf_counter() - saved
             if stop is not None:
@@ -191,7 +191,7 @@ def _record(trial: TrialFolder, state: State) -> None:
             trial.append(reading)
 
 
-def _why_stop(state: State, terms: Terms) -> Stop | None:
+def _stopped_early(state: State, terms: Terms) -> Stop | None:
     """What stops a training before the balance or max_steps do."""
     if state.step >= state.configuration.Training.max_steps:
         return None

@@ -76,7 +76,7 @@ def _run(
 ) -> None:
     trial, study = folder.named(config["trial"]), study_in(folder)
     node, alive = nodes.whereabouts()
-    if attempts.spent(folder, trial, config["run"], alive) > study.resources.max_failures:
+    if attempts.counted(folder, trial, config["run"], alive) > study.resources.max_failures:
         trial.end_failed()
         return
     trial.begin_attempt(config["run"], node)
@@ -146,15 +146,15 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
 
 
 def _diagnosed(error: Exception) -> tuple[Exception, Fault]:
-    """What an attempt failed by, and whose fault that is: the trial's own, its device's, or nobody's."""
+    """What an attempt failed by, and whose fault that is."""
     if isinstance(error, InvalidInput) and not isinstance(error, DamagedCheckpoint):
-        return error, Fault.NOBODY  # imagery that is gone is gone for every trial
+        return error, Fault.STUDY  # imagery that is gone is gone for every trial
     if not isinstance(error, NoGpu) and (isinstance(error, torch.OutOfMemoryError) or device_computes()):
         return error, Fault.TRIAL
     if mps.gpu_answers():
         return error, Fault.DEVICE
     lost = f"the GPU of {_device()} answers nobody any more ({' '.join(str(error).split())[:200]})"
-    return DeviceLost(lost), Fault.NOBODY
+    return DeviceLost(lost), Fault.NODE
 
 
 def device_computes() -> bool:

@@ -7,31 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tune_srgan.search.capping import Incumbent, better
+
 NAMESPACE = "tune-srgan"  # of the actor's name
 
 
 def board_of(study: Path) -> str:
     """The name of a study's board, in NAMESPACE, by the driver's folder of it."""
     return f"incumbent of {study}"
-
-
-@dataclass(frozen=True)
-class Incumbent:
-    """The best cost so far, and whose it is."""
-
-    cost: float
-    number: int
-
-    def before(self, cost: float, number: int, slack: float = 1.0) -> bool:
-        """Whether it stands before a trial of that number even if the trial comes to that cost."""
-        return (slack * self.cost, self.number) < (cost, number)
-
-
-def better(one: Incumbent | None, other: Incumbent | None) -> Incumbent | None:
-    """The one that stands before the other; `one` where neither does."""
-    if one is None or other is None:
-        return other if one is None else one
-    return other if other.before(one.cost, one.number) else one
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from trainables.balance import Ruler, earliest_possible, lost
 from trainables.outcome import End
-from tune_srgan.search.board import Incumbent
 from tune_srgan.store.account import cost_in_seconds, step_seconds_of
 from tune_srgan.store.records import TrialRecord, best_of
 from tune_srgan.study.settings import Capping, Study
 
 SETTLED_AFTER = 4  # readings with steps of the game: until then its steps cost more than later
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best cost so far, and whose it is."""
+
+    cost: float
+    number: int
+
+    def before(self, cost: float, number: int, slack: float = 1.0) -> bool:
+        """Whether it stands before a trial of that number even if the trial comes to that cost."""
+        return (slack * self.cost, self.number) < (cost, number)
+
+
+def better(one: Incumbent | None, other: Incumbent | None) -> Incumbent | None:
+    """The one that stands before the other; `one` where neither does."""
+    if one is None or other is None:
+        return other if one is None else one
+    return other if other.before(one.cost, one.number) else one
 
 
 def incumbent_of(records: Sequence[TrialRecord]) -> Incumbent | None:

@@ -26,7 +26,7 @@ class Waiting:
     number: int
     stretch: Stretch
     soonest: float  # the step at which it may reach the balance at the earliest
-    named: bool = False  # by the study file: it starts before all others
+    named: bool = False  # by the study file: the soonest of all
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ def overlaps(trial: Waiting, running: Iterable[Running]) -> bool:
 
 
 def next_to_start(waiting: Sequence[Waiting], running: Sequence[Running]) -> Waiting:
-    """Choose the trial to start: what the study file names in its order, then the soonest of the others.
-
-    One that overlaps is chosen only where all do.
-    """
+    """Choose the trial to start: one that does not overlap if there is one, of these the soonest, named ones first."""
 
     def key(trial: Waiting) -> tuple[bool, float, int]:
         return overlaps(trial, running), -math.inf if trial.named else trial.soonest, trial.number

@@ -48,7 +48,7 @@ def points_of(study: Study) -> list[int]:
     return [length // every * every for length in lengths]
 
 
-def path_of(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+def values_in_pretraining(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
     """What of a trial's values sets the path of its pretraining: trials of one study with the same share theirs."""
     return tuple(sorted((key, value) for key, value in values.items() if not acts_later(key)))
 
@@ -163,7 +163,7 @@ def expected_savings(study: Study, trials: int) -> tuple[float, float, float]:
         reached: dict[tuple[tuple[str, Value], ...], int] = {}
         for _ in range(drawn):
             values = {key: parameter.at(draw.random()) for key, parameter in study.space.items()}
-            pretraining, path = study.configuration(values).Training.pretrain_steps, path_of(values)
+            pretraining, path = study.configuration(values).Training.pretrain_steps, values_in_pretraining(values)
             begun = min(reached.get(path, 0), reach(points, pretraining))
             sharing, saved, total = sharing + (begun > 0), saved + begun, total + pretraining
             reached[path] = max(reached.get(path, 0), reach(points, pretraining))

@@ -76,7 +76,7 @@ class TrialFiles:
     CHECKPOINT = Item("checkpoint.pt", How.HEAVY, "the training's state", "run/trial", "run/trial, upscale")
     SAMPLES = Item("samples.png", How.WHOLE, "held-out images at the end", "run/trial", "report, tracking/follower")
     SAMPLES_FIGURES = Item("samples.json", How.WHOLE, "their columns and figures", "run/trial", "report/data")
-    PATH = Item("pretraining.txt", How.WHOLE, "which path of pretraining it began on", "run/trial", "run/trial")
+    PRETRAINING = Item("pretraining.txt", How.WHOLE, "which path of pretraining it began on", "run/trial", "run/trial")
     COMPLAINTS = Item(
         "complaints.log", How.LINES, "what went wrong and stopped nothing", "run, tracking", "report/data"
     )

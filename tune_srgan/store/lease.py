@@ -27,7 +27,7 @@ EXPECTED = "one driver at a time"
 
 
 @contextlib.contextmanager
-def held(storage: Storage, place: str, lost: Callable[[], None], take_over: bool = False) -> Iterator[None]:
+def hold(storage: Storage, place: str, lost: Callable[[], None], take_over: bool = False) -> Iterator[None]:
     """Hold a study alone; one clear error where another driver does. `lost` is called where another took over.
 
     A holder of this machine whose process is gone is followed at once; one of its name (this machine before it was

@@ -41,7 +41,8 @@ class Fault(StrEnum):
 
     TRIAL = "the trial's"
     DEVICE = "a device's, which all who share it may see"
-    NOBODY = "nobody's: the study stops, to be resumed"
+    NODE = "its node's, whose GPU is lost: another node goes on; without one the study stops, to be resumed"
+    STUDY = "the study's, whose imagery is gone: the study stops, to be resumed"
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,11 @@ class TrialFolder:
 
     def begin_path(self, path: str) -> None:
         """Note the path of pretraining, by its fingerprint, that this trial begins on."""
-        write_atomically(self.path / TrialFiles.PATH.name, path)
+        write_atomically(self.path / TrialFiles.PRETRAINING.name, path)
 
     def began_on(self, path: str) -> bool:
         """Whether this trial's pretraining began on that path."""
-        file = self.path / TrialFiles.PATH.name
+        file = self.path / TrialFiles.PRETRAINING.name
         return file.exists() and file.read_text(encoding="utf-8") == path
 
     def complain(self, text: str) -> None:
