@@ -176,3 +176,20 @@ def test_no_file_and_no_function_is_too_long_to_be_read(file):
     kernels = file.parent.name == "gpu"  # a kernel is one function
     long = [node.name for node in functions if node.end_lineno - node.lineno >= LONGEST_FUNCTION and not kernels]
     assert long == []
+
+
+def test_the_map_names_every_module_and_every_file_of_a_study():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    modules = page[page.index("## Modules") :]
+    missing = [
+        str(file.relative_to(ROOT))
+        for file in [*SERVICE, *TRIAL]
+        if file.name != "__init__.py"
+        and f"| `{file.name}` |" not in modules
+        and f"| `gpu/{file.name}` |" not in modules
+    ]
+    assert missing == []
+    for files in (StudyFiles, TrialFiles, TrackerFiles):
+        for item in items(files):
+            row = f"| `{item.name}` | {item.holds} | {item.writer} | {item.readers} | {item.how.name.lower()} |"
+            assert row in page

@@ -22,11 +22,11 @@ NOT_BUILT: dict[str, dict[str, str]] = {  # a key's names here, `*` for all othe
     "Training.Losses.adv_loss_type": {"*": "Use bce."},
 }
 NOT_BUILT_ABOVE_ZERO = {
-    "Training.Losses.perceptual_weight": "The perceptual loss is not there yet: set it to 0.",
-    "Training.Losses.r1_gamma": "The R1 penalty is not there yet: set it to 0.",
-    "Training.Losses.relativistic_average_d": "The relativistic loss is not there yet: set it to false.",
+    "Training.Losses.perceptual_weight": "The perceptual loss is not built here yet: set it to 0.",
+    "Training.Losses.r1_gamma": "The R1 penalty is not built here yet: set it to 0.",
+    "Training.Losses.relativistic_average_d": "The relativistic loss is not built here yet: set it to false.",
     "Model.continue_training": "Interrupted trainings go on by themselves: run the same `train` command again.",
-    "Model.load_checkpoint": "Starting from foreign weights is not there yet: set it to false.",
+    "Model.load_checkpoint": "Starting from foreign weights is not built here yet: set it to false.",
 }
 _LATER = "It is not built here yet."
 
@@ -69,6 +69,6 @@ def _take_out_unbuilt(nested: dict[str, Any], file: str) -> list[Problem]:
             drop(nested, key)
     block, network = value_at(nested, "Generator.block_type"), value_at(nested, "Generator.model_type")
     if isinstance(block, str) and block != "standard" and lower(network or "srresnet") == "srresnet":
-        fix = "Other blocks are not built here yet."
+        fix = f"{_LATER} Leave `block_type` out, or set it to standard."
         problems.append(Problem(file, "Generator.block_type", f"'{block}'", "'standard'", fix))
     return problems

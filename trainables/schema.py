@@ -72,7 +72,7 @@ class DataSettings(Section):
     normalization: Literal["percentiles", "scale", "normalise_10k", "zero_one", "identity"] = "percentiles"
     percentiles: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.1, 99.9]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # overrides what the files say
+    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # of no data, beside what the files say
     crop_size: Positive = 96  # of the high-resolution image, px
     val_fraction: Share = 0.2
     val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis

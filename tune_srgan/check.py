@@ -69,13 +69,13 @@ def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
     described = f"{describe_training(configuration)}; {steps} steps, a reading every {every}"
     out.print(f"Training: {described}.", highlight=False)
     if gpu:
-        _rehearse(configuration, str(file), out)
+        _rehearse(configuration, str(file), "", out)
 
 
 def check_study(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:
     """Validate a study and its imagery, and say what it may take. Starts no trial."""
     study, warnings = load_study(file)
-    study = study.model_copy(update={"storage": storage or study.storage})
+    study = study.changed(None, None, storage)
     imagery = check_parts(study, str(file), study.storage)
     if gpu:
         _refuse_without_gpu()
@@ -95,7 +95,7 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
         out.print(line, highlight=False)
     _say_what_is_shared(study, out, err)
     if gpu:
-        _rehearse(study.highest(), str(file), out)
+        _rehearse(study.highest(), str(file), ", at the high end of every range", out)
     if address:
         from tune_srgan.cluster import connection
         from tune_srgan.cluster.look import look_around
@@ -131,8 +131,8 @@ def _refuse_without_gpu() -> None:
         raise InvalidInput([Problem("--gpu", "", "no GPU that torch can use", "one on this machine", fix)])
 
 
-def _rehearse(configuration: Configuration, file: str, out: Console) -> None:
-    """What a training takes of this machine's GPU; of a study, at the high end of every range."""
+def _rehearse(configuration: Configuration, file: str, which: str, out: Console) -> None:
+    """What a training takes of this machine's GPU."""
     import torch
 
     from trainables.imagery import load_imagery
@@ -155,7 +155,7 @@ def _rehearse(configuration: Configuration, file: str, out: Console) -> None:
     seconds += (training.max_steps - training.pretrain_steps) * took.game_step_s
     seconds += training.max_steps / training.validate_every * took.validation_s
     out.print(
-        f"On one {torch.cuda.get_device_name(device)} ({total / 1e9:.0f} GB), at the high end of every range: a trial "
+        f"On one {torch.cuda.get_device_name(device)} ({total / 1e9:.0f} GB){which}: a training "
         f"holds {took.peak_bytes / 1e9:.1f} GB at its peak, so resources.gpus of at least {share:.2f}.\n"
         f"A step of pretraining takes {took.pretraining_step_s * 1e3:.1f} ms, one of the game "
         f"{took.game_step_s * 1e3:.1f} ms, a validation {took.validation_s:.2f} s; "

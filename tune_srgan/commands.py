@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -133,7 +133,7 @@ def submit(
 ) -> None:
     """Run a study on the head of a Ray cluster, as a job, and follow it; the job goes on without this shell."""
     loaded, warnings = load_study(study)
-    loaded = _changed(loaded, trials, concurrent, storage)
+    loaded = loaded.changed(trials, concurrent, storage)
     refuse_relative(str(study), loaded.storage)
     print_warnings(warnings, err)
     # the head may have a place of its own for studies
@@ -221,7 +221,10 @@ def report(
     from tune_srgan.report.watch import report as write_report
     from tune_srgan.tracking.wandb_report import publish_report
 
+    if wandb:
+        _refuse_beside("--wandb", {"--watch": watch, "--format": formats != ["html"], "--out": to})
     if address:
+        _refuse_beside("--address", {"--out": to})
         wanted = [option for kind in formats for option in ("--format", kind)]
         wanted += ["--watch"] * watch + ["--wandb"] * wandb
         _on_head(address, "report", *there("report", study, storage or RUNS, *wanted))
@@ -333,14 +336,6 @@ def _taking_over(take_over: bool) -> list[str]:
     return ["--take-over"] if take_over else []
 
 
-def _changed(study: Study, trials: int | None, concurrent: int | None, storage: str | None) -> Study:
-    """A study with what a person asked for instead of the file's."""
-    search = study.search.model_copy(update={"trials": trials or study.search.trials})
-    resources = study.resources.model_copy(update={"concurrent": concurrent or study.resources.concurrent})
-    told = {"search": search, "resources": resources, "storage": storage or study.storage}
-    return study.model_copy(update=told)
-
-
 def _run(
     file: Path,
     trials: int | None,
@@ -353,7 +348,7 @@ def _run(
     from tune_srgan.check import check_parts
 
     study, warnings = load_study(file)
-    study = _changed(study, trials, concurrent, storage)
+    study = study.changed(trials, concurrent, storage)
     check_parts(study, str(file), study.storage)
     print_warnings(warnings, err)
     _drive(study, study_at(f"{study.storage}/{study.study}"), address, connected, take_over)
@@ -375,9 +370,18 @@ def _drive(
         out.print(said, style="bold yellow")
         out.print(Text(f"  python tune.py resume {folder.address}"), soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
-    if why := driven.why_nothing():
-        err.print(Text.assemble(("error ", "bold red"), why), soft_wrap=True)
+    if why := driven.why_failed():
+        go_on = f"\n      Mend it; then: python tune.py resume {folder.address}"
+        err.print(Text.assemble(("error ", "bold red"), why, go_on), soft_wrap=True)
         raise typer.Exit(FAILED)
+
+
+def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    """Refuse the options that were given and that mean nothing beside another one."""
+    found = f"together with {option}"
+    given = [Problem(name, "", found, "one of the two", "Leave one out.") for name, value in others.items() if value]
+    if given:
+        raise InvalidInput(given)
 
 
 def _shown(path: Path) -> str:

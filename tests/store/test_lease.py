@@ -66,7 +66,10 @@ def test_a_process_of_the_same_number_that_began_later_is_another(storage):
 
 def test_another_machines_driver_is_followed_where_a_person_says_so_and_it_is_silent(storage):
     holder(storage, host="elsewhere")
-    with pytest.raises(InvalidInput, match="its last sign of life is 10. s old.*give --take-over"), held(storage):
+    with (
+        pytest.raises(InvalidInput, match="its last sign of life is 10. s old.*give the same command --take-over"),
+        held(storage),
+    ):
         pytest.fail("not asked for")
     with held(storage, take_over=True):
         assert last(storage)[0] == 4

@@ -602,6 +602,15 @@ def test_a_server_that_failed_one_trial_is_not_asked_by_the_next_ones(tmp_path, 
     server.stop()
 
 
+def test_what_one_machine_saw_of_the_server_every_machine_knows(tmp_path):
+    url = "memory://away/small"
+    one, other = (StudyFolder(working_copy(url, tmp_path / name)) for name in ("one", "other"))
+    assert marks.why_away(other) == ""
+    marks.say_away(one, "it answers nobody")
+    assert marks.why_away(other) == "it answers nobody"
+    assert marks.why_away(other, time.time() + 1) == ""
+
+
 @pytest.fixture(scope="module")
 def bucket():
     with s3() as made:

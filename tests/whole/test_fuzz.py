@@ -1,6 +1,6 @@
 """Whatever lies where a file should be: a result or one clear error; no other exception, no hang, nothing executed.
 
-The same inputs every time. `FUZZ_EXAMPLES=50 pytest tests/test_fuzz.py` tries 50 times as many, and others each time.
+The same inputs every time. `FUZZ_EXAMPLES=50 pytest tests/whole/test_fuzz.py` tries 50 times as many, others each time.
 """
 
 import copy

@@ -300,13 +300,15 @@ def test_a_study_on_gpus_gives_its_trials_some(tmp_path):
 
 def test_a_study_that_trained_nothing_says_why_and_fails(folder, study):
     records = records_in(study, folder)
-    assert Driven(Ending(StudyEnd.COMPLETE), records).why_nothing() == ""
+    assert Driven(Ending(StudyEnd.COMPLETE), records).why_failed() == ""
     for number in range(2, 5):
         start(folder, study, number, VALUES)
         folder.trial(number).end_failed()
     lost = [record for record in records_in(study, folder).search if record.number >= 2]
-    why = Driven(Ending(StudyEnd.COMPLETE), type(records)(tuple(lost))).why_nothing()
+    why = Driven(Ending(StudyEnd.COMPLETE), type(records)(tuple(lost))).why_failed()
     assert why.startswith("No trial trained to an end: 3 of 3 ended in an error; most said: its worker died")
+    gone = Ending(StudyEnd.FAULT, "Data.path: found nothing")  # however many have ended before
+    assert Driven(gone, records).why_failed() == "Data.path: found nothing"
 
 
 # a person's words
@@ -340,6 +342,12 @@ def test_a_study_of_any_size_that_is_admitted_reaches_the_head_whole():
 
 def test_what_is_no_format_is_one_clear_error(folder):
     one_error(invoke("report", folder.path, "--format", "pdf"), "one of html, md, json", "The page prints")
+
+
+def test_options_that_mean_nothing_together_are_refused(folder, tmp_path):
+    one_error(invoke("report", folder.path, "--wandb", "--watch"), "--watch: found together with --wandb")
+    told = "report", folder.path, "--address", "http://127.0.0.1:1", "--out", tmp_path
+    one_error(invoke(*told), "--out: found together with --address")
 
 
 def test_a_confirmation_is_never_taken_for_a_trial_of_the_search(folder, study):

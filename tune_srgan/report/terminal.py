@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +14,6 @@ from tune_srgan.console import COLOURS, figure, setting
 from tune_srgan.report import words
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder
-from tune_srgan.study.space import Value
 from tune_srgan.tracking.marks import sweep_address
 
 
@@ -117,16 +115,3 @@ def _print_account(data: dict[str, Any], folder: StudyFolder, console: Console) 
         line = f"Runs are not on Weights & Biases, nor in a sweep there; send them with: {command}"
         console.print(Text(line), soft_wrap=True)
     console.print(" ".join(data["limits"]), style="dim", highlight=False)
-
-
-def describe_training(flat: Mapping[str, Value]) -> str:
-    """The settings the guide is about, in one line."""
-    keys = {
-        "warm-up": "Schedulers.g_warmup_steps",
-        "pretraining": "Training.g_pretrain_steps",
-        "ramp": "Training.adv_loss_ramp_steps",
-        "weight": "Training.Losses.adv_loss_beta",
-        "rates": "Optimizers.optim_g_lr",
-        "/": "Optimizers.optim_d_lr",
-    }
-    return ", ".join(f"{name} {setting(flat[key])}" for name, key in keys.items()).replace(", / ", " / ")

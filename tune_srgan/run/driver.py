@@ -42,8 +42,10 @@ class Driven:
     ending: Ending
     records: StudyRecords
 
-    def why_nothing(self) -> str:
-        """Why no trial of the search trained to an end; empty where one did."""
+    def why_failed(self) -> str:
+        """Why the study has failed: what stopped it, or that no trial trained to an end; empty where it has not."""
+        if self.ending.why is StudyEnd.FAULT:
+            return self.ending.text
         ended = [record for record in self.records.search if record.end is not None]
         if any(record.end.has_cost and record.trained_steps for record in ended if record.end is not None):
             return ""
@@ -121,7 +123,7 @@ class Driver:
             best = winner(study, ledger.records())
             seconds = max(TRACKERS_S, TRACKERS_SHARE * budget.elapsed_s())
             sweep.close_sweep(study, folder, best.number if best else None, seconds)
-        if ending.text:
+        if ending.text and ending.why is not StudyEnd.FAULT:
             self._out.print(Text(f"Stopped early: {ending.text}.", style="yellow"), soft_wrap=True)
         return ending
 

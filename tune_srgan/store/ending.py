@@ -16,7 +16,7 @@ class StudyEnd(StrEnum):
 
     COMPLETE = "complete"  # every trial and every confirmation has ended
     BUDGET = "out of budget"
-    FAULT = "stopped"  # by what is no trial's fault: imagery that is gone, a last GPU that is lost, a store that fails
+    FAULT = "stopped"  # by what is no trial's fault: imagery that is gone, a last GPU that is lost
     INTERRUPTED = "interrupted"  # by a person, or by another driver
 
 

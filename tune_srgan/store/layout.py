@@ -27,8 +27,12 @@ class Item:
     name: str
     how: How
     holds: str
-    writer: str  # modules
+    writer: str  # the modules that decide to write it
     readers: str
+
+
+_PROPOSES = "run/feed, search/confirmation, run/single"
+_READ_READINGS = "store/records, run/trial, run/feed, tracking/follower"
 
 
 class StudyFiles:
@@ -43,8 +47,8 @@ class StudyFiles:
     REPORT = Item("report.html", How.WHOLE, "the report; .md and .json beside it", "report/files", "a browser")
     REPORT_MARKDOWN = Item("report.md", How.WHOLE, "the report as text", "report/files", "a person")
     REPORT_DATA = Item("report.json", How.WHOLE, "the report's data", "report/files", "programs")
-    TRIALS = Item("trials", How.WHOLE, "a folder a trial of the search", "store/trial_folder", "store/records")
-    CONFIRM = Item("confirm", How.WHOLE, "a folder a confirmation", "store/trial_folder", "store/records")
+    TRIALS = Item("trials", How.WHOLE, "one folder per trial of the search", "run/feed", "store/records")
+    CONFIRM = Item("confirm", How.WHOLE, "one folder per confirmation", "search/confirmation", "store/records")
     PRETRAINING = Item("pretraining", How.SHARED, "snapshots of pretraining", "search/sharing", "search/sharing")
     LEASE = Item("lease", How.SHARED, "who drives it: numbered objects", "store/lease", "store/lease, status")
     LOOK = Item(".seen", How.SHARED, "objects by which nodes show that they see it", "cluster/look", "cluster/look")
@@ -58,7 +62,7 @@ class StudyFiles:
     SWEEP_STATE = Item("wandb_sweep.state", How.HERE, "the state wanted of it", "tracking/sweep", "tracking/sweep")
     SWEEP_LOG = Item("wandb_sweep.log", How.HERE, "what wandb said of it", "tracking/sweep", "a person")
     BEST_RUN = Item("wandb_best", How.WHOLE, "whose run is tagged best", "tracking/tracker", "tracking/follower")
-    AWAY = Item("wandb_away", How.WHOLE, "when and how the server last failed", "tracking/marks", "tracking/marks")
+    AWAY = Item("wandb_away", How.SHARED, "when and how the server last failed", "tracking/marks", "tracking/marks")
     WANDB_REPORT = Item("wandb_report.json", How.WHOLE, "the report there", "tracking/wandb_report", "the same")
     WANDB_LOGS = Item("wandb", How.HERE, "wandb's own logs", "wandb", "a person")
 
@@ -66,11 +70,15 @@ class StudyFiles:
 class TrialFiles:
     """The files and folders of a trial, a confirmation, or a training by itself."""
 
-    CONFIGURATION = Item("configuration.yaml", How.WHOLE, "its whole configuration", "store/trial_folder", "run/trial")
-    TRIAL = Item("trial.json", How.WHOLE, "values, who proposed them, when", "store/trial_folder", "store/records")
-    READINGS = Item("readings.jsonl", How.LINES, "a reading a line", "run/trial", "store/records, tracking/follower")
+    CONFIGURATION = Item("configuration.yaml", How.WHOLE, "its whole configuration", _PROPOSES, "run/trial")
+    TRIAL = Item("trial.json", How.WHOLE, "values, who proposed them, when", _PROPOSES, "store/records")
+    READINGS = Item("readings.jsonl", How.LINES, "one reading per line", "run/trial", _READ_READINGS)
     ATTEMPTS = Item(
-        "attempts.jsonl", How.LINES, "an attempt's begin or end a line", "run/worker, run/trial", "run/attempts"
+        "attempts.jsonl",
+        How.LINES,
+        "each attempt's begin and end",
+        "run/worker, run/trial",
+        "run/attempts, run/feed",
     )
     OUTCOME = Item("outcome.json", How.WHOLE, "how it ended", "run/trial, run/worker, run/feed", "store/records")
     CHECKPOINT = Item("checkpoint.pt", How.HEAVY, "the training's state", "run/trial", "run/trial, upscale")

@@ -74,7 +74,7 @@ def _refuse_the_living(storage: Storage, place: str, last: int, holder: dict[str
     age = max(0.0, time.time() - holder["time"])
     found = f"a study that {who} is running; its last sign of life is {age:.0f} s old"
     if not take_over and holder["host"] != socket.gethostname():
-        fix = "Stop it there, or follow it with `status`; if that machine is gone, give --take-over."
+        fix = "Stop it there, or follow it with `status`; if that machine is gone, give the same command --take-over."
         raise InvalidInput([Problem(place, "", found, EXPECTED, fix)])
     # a clock may lie, a beat that goes on does not
     for _ in range(SILENT_BEATS):

@@ -62,4 +62,4 @@ def find_study(name: str, storage: str | None = None) -> StudyFolder:
             return folder
     known = sorted(path.parent.name for path in Path(below).expanduser().glob(f"*/{StudyFiles.STUDY.name}"))
     fix = f"Studies in {below}/: {', '.join(known)}." if known else f"There is no study in {below}/; `run` starts one."
-    raise InvalidInput([Problem(name, "", "no study", "a study's folder, file or name", fix)])
+    raise InvalidInput([Problem(name, "", "no study", "a study's folder, URL, file or name", fix)])

@@ -121,6 +121,13 @@ class Study(Section):
     tracking: Tracking = Tracking()
     storage: Place = "runs"
 
+    def changed(self, trials: int | None, concurrent: int | None, storage: str | None) -> Study:
+        """Return the study with what a person asked for instead of the file's."""
+        search = self.search.model_copy(update={"trials": trials or self.search.trials})
+        resources = self.resources.model_copy(update={"concurrent": concurrent or self.resources.concurrent})
+        told = {"search": search, "resources": resources, "storage": storage or self.storage}
+        return self.model_copy(update=told)
+
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
         """The complete training configuration of a trial."""
         return build_configuration(with_values(self.training, self.ruler_values() | dict(values)), self.study, Path())

@@ -162,15 +162,18 @@ def tracking_mode(settings: WandbTracking) -> tuple[WandbMode, str]:
 
 def why_away(folder: StudyFolder, since: float | None = None) -> str:
     """How the server has failed a trial of a study since then, or lately; empty where it has not."""
-    told = read_json(away_file(folder))
     begin = time.time() - AWAY_S if since is None else since
-    return str(told["reason"]) if told is not None and told["s"] > begin else ""
+    try:
+        told = json.loads(folder.storage().read(StudyFiles.AWAY.name) or b"{}")
+    except (OSError, ValueError):
+        return ""
+    return str(told["reason"]) if told and told["s"] > begin else ""
 
 
 def say_away(folder: StudyFolder, reason: str) -> None:
     """Note that the server failed a trial, so that others which begin now need not ask it."""
     with contextlib.suppress(OSError):
-        write_atomically(away_file(folder), json.dumps({"s": time.time(), "reason": reason}))
+        folder.storage().write(StudyFiles.AWAY.name, json.dumps({"s": time.time(), "reason": reason}).encode())
 
 
 def study_of(trial: TrialFolder) -> StudyFolder:
@@ -181,11 +184,6 @@ def study_of(trial: TrialFolder) -> StudyFolder:
 def best_file(folder: StudyFolder) -> Path:
     """Whose run is to be tagged best."""
     return folder.path / StudyFiles.BEST_RUN.name
-
-
-def away_file(folder: StudyFolder) -> Path:
-    """When and how the server last failed a trial."""
-    return folder.path / StudyFiles.AWAY.name
 
 
 def sweep_file(folder: StudyFolder) -> Path:
