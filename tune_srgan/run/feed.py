@@ -187,7 +187,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def _post(self) -> None:
         """Tell the running trials, by the board, what those that wait may reach."""
         if self._best_first and self._board is not None:
-            self._board.wait.remote(order.bounds(map(self._bound, self._waiting), self._at_work()))
+            self._board.wait.remote(order.bounds(map(self._waiting_as, self._waiting), self._at_work()))
 
     def _at_work(self) -> list[Running]:
         return [Running(self._plan(trial).stretch, self._steps[trial]) for trial in self._running.values()]
