@@ -97,7 +97,7 @@ def test_warmup_under_training_is_accepted_and_refused_where_both_differ():
     ("Data.dataset_type", "SEN2NAIP", "use LRHRFolderDataset"),
     ("Data.normalization", "zscore", "Use percentiles, scale"),
     ("Generator.model_type", "stochastic_gan", "Use SRResNet or esrgan"),
-    ("Generator.block_type", "rcab", "Other blocks are not built here yet"),
+    ("Generator.block_type", "rcab", "It is not built here yet. Leave `block_type` out"),
     ("Discriminator.model_type", "unet", "Use standard, patchgan or esrgan"),
     ("Training.Losses.adv_loss_type", "wasserstein", "Use bce"),
     ("Training.Losses.perceptual_weight", 0.1, "set it to 0"),

@@ -120,8 +120,18 @@ def scenes(tmp_path_factory):
     return folder
 
 
+OUTCOMES: dict[str, tuple[dict[str, object], list[dict[str, float]]]] = {}  # many keys are tried beside the same others
+
+
 def outcome_of(folder: Path, settings: dict[str, object]) -> tuple[dict[str, object], list[dict[str, float]]]:
     """All that a short training learns and says."""
+    asked = repr((folder, sorted(settings.items())))
+    if asked not in OUTCOMES:
+        OUTCOMES[asked] = trained(folder, settings)
+    return OUTCOMES[asked]
+
+
+def trained(folder: Path, settings: dict[str, object]) -> tuple[dict[str, object], list[dict[str, float]]]:
     placed = {"Data.path": "gray.npy" if settings.get("Model.in_bands") == 1 else "scene.npy"} | settings
     for key in ("Data.path", "Data.root_dir"):
         if key in placed:

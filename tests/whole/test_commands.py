@@ -190,7 +190,10 @@ def test_wrong_input_is_answered_before_anything_starts(answers, name):
 def test_there_is_nothing_to_resume(answers):
     code, text, ray_loaded = answers[1]["resume"]
     assert (code, ray_loaded) == (2, False)
-    assert text == "error nothing: found no study; expected a study's folder, URL, file or name. Studies in runs/: taken.\n"
+    assert (
+        text
+        == "error nothing: found no study; expected a study's folder, URL, file or name. Studies in runs/: taken.\n"
+    )
 
 
 def test_wrong_input_leaves_nothing_behind(answers):
