@@ -371,8 +371,9 @@ def _drive(
         out.print(Text(f"  python tune.py resume {folder.address}"), soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     if why := driven.why_failed():
-        go_on = f"\n      Mend it; then: python tune.py resume {folder.address}"
-        err.print(Text.assemble(("error ", "bold red"), why, go_on), soft_wrap=True)
+        if driven.ending.why is StudyEnd.FAULT:
+            why += f". Mend it, and go on with: python tune.py resume {folder.address}"
+        err.print(Text.assemble(("error ", "bold red"), why), soft_wrap=True)
         raise typer.Exit(FAILED)
 
 

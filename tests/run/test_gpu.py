@@ -67,13 +67,14 @@ def test_trials_share_a_gpu(tmp_path):
         assert not mps._answers(mps._environment())  # and ended
 
 
-def test_memory_that_does_not_suffice_fails_one_trial_and_not_the_study(tmp_path):
+def test_memory_that_does_not_suffice_fails_the_trial_and_says_what_to_change(tmp_path):
     written(tmp_path, Data={"train_batch_size": 100_000})
     checked = tune(tmp_path, "check", "shared.yaml", "--gpu")
     assert checked.returncode == 2
     assert "Data.train_batch_size 100000 and Data.crop_size 64" in checked.stderr
     ran = tune(tmp_path, "run", "shared.yaml", "--trials", "1", "--address", "local")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 1, ran.stdout + ran.stderr  # it was the only one
+    assert "No trial trained to an end: 1 of 1 ended in an error; most said: out of GPU memory" in ran.stderr
     (trial,) = (tmp_path / "runs/shared/trials").iterdir()
     outcome = json.loads((trial / "outcome.json").read_text())
     assert outcome["end"] == "failed"

@@ -120,7 +120,8 @@ def scenes(tmp_path_factory):
     return folder
 
 
-OUTCOMES: dict[str, tuple[dict[str, object], list[dict[str, float]]]] = {}  # many keys are tried beside the same others
+# many keys are tried beside the same others
+OUTCOMES: dict[str, tuple[dict[str, object], list[dict[str, float]]]] = {}
 
 
 def outcome_of(folder: Path, settings: dict[str, object]) -> tuple[dict[str, object], list[dict[str, float]]]:
