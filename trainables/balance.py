@@ -39,7 +39,7 @@ class Ruler:
 
     @classmethod
     def of(cls, configuration: Configuration) -> Ruler:
-        """The ruler of a configuration."""
+        """Return the ruler of a configuration."""
         training = configuration.Training
         return cls(
             game_on=training.pretrain_steps + max(training.adv_loss_ramp_steps, 1),
@@ -62,7 +62,7 @@ class Ruler:
         return min(self.first_reading + (self.nash.window - 1) * self.validate_every, self.max_steps)
 
     def window_fits(self, step: float) -> bool:
-        """Whether a window that begins with the reading at `step` can be filled by max_steps."""
+        """Tell whether a window that begins with the reading at `step` can be filled by max_steps."""
         return math.ceil((self.max_steps - step) / self.validate_every) + 1 >= self.nash.window
 
 
@@ -87,7 +87,7 @@ class Verdict:
 
 
 def excesses(reading: Reading, ruler: Ruler) -> dict[str, float]:
-    """How far each condition is missed, relative to its tolerance; 0 where it holds, ∞ where nothing can be said.
+    """Measure how far each condition is missed, in tolerances; 0 where it holds, ∞ where nothing can be said.
 
     With EMA on, the averaged and the raw generator are both judged (`nash/…` and `nash/raw/…`), the worse counts.
     """
@@ -119,12 +119,12 @@ def _worst(deviations: Iterable[float]) -> float:
 
 
 def reading_gap(reading: Reading, ruler: Ruler) -> float:
-    """The largest excess of one reading: 0 exactly when it is balanced."""
+    """Return the largest excess of one reading: 0 exactly when it is balanced."""
     return max(excesses(reading, ruler).values())
 
 
 def judge(readings: Sequence[Reading], ruler: Ruler) -> Verdict:
-    """Whether and when Nash was reached: of `window` readings the first and at least `required` in all are balanced."""
+    """Judge when Nash was reached: of `window` readings the first and at least `required` in all are balanced."""
     nash = ruler.nash
     gaps = [reading_gap(reading, ruler) for reading in readings]
     smallest = math.inf
@@ -156,7 +156,7 @@ def _open_windows(gaps: Sequence[float], nash: NashSettings) -> Iterator[int]:
 
 
 def earliest_possible(readings: Sequence[Reading], ruler: Ruler) -> float:
-    """The smallest `steps_to_nash` that this training may still have; ∞ where no window can be filled any more.
+    """Return the smallest `steps_to_nash` that this training may still have; ∞ where no window can be filled any more.
 
     A window that is open may yet be certified; else the first is the one that begins at the next reading of the game.
     """
@@ -175,7 +175,7 @@ def earliest_possible(readings: Sequence[Reading], ruler: Ruler) -> float:
 
 
 def lost(readings: Sequence[Reading], ruler: Ruler, validations: int) -> bool:
-    """Whether the discriminator ordered nearly every pair in each of the last `validations` readings of the game."""
+    """Tell whether D ordered nearly every pair in each of the last `validations` readings of the game."""
     late = readings[-validations:]
     return len(late) == validations and all(
         reading["step"] >= ruler.game_on and reading.get("nash/rank", 0.0) >= LOST_RANK for reading in late
@@ -183,7 +183,7 @@ def lost(readings: Sequence[Reading], ruler: Ruler, validations: int) -> bool:
 
 
 def nash_cost(verdict: Verdict, max_steps: int) -> float:
-    """The number a sampler sees: steps to Nash, or between one and two times `max_steps` where it was not reached."""
+    """Return what a sampler sees: steps to Nash, or between one and two times `max_steps` without it."""
     if verdict.steps_to_nash is not None:
         return float(verdict.steps_to_nash)
     share = verdict.gap / (1 + verdict.gap) if math.isfinite(verdict.gap) else 1.0

@@ -25,7 +25,7 @@ _used: dict[Path, IO[str]] = {}
 
 
 def cache() -> Path:
-    """Where it is: in the system's temporary folder, this user's alone, unless the environment says otherwise."""
+    """Say where it is: in the system's temporary folder, this user's alone, unless the environment says otherwise."""
     told = os.environ.get(PLACE)
     return Path(told) if told else private_folder("tune-srgan")
 
@@ -47,7 +47,7 @@ def private_folder(name: str) -> Path:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Files of a folder and of those in it, sorted; one that others remove meanwhile is no error (to `rglob` it is)."""
+    """List all files below a folder, sorted; unlike `rglob`, pass over what others remove meanwhile."""
 
     def unless_gone(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):

@@ -55,12 +55,12 @@ def _with_whole_paths(configuration: Configuration, file: str, folder: Path, pro
 
 
 def dump_configuration(configuration: Configuration) -> str:
-    """The configuration as YAML, every default written out; `load` of it is the identity."""
+    """Return the configuration as YAML, every default written out; `load` of it is the identity."""
     return write_yaml(configuration.model_dump())
 
 
 def field_of(dotted: str) -> FieldInfo | str:
-    """The field a dotted key names, or a sentence that says what comes nearest."""
+    """Return the field a dotted key names, or a sentence that says what comes nearest."""
     return field_at(Configuration, dotted) or nearest(dotted, list(flatten(Configuration().model_dump())))
 
 
@@ -114,6 +114,6 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
 
 
 def min_crop(discriminator: DiscriminatorSettings) -> int:
-    """The smallest crop, px, that still has a pixel at the discriminator's end."""
+    """Return the smallest crop, px, that still has a pixel at the discriminator's end."""
     halvings = {"standard": discriminator.n_blocks // 2, "esrgan": 5, "patchgan": discriminator.n_blocks}
     return int(2 ** halvings[discriminator.model_type] * (4 if discriminator.model_type == "patchgan" else 1))

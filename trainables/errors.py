@@ -48,7 +48,7 @@ def located(file: str, **known: str) -> Iterator[None]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """A sentence that names the known word nearest to `word`, or all of them where none is near."""
+    """Return a sentence that names the known word nearest to `word`, or all of them where none is near."""
     lowered = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
     if close:

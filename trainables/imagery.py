@@ -65,7 +65,7 @@ class Decoded:
         return self.lr.nbytes + self.hr.nbytes + sum(mask.nbytes for mask in self.usable)
 
     def scenes(self, factor: int) -> tuple[NDArray[np.int64], list[Scene]]:
-        """Where scenes begin in both pools and their width in the first, (scenes, 3); views of the pools."""
+        """Say where scenes begin in both pools and their width in the first, (scenes, 3); views of the pools."""
         shapes = np.array([mask.shape for mask in self.usable], np.int64).reshape(-1, 2)
         begins = np.zeros((len(shapes), 3), np.int64)
         begins[:, 0] = np.cumsum([0, *shapes.prod(1)[:-1]])
@@ -80,7 +80,7 @@ class Decoded:
         return begins, scenes
 
     def write(self, folder: Path) -> None:
-        """Into files that `read` maps into memory."""
+        """Write files that `read` maps into memory."""
         for name in ("lr", "hr"):
             np.save(folder / f"{name}.npy", getattr(self, name).numpy())
         np.savez(folder / "usable.npz", *self.usable)
@@ -89,7 +89,7 @@ class Decoded:
 
     @classmethod
     def read(cls, folder: Path) -> Decoded:
-        """What was written; the pools stay on the disk, in pages that all processes share."""
+        """Return what was written; the pools stay on the disk, in pages that all processes share."""
         lr, hr = (torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c")) for name in ("lr", "hr"))
         with np.load(folder / "usable.npz") as masks:
             usable = [masks[name] for name in masks.files]
@@ -134,7 +134,7 @@ class Imagery:
         self.pairs = self._pairs(areas, configuration.Nash.validation_pairs)
 
     def crops(self, seed: int, stream: str, steps: Sequence[int], size: int) -> Tensor:
-        """What `gather` cuts at each step, (steps, size, 5): it depends on (seed, stream, step) alone.
+        """Return what `gather` cuts at each step, (steps, size, 5): it depends on (seed, stream, step) alone.
 
         A crop is where it begins in the low-resolution pool, how wide its scene is there, the same of the
         high-resolution pool, and which of the eight flips and turns it gets.
@@ -154,7 +154,7 @@ class Imagery:
         return torch.from_numpy(places)
 
     def gather(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """(lr, hr) images of (size, 5) crops, on the pools' device, without a word from the host."""
+        """Cut (lr, hr) images of (size, 5) crops, on the pools' device, without a word from the host."""
         if layers.available(crops):
             (low_pool, high_pool), side = self._pools, self.cells
             return layers.cut_crops(low_pool, crops, 0, side), layers.cut_crops(high_pool, crops, 2, side * self.factor)
@@ -171,12 +171,12 @@ class Imagery:
         return digest.hexdigest()
 
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """(lr, hr) images of a step."""
+        """Cut the (lr, hr) images of a step."""
         lr, hr = self.gather(self.crops(seed, stream, [step], size)[0].to(self._pools[0].device))
         return lr.to(self.device), hr.to(self.device)
 
     def describe(self) -> str:
-        """One line for a person: scenes, sizes, what is held out."""
+        """Describe it in one line: scenes, sizes, what is held out."""
         bands, height, width = self.scenes[0].hr.shape
         overlap = ", overlapping" if self.pairs.overlapping else ""
         return (
@@ -331,7 +331,7 @@ _loaded: dict[str, Imagery] = {}
 
 
 def load_imagery(configuration: Configuration, device: torch.device) -> Imagery:
-    """The imagery of a configuration, read once a process; the trials of a study differ in other keys."""
+    """Return the imagery of a configuration, read once a process; the trials of a study differ in other keys."""
     parts = configuration.Data, configuration.Model, configuration.Generator.scaling_factor
     key = f"{parts} {configuration.Nash.validation_pairs} {device}"
     if key not in _loaded:

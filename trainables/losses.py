@@ -10,7 +10,7 @@ from trainables.schema import LossSettings
 
 
 def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
-    """Mean angle between the spectra of two images, radians (Kruse et al. 1993).
+    """Return the mean angle between the spectra of two images, radians (Kruse et al. 1993).
 
     By atan2 of |u−v| and |u+v| of the unit spectra: its gradient stays finite where the spectra agree.
     """
@@ -21,12 +21,12 @@ def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def total_variation(sr: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, down and across (Rudin et al. 1992, anisotropic)."""
+    """Return the mean absolute difference of neighbouring pixels (Rudin et al. 1992, anisotropic)."""
     return (sr[..., 1:, :] - sr[..., :-1, :]).abs().mean() + (sr[..., 1:] - sr[..., :-1]).abs().mean()
 
 
 def content_loss(sr: Tensor, hr: Tensor, weights: LossSettings) -> Tensor:
-    """What the generator minimises in pretraining: weighted L1, spectral angle and total variation."""
+    """Return what the generator minimises in pretraining: weighted L1, spectral angle and total variation."""
     loss = weights.l1_weight * functional.l1_loss(sr, hr)
     if weights.sam_weight:
         loss = loss + weights.sam_weight * spectral_angle(sr, hr)
@@ -36,23 +36,23 @@ def content_loss(sr: Tensor, hr: Tensor, weights: LossSettings) -> Tensor:
 
 
 def generator_adversarial_loss(logits_fake: Tensor) -> Tensor:
-    """−log D(G(x)), the non-saturating loss (Goodfellow et al. 2014)."""
+    """Return −log D(G(x)), the non-saturating loss (Goodfellow et al. 2014)."""
     return functional.softplus(-logits_fake).mean()
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, real_label: float) -> Tensor:
-    """Binary cross-entropy of real against `real_label` plus fake against 0 (one-sided label smoothing)."""
+    """Return binary cross-entropy of real against `real_label` plus fake against 0 (one-sided label smoothing)."""
     target = torch.full_like(logits_real, real_label)
     return functional.binary_cross_entropy_with_logits(logits_real, target) + functional.softplus(logits_fake).mean()
 
 
 def psnr(sr: Tensor, hr: Tensor, peak: float) -> Tensor:
-    """Peak signal-to-noise ratio, dB, of the mean squared error over all images given."""
+    """Return the peak signal-to-noise ratio, dB, of the mean squared error over all images given."""
     return 10 * torch.log10(peak**2 / (sr - hr).square().mean())
 
 
 def ssim(sr: Tensor, hr: Tensor, peak: float, window: int) -> Tensor:
-    """Mean structural similarity (Wang et al. 2004): Gaussian window of σ 1.5, where it lies wholly in the image.
+    """Return the mean structural similarity (Wang et al. 2004): Gaussian window of σ 1.5, wholly in the image.
 
     The window is separable, and a pass along rows or columns is a product with a banded matrix, which is faster
     than a convolution of one channel. Images narrower than the window get the widest that fits.
@@ -80,7 +80,7 @@ def _bands(side: int, window: int, like: Tensor) -> Tensor:
 
 
 def image_metrics(sr: Tensor, hr: Tensor, settings: LossSettings) -> dict[str, float]:
-    """l1, sam (radians), tv, psnr (dB) and ssim of generated against true images, opensr-srgan's names."""
+    """Return l1, sam (radians), tv, psnr (dB) and ssim of generated against true images, opensr-srgan's names."""
     return {
         "l1": float(functional.l1_loss(sr, hr)),
         "sam": float(spectral_angle(sr, hr)),

@@ -15,12 +15,12 @@ from trainables.schema import DiscriminatorSettings, GeneratorSettings
 
 
 def upsample(lr: Tensor, factor: int) -> Tensor:
-    """Bicubic interpolation by `factor`: the picture every generator has to beat."""
+    """Interpolate bicubically by `factor`: the picture every generator has to beat."""
     return functional.interpolate(lr, scale_factor=factor, mode="bicubic", align_corners=False)
 
 
 def downsample(hr: Tensor, factor: int) -> Tensor:
-    """Antialiased bicubic reduction by `factor`: how a low-resolution image is made."""
+    """Reduce by `factor`, bicubic and antialiased: how a low-resolution image is made."""
     size = (hr.shape[-2] // factor, hr.shape[-1] // factor)
     return functional.interpolate(hr, size=size, mode="bicubic", align_corners=False, antialias=True)
 

@@ -68,7 +68,7 @@ class Outcome:
     device: str = ""  # the GPU's or the processor's model; empty where nothing was trained
 
     def as_dict(self) -> dict[str, float | int | str | bool | None]:
-        """Plain values, as they are stored."""
+        """Return plain values, as they are stored."""
         return asdict(self)
 
 

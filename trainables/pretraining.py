@@ -25,14 +25,14 @@ PARTS = ("generator", "optimizer_g", "averaged")
 
 
 def fingerprint(configuration: Configuration, imagery: Imagery, device: torch.device) -> str:
-    """A hash of all that determines the path of a pretraining to the bit: configuration, imagery, code, machine."""
+    """Hash all that determines a pretraining's path to the bit: configuration, imagery, code, machine."""
     settings = {key: value for key, value in flatten(configuration.model_dump()).items() if not acts_later(key)}
     determined = [settings, imagery.digest, _code(), torch.__version__, np.__version__, *_machine(device)]
     return hashlib.sha256(json.dumps(determined, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def pack(state: State) -> bytes:
-    """What a training that walks the same path needs: G, its average, its optimiser, the readings so far."""
+    """Return what a training that walks the same path needs: G, its average, its optimiser, the readings so far."""
     content = state.content()
     kept: dict[str, Any] = {name: content[name] for name in PARTS if name in content}
     kept |= {name: content[name] for name in ("step", "readings", "scale")}
@@ -42,7 +42,7 @@ def pack(state: State) -> bytes:
 
 
 def unpack(content: bytes, configuration: Configuration, device: torch.device) -> State:
-    """The state that `pack` was given, for a configuration of the same fingerprint."""
+    """Return the state that `pack` was given, for a configuration of the same fingerprint."""
     parts = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return State(configuration, device).take(parts)
 
@@ -57,7 +57,7 @@ def _code() -> str:
 
 
 def model_of(device: torch.device) -> str:
-    """The GPU's or the processor's model."""
+    """Return the GPU's or the processor's model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 

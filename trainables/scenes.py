@@ -42,12 +42,12 @@ class Found:
     val: Files
 
     def stamps(self) -> list[tuple[str, int, int]]:
-        """Each file, how large it is and when it was written."""
+        """List each file, how large it is and when it was written."""
         files = [file for scene in (*self.train, *self.val) for file in scene if file is not None]
         return [(str(file), *_stamp(file)) for file in files if file.exists()]
 
     def read(self, configuration: Configuration) -> tuple[list[Raw], list[Raw]]:
-        """All of them; all that is wrong is said at once."""
+        """Return all of them; all that is wrong is said at once."""
         groups: list[list[Raw]] = [[], []]
         problems: list[Problem] = []
         for group, files in zip(groups, (self.train, self.val), strict=True):
@@ -62,7 +62,7 @@ class Found:
 
 
 def find_scenes(configuration: Configuration) -> Found:
-    """The files that a configuration names; all that is missing is said at once."""
+    """Return the files that a configuration names; all that is missing is said at once."""
     data, problems = configuration.Data, []
     paired = data.dataset_type == "lrhrfolderdataset"
     key = "Data.root_dir" if paired else "Data.path"
@@ -87,7 +87,7 @@ def find_scenes(configuration: Configuration) -> Found:
 
 
 def fetched(url: str, key: str) -> Path:
-    """This machine's copy of a file or folder of scenes, fetched where the store has another version.
+    """Return this machine's copy of a file or folder of scenes, fetched where the store has another version.
 
     Where the store does not answer, a whole copy that is here serves; InvalidInput where there is none, or no room.
     """
@@ -187,14 +187,14 @@ class Raw:
     lr: NDArray[Any] | None = None
 
     def sample(self, part: Part, factor: int) -> NDArray[Any]:
-        """Valid values of a part given in low-resolution pixels, thinned to about a million."""
+        """Draw valid values of a part given in low-resolution pixels, thinned to about a million."""
         rows, columns = (slice(s.start and s.start * factor, s.stop and s.stop * factor) for s in part)
         values = self.image[:, rows, columns][:, self.valid[rows, columns]].ravel()
         return values[:: max(1, values.size // 1_000_000)]
 
 
 def scene_files(path: Path) -> list[Path]:
-    """The scenes a path names, in a fixed order."""
+    """Return the scenes a path names, in a fixed order."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     return [path] if path.is_file() else []
@@ -221,7 +221,7 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
 
 
 def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any], Mask]:
-    """Image (bands, H, W) of a file in its own numbers, and where every band is valid (H, W)."""
+    """Read a file's image (bands, H, W) in its own numbers, and where every band is valid (H, W)."""
     readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
     try:
         image, valid = readers.get(file.suffix.lower(), _read_picture)(file)

@@ -15,23 +15,23 @@ from trainables.schema import Configuration, Curve
 
 
 def rise(progress: float, curve: Curve) -> float:
-    """From 0 at progress 0 to 1 at progress 1 and after, linearly or as half a cosine."""
+    """Rise from 0 at progress 0 to 1 at progress 1 and after, linearly or as half a cosine."""
     progress = min(max(progress, 0.0), 1.0)
     return progress if curve == "linear" else 0.5 * (1 - math.cos(math.pi * progress))
 
 
 def warmup(step: int, warmup_steps: int, curve: Curve) -> float:
-    """Factor of G's rate at the update that makes `step` (from 1); 1 from `warmup_steps` on."""
+    """Return the factor of G's rate at the update that makes `step` (from 1); 1 from `warmup_steps` on."""
     return rise(step / warmup_steps, curve) if warmup_steps else 1.0
 
 
 def g_warmup(step: int, configuration: Configuration) -> float:
-    """Factor of G's rate at an update, as configured."""
+    """Return the factor of G's rate at an update, as configured."""
     return warmup(step, configuration.Schedulers.g_warmup_steps, configuration.Schedulers.g_warmup_type)
 
 
 def adversarial_weight(step: int, configuration: Configuration) -> float:
-    """Weight of the adversarial loss at the update that makes `step`: 0 in pretraining, then ramped."""
+    """Return the adversarial loss's weight at the update that makes `step`: 0 in pretraining, then ramped."""
     training, losses = configuration.Training, configuration.Training.Losses
     played = step - training.pretrain_steps
     if played <= 0:
@@ -41,7 +41,7 @@ def adversarial_weight(step: int, configuration: Configuration) -> float:
 
 
 def phase(step: int, configuration: Configuration) -> str:
-    """Where a training is after `step` updates: warm-up, pretraining, ramp or game."""
+    """Say where a training is after `step` updates: warm-up, pretraining, ramp or game."""
     training = configuration.Training
     if step <= training.pretrain_steps:
         return "warm-up" if step < configuration.Schedulers.g_warmup_steps else "pretraining"
@@ -79,7 +79,7 @@ class Plateau:
         self.cuts += self.rate < before
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes."""
+        """Return everything that changes."""
         return {"rate": self.rate, "cuts": self.cuts, "scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Plateau:
 
 
 def plateaus(configuration: Configuration) -> tuple[Plateau, Plateau]:
-    """The plateau schedulers of G and D."""
+    """Return the plateau schedulers of G and D."""
     rates, settings = configuration.Optimizers, configuration.Schedulers
     return (
         Plateau(rates.optim_g_lr, settings.factor_g, settings.patience_g, settings.metric_g, configuration),

@@ -267,13 +267,13 @@ class Configuration(Section):
 
 
 def section_of(field: FieldInfo | None) -> type[BaseModel] | None:
-    """The section that stands at a field; None where a value does."""
+    """Return the section that stands at a field; None where a value does."""
     annotation = field.annotation if field is not None else None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:
-    """The field that a dotted key names in a model; None where it names none."""
+    """Return the field that a dotted key names in a model; None where it names none."""
     *sections, last = key.split(".")
     for section in sections:
         inner = section_of(model.model_fields.get(section))
@@ -284,7 +284,7 @@ def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:
 
 
 def roles_of(key: str) -> frozenset[Role]:
-    """The roles of a dotted key of the configuration: its own, and those of the sections around it."""
+    """Return the roles of a dotted key of the configuration: its own, and those of the sections around it."""
     parts = key.split(".")
     fields = [field_at(Configuration, ".".join(parts[: depth + 1])) for depth in range(len(parts))]
     own = {role for field in fields if field is not None for role in field.metadata if isinstance(role, Role)}
@@ -293,5 +293,5 @@ def roles_of(key: str) -> frozenset[Role]:
 
 
 def acts_later(key: str) -> bool:
-    """Whether a key leaves pretraining, and what is learnt in it, as it is."""
+    """Tell whether a key leaves pretraining, and what is learnt in it, as it is."""
     return bool(roles_of(key) & {LATER, UNREAD})

@@ -18,7 +18,7 @@ from trainables.schema import Configuration
 
 
 def seed_of(seed: int, part: str) -> int:
-    """A seed of its own for each part, so that no part's draws depend on what was drawn before."""
+    """Return a seed of its own for each part, so that no part's draws depend on what was drawn before."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{part}".encode()).digest()[:7], "big")
 
 
@@ -58,7 +58,7 @@ class State:
         self.pretrained = _frozen(self.judged) if self.configuration.Training.pretrain_steps else None
 
     def drawn_discriminator(self, part: str, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """A discriminator drawn from hash(seed, part), and its optimiser."""
+        """Return a discriminator drawn from hash(seed, part), and its optimiser."""
         conf = self.configuration
         network = _drawn(lambda: Discriminator(conf.Model.in_bands, conf.Discriminator), conf, part, self.device)
         return network, _adam(network, conf, rate, conf.Optimizers.weight_decay_d)
@@ -74,7 +74,7 @@ class State:
         return self.averaged if self.averaged is not None else self.generator
 
     def averaging(self, step: int) -> float:
-        """How far the averaged generator moves at the update that makes `step` (Polyak); early on farther."""
+        """Return how far the averaged generator moves at the update that makes `step` (Polyak); early on farther."""
         ema = self.configuration.Training.EMA
         updates = step - ema.update_after_step
         decay = 0.0 if updates <= 0 else ema.decay
@@ -105,7 +105,7 @@ class State:
             temporary.unlink(missing_ok=True)
 
     def content(self) -> dict[str, Any]:
-        """All of it, as plain containers and tensors."""
+        """Return all of it, as plain containers and tensors."""
         progress = {"step": self.step, "readings": self.readings, "scale": self.scale, "torch": str(torch.__version__)}
         return progress | {name: part.state_dict() for name, part in self._parts().items()}
 

@@ -46,14 +46,14 @@ class Losses:
     arrived: torch.cuda.Event | None
 
     def rows(self) -> Tensor:
-        """The figures on the host; waits for them."""
+        """Return the figures on the host; waits for them."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.values
 
 
 def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
-    """One step. `now` is a row of `_schedule`; returns the LOSSES, (6,), nan where there is none."""
+    """Make one step. `now` is a row of `_schedule`; returns the LOSSES, (6,), nan where there is none."""
     rate_g, rate_d, weight, clip, averaging = now.unbind()
     losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
     sr = precision.forward(state.generator, lr, state.in_bf16).float()

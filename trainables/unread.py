@@ -54,7 +54,7 @@ def why_unread(key: str, configuration: Configuration) -> str:
 
 
 def unread(configuration: Configuration) -> dict[str, str]:
-    """The keys that are set to something else than their default and that nothing reads, each with its warning."""
+    """Find the keys that differ from their default and that nothing reads; returns a warning for each."""
     default = flatten(build_configuration({}, "", Path()).model_dump())
     changed = {key: value for key, value in flatten(configuration.model_dump()).items() if value != default[key]}
     told = {key: why for key in changed if (why := why_unread(key, configuration))}

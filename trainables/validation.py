@@ -32,7 +32,7 @@ BOOTSTRAPS = 200
 
 
 def measure(state: State, imagery: Imagery) -> dict[str, float]:
-    """One validation's figures, by their Weights & Biases keys; the discriminator's only once it exists."""
+    """Measure one validation's figures, by their Weights & Biases keys; the discriminator's only once it exists."""
     configuration, pairs = state.configuration, imagery.pairs
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
@@ -74,7 +74,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
 
 
 def best_response(state: State, imagery: Imagery) -> float:
-    """Exploitability: held-out rank of D copied and trained on for 100 steps at its configured rate, G frozen.
+    """Measure exploitability: held-out rank of D copied, trained on for 100 steps at its configured rate, G frozen.
 
     Warm: its optimiser goes along. 0.5: even then it cannot order real over generated; 1: it always can.
     """
@@ -83,7 +83,7 @@ def best_response(state: State, imagery: Imagery) -> float:
 
 
 def probes(state: State, imagery: Imagery) -> dict[str, float]:
-    """How far several discriminators get against the frozen G, by their held-out ranks, beside two references.
+    """Return how far several discriminators get against the frozen G, by their held-out ranks, beside two references.
 
     Warm: D after 100 and 300 more steps at its configured rate; fresh: a new one after 300 steps at 2e-4 (NASH). The
     same against bicubic images, which all should tell from real ones, and against other real ones, which none can.
@@ -161,7 +161,7 @@ class Pictures:
 
 
 def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
-    """`count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
+    """Draw `count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
     losses, size = state.configuration.Training.Losses, state.configuration.Data.val_batch_size
     every = {"bicubic": imagery.pairs.bicubic}
     if state.pretrained is not None:
@@ -206,7 +206,7 @@ def _against(real_detailed: Tensor, fake: Tensor, detailed: Tensor, prefix: str)
 
 
 def auc(real: Tensor, fake: Tensor) -> tuple[float, tuple[float, float]]:
-    """Area under the ROC curve: how often `real` exceeds `fake`, ties half, with a 95 % bootstrap interval over pairs.
+    """Return the ROC curve's area: how often `real` exceeds `fake`, ties half, and its 95 % bootstrap interval.
 
     Two tensors (n,). Mann–Whitney; 0.5 when they cannot be ordered, nan when an answer is not finite.
     """

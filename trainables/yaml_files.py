@@ -52,7 +52,7 @@ MOST_BYTES, MOST_VALUES, MOST_LEVELS = 200_000, 10_000, 50  # of a YAML file
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; one clear error where there is none."""
+    """Return the mapping in a YAML file; one clear error where there is none."""
     try:
         if path.stat().st_size > MOST_BYTES:
             found, expected = f"{path.stat().st_size} bytes", f"a YAML file of at most {MOST_BYTES}"
@@ -97,6 +97,6 @@ def _excess(document: object) -> str:
 
 
 def write_yaml(document: Mapping[str, Any]) -> str:
-    """The text that `read_yaml` reads as this mapping."""
+    """Return the text that `read_yaml` reads as this mapping."""
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False)
     return text

@@ -391,7 +391,7 @@ def _shown(path: Path) -> str:
 
 
 def main() -> None:
-    """Entry point; Ctrl-C where nothing runs yet is quiet."""
+    """Run the command line; Ctrl-C where nothing runs yet is quiet."""
     began = time.monotonic()
     try:
         app()

@@ -36,7 +36,7 @@ def print_warnings(warnings: list[str], console: Console) -> None:
 
 
 def duration(seconds: float) -> str:
-    """3 h 05 min, 4 min 10 s, 12 s."""
+    """Write seconds as 3 h 05 min, 4 min 10 s, 12 s."""
     if not math.isfinite(seconds):
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -47,22 +47,22 @@ def duration(seconds: float) -> str:
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A figure, or a dash where there is none."""
+    """Return a figure, or a dash where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def setting(value: Value | None) -> str:
-    """A setting's value as a person reads it."""
+    """Return a setting's value as a person reads it."""
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def milliseconds(seconds: float | None) -> str:
-    """A step's time."""
+    """Return a step's time."""
     return "–" if seconds is None else f"{seconds * 1e3:.3g} ms"
 
 
 def ending(record: TrialRecord) -> str:
-    """How a trial ended, in a few words."""
+    """Return how a trial ended, in a few words."""
     if record.end is None:
         return f"{record.label}, step {record.trained_steps}"
     if record.end is End.BALANCED:

@@ -42,7 +42,7 @@ def write_generator(trial: TrialFolder, to: Path) -> None:
 
 
 def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, float]:
-    """The generator of a `best.pt`, its configuration, and the values that become 0 and 1."""
+    """Return the generator of a `best.pt`, its configuration, and the values that become 0 and 1."""
     try:
         saved = torch.load(weights, map_location="cpu", weights_only=True)
         configuration = Configuration.model_validate_json(saved["configuration"])
@@ -68,7 +68,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:
-    """(bands, h, w) → (bands, h·factor, w·factor) in overlapping tiles, blended linearly so that no seam shows."""
+    """Super-resolve (bands, h, w) → (bands, h·factor, w·factor) in overlapping tiles, blended so that no seam shows."""
     bands, height, width = image.shape
     total = torch.zeros(bands, height * factor, width * factor)
     weight = torch.zeros(1, height * factor, width * factor)

@@ -22,7 +22,7 @@ LARGE, SMALL = (256, 4, 3), (128, 4, 6)
 
 
 def offsets(features: int, growth: int) -> list[int]:
-    """Where each layer's weights, (out, 3, 3, in) in memory, begin in a block's flat vector; the last is its length."""
+    """Say where each layer's weights, (out, 3, 3, in), begin in a block's flat vector; the last is its length."""
     begins = [0]
     for layer in range(LAYERS):
         out = growth if layer < LAYERS - 1 else features
@@ -31,7 +31,7 @@ def offsets(features: int, growth: int) -> list[int]:
 
 
 def usable(x: Tensor, features: int, growth: int) -> bool:
-    """Whether the kernels below can take this: half precision on a GPU, widths of a power of two."""
+    """Tell whether the kernels below can take this: half precision on a GPU, widths of a power of two."""
     sizes_fit = all(width >= 16 and width & (width - 1) == 0 for width in (features, growth))
     small = x.shape[0] * x.shape[2] * x.shape[3] * (features + 4 * growth) < 2**31
     if not (available(x) and x.dtype == torch.bfloat16 and sizes_fit and small):
@@ -168,7 +168,7 @@ class _Trunk(torch.autograd.Function):
 
 
 def trunk(x: Tensor, weight: Tensor, bias: Tensor, growth: int, scale: float) -> Tensor:
-    """RRDBs of three dense blocks: x (batch, features, h, w), weight (blocks, …), bias (blocks, total)."""
+    """Compute RRDBs of three dense blocks: x (batch, features, h, w), weight (blocks, …), bias (blocks, total)."""
     image: Tensor = _Trunk.apply(x, weight, bias, growth, scale)  # type: ignore[no-untyped-call]
     return image
 

@@ -24,19 +24,19 @@ PARTS = 16  # of the pixels, whose shares of a weight's gradient are computed si
 
 
 def available(x: Tensor) -> bool:
-    """Whether kernels of our own can run where this is."""
+    """Tell whether kernels of our own can run where this is."""
     return kernels is not None and x.is_cuda
 
 
 def usable(x: Tensor) -> bool:
-    """Whether those after a convolution can take this: half precision on a GPU."""
+    """Tell whether those after a convolution can take this: half precision on a GPU."""
     return available(x) and x.dtype == torch.bfloat16 and x.numel() < 2**31
 
 
 def layer(
     x: Tensor, conv: nn.Conv2d, slope: Tensor | float | None = None, skip: Tensor | None = None, shuffle: bool = False
 ) -> Tensor:
-    """A convolution and what follows it: act(shuffle(conv(x))) + skip."""
+    """Return a convolution and what follows it: act(shuffle(conv(x))) + skip."""
     weight, bias = conv.weight, conv.bias
     assert bias is not None
     if shuffle:
@@ -56,7 +56,7 @@ def layer(
 
 
 def quarters(rows: Tensor) -> Tensor:
-    """Weights or biases of a layer before PixelShuffle, those of all upper left pixels first, then upper right, …"""
+    """Reorder weights or biases of a layer before PixelShuffle: all upper left pixels first, then upper right, …"""
     ordered: Tensor = rows.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
     return ordered
 
@@ -64,7 +64,7 @@ def quarters(rows: Tensor) -> Tensor:
 def finish(
     raw: Tensor, bias: Tensor, slope: Tensor | float | None = None, skip: Tensor | None = None, shuffle: bool = False
 ) -> Tensor:
-    """After a convolution without bias: act(shuffle(raw + bias)) + skip.
+    """Finish a convolution without bias: act(shuffle(raw + bias)) + skip.
 
     raw (batch, channels, h, w); `slope` is that of a PReLU or leaky ReLU for what is below 0, None for no activation;
     `shuffle` is PixelShuffle by 2 of channels in the order of `quarters`: what lies together stays together.
@@ -81,7 +81,7 @@ def finish(
 
 
 def follow(y: Tensor, slope: Tensor | float | None, skip: Tensor | None, shuffle: bool) -> Tensor:
-    """The same without kernels of our own, after a convolution with its bias; may write into `y`."""
+    """Return the same without kernels of our own, after a convolution with its bias; may write into `y`."""
     if shuffle:
         y = functional.pixel_shuffle(y, 2)
     if isinstance(slope, Tensor):
@@ -110,7 +110,7 @@ def _programs(tiles: int) -> tuple[int, int]:
 
 
 def column_sums(rows: Tensor) -> Tensor:
-    """(n, channels) → (channels,) in float32, always in the same order."""
+    """Sum (n, channels) → (channels,) in float32, always in the same order."""
     n, channels = rows.shape
     tiles, constants = _tiles(n, channels, 2 * ELEMENTS)
     programs, repeats = _programs(tiles)
@@ -130,7 +130,7 @@ def _summed(shares: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def cut_crops(pool: Tensor, crops: Tensor, column: int, side: int) -> Tensor:
-    """Images (size, bands, side, side), channels last, of `Imagery.crops`; `column` is where they are named there."""
+    """Cut images (size, bands, side, side), channels last, of `Imagery.crops`; `column` is where they are named."""
     bands, pixels = pool.shape[1], 256
     images = torch.empty((len(crops), side, side, bands), device=pool.device)
     grid = (len(crops), -(-side * side // pixels))
@@ -211,7 +211,7 @@ class _Finish(torch.autograd.Function):
 
 
 def convolution_gradient(gradient: Tensor, x: Tensor, weight: Tensor, of: Literal["x", "weight"]) -> Tensor:
-    """The library's own gradient of a 3 × 3 convolution, of its input or of its weight alone."""
+    """Return the library's own gradient of a 3 × 3 convolution, of its input or of its weight alone."""
     wanted = [of == "x", of == "weight", False]
     into: Tensor = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, wanted

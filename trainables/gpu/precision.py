@@ -81,7 +81,7 @@ class SpectralNorm(nn.Module):
             functional.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=1e-12, out=self.v)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """weight / σ, σ = uᵀ·W·v."""
+        """Normalise: weight / σ, σ = uᵀ·W·v."""
         if _in_bf16.get():
             normalised: Tensor = _Normalise.apply(weight, self.u, self.v, self.training)  # type: ignore[no-untyped-call]
             return normalised

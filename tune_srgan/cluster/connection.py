@@ -22,7 +22,7 @@ class Connection:
     cpus: int
 
     def describe(self) -> str:
-        """Where it runs, in words."""
+        """Say where it runs, in words."""
         if self.joined is not None:
             return f"joined the Ray cluster at {self.joined}"
         return f"started a local Ray with {self.cpus} CPUs"
@@ -48,7 +48,7 @@ def connect(address: str | None) -> Connection:
 
 
 def running_cluster() -> str | None:
-    """The address of a Ray cluster that was started on this machine and still answers."""
+    """Return the address of a Ray cluster that was started on this machine and still answers."""
     from ray._private.utils import read_ray_address
 
     address = read_ray_address()  # where `ray start` leaves it

@@ -30,7 +30,7 @@ def _parts(given: str) -> dict[str, str]:
 
 
 def is_dashboard(address: str | None) -> bool:
-    """Whether an address is that of a cluster's dashboard, where jobs are submitted."""
+    """Tell whether an address is that of a cluster's dashboard, where jobs are submitted."""
     return bool(address) and str(address).startswith(("http://", "https://"))
 
 

@@ -83,7 +83,7 @@ def end(wait_s: float = 10.0) -> bool:
 
 
 def gpu_answers() -> bool:
-    """Whether this process's GPU answers a new one, without MPS: its daemon, too, may be what failed."""
+    """Tell whether this process's GPU answers a new one, without MPS: its daemon, too, may be what failed."""
     return _computes({key: value for key, value in os.environ.items() if key != PIPES})
 
 

@@ -24,7 +24,7 @@ CLOSED_S = 3600.0  # a node that is closed takes nothing for so long
 
 
 def slots(study: Study) -> int:
-    """How many trials may run at once: those that fit on the nodes that are there, or may come; at least one.
+    """Return how many trials may run at once: those that fit on the nodes that are there, or may come; at least one.
 
     All of them are asked for at once, so that a cluster that grows does so to its maximum. One clear error where no
     node can ever hold a trial, or where nobody knows how many nodes may come.
@@ -48,26 +48,26 @@ def slots(study: Study) -> int:
 
 
 def has_gpus() -> bool:
-    """Whether a node has a GPU, or one that may come does: a cluster grows from none."""
+    """Tell whether a node has a GPU, or one that may come does: a cluster grows from none."""
     kinds = [node["Resources"] for node in alive_nodes()] + [resources for resources, _ in _growth().kinds]
     return any(resources.get("GPU", 0) >= 1 for resources in kinds)
 
 
 def has_others(study: Study) -> bool:
-    """Whether a trial that loses its node finds another."""
+    """Tell whether a trial that loses its node finds another."""
     fitting = sum(capacity(node["Resources"], study.resources) > 0 for node in alive_nodes())
     return fitting > 1 or _growth().holds(study.resources) > 0
 
 
 def whereabouts() -> tuple[str | None, set[str]]:
-    """The node that this process is on, and all that are alive; neither without Ray."""
+    """Return the node that this process is on, and all that are alive; neither without Ray."""
     if not ray.is_initialized():
         return None, set()
     return ray.get_runtime_context().get_node_id(), {node["NodeID"] for node in alive_nodes()}
 
 
 def close_this_node(reason: str) -> None:
-    """No trial comes to this machine's node any more; where Ray cannot be told, nothing changes."""
+    """Keep all trials from this machine's node from now on; where Ray cannot be told, nothing changes."""
     with contextlib.suppress(Exception):
         if not ray.is_initialized():
             connect(None)
@@ -80,7 +80,7 @@ def close_this_node(reason: str) -> None:
 
 
 def on_drivers_node() -> NodeAffinitySchedulingStrategy:
-    """Where an actor lives that must not go away with a worker's node."""
+    """Say where an actor lives that must not go away with a worker's node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -98,12 +98,12 @@ def on_node(node: str, work: Callable[..., Any], *arguments: object) -> Any:
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """Ray's own description of every node that is alive; none without Ray."""
+    """Return Ray's own description of every node that is alive; none without Ray."""
     return [node for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
 
 
 def capacity(resources: dict[str, float], wanted: Resources) -> int:
-    """How many trials a node with these resources holds at once."""
+    """Return how many trials a node with these resources holds at once."""
     held = [resources.get("CPU", 0) / wanted.cpus]
     if wanted.gpus >= 1:
         held.append(resources.get("GPU", 0) / wanted.gpus)
@@ -120,7 +120,7 @@ class Growth:
     nodes: int
 
     def holds(self, wanted: Resources) -> int:
-        """How many trials it holds at its largest, made of the nodes that hold most."""
+        """Return how many trials it holds at its largest, made of the nodes that hold most."""
         left, held = self.nodes, 0
         for fits, count in sorted(
             ((capacity(resources, wanted), count) for resources, count in self.kinds), reverse=True
@@ -130,7 +130,7 @@ class Growth:
 
 
 def growth_of(config: Any) -> Growth:
-    """By a cluster's file, as Ray's launcher has completed it; none where it says nothing of that kind."""
+    """Read it from a cluster's file, as Ray's launcher has completed it; none where it says nothing of that kind."""
     try:
         most = int(config["max_workers"])
         types = [kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]]

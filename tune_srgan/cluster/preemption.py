@@ -26,7 +26,7 @@ AWS, GOOGLE = "http://169.254.169.254", "http://metadata.google.internal"
 
 
 def is_announced() -> bool:
-    """Whether this node will be taken away."""
+    """Tell whether this node will be taken away."""
     with contextlib.suppress(OSError):
         return time.time() - _file().stat().st_mtime < VALID_S
     return False

@@ -34,7 +34,7 @@ def do_on_head(
 
 
 def there(command: str, study: str, storage: str, *options: str) -> tuple[str, list[str]]:
-    """A study's name, and what a command that knows only where it is kept takes on another machine."""
+    """Return a study's name, and what a command that knows only where it is kept takes on another machine."""
     if not is_url(study) and not Path(study).is_absolute():
         refuse_relative("--storage", storage)
         study = f"{storage}/{study}"

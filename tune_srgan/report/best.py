@@ -12,7 +12,7 @@ from tune_srgan.study.settings import Study
 
 
 def best_configuration(study: Study, best: TrialRecord) -> str:
-    """The winner's complete configuration as a file, with what it is and what to do with it."""
+    """Return the winner's complete configuration as a file, with what it is and what to do with it."""
     note = (
         f"# The winner of study '{study.study}': trial {best.number}, balanced from step {best.steps}.\n"
         f"# Train it again: python tune.py train best.yaml\n"

@@ -38,7 +38,7 @@ def serve(study: Study, folder: StudyFolder, port: int) -> None:
 
 
 def check(port: int) -> None:
-    """The library is there and the port is free; one clear error otherwise."""
+    """Return the library is there and the port is free; one clear error otherwise."""
     try:
         import optuna_dashboard  # noqa: F401
     except ImportError:

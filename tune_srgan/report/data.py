@@ -60,7 +60,7 @@ Importance = Callable[[Study, Sequence[TrialRecord]], dict[str, tuple[float, flo
 
 
 def short(key: str) -> str:
-    """A searched key as a column's head."""
+    """Return a searched key as a column's head."""
     return SHORT.get(key, key.rpartition(".")[2])
 
 

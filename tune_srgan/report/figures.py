@@ -27,7 +27,7 @@ MARKS = {  # a trial in the history: colour and shape by its end
 
 
 def balance(data: dict[str, Any]) -> Figure | None:
-    """D(y), D(G(x)), rank and control of winner and baseline, the tolerance band, the phases shaded."""
+    """Draw D(y), D(G(x)), rank and control of winner and baseline, the tolerance band, the phases shaded."""
     curves = [data["curves"][number] for number in data["curves"]]
     if not curves:
         return None
@@ -54,7 +54,7 @@ def balance(data: dict[str, Any]) -> Figure | None:
 
 
 def parallel(data: dict[str, Any]) -> Figure | None:
-    """All trials over the searched keys and their cost; censored ones dashed."""
+    """Return all trials over the searched keys and their cost; censored ones dashed."""
     trials = [trial for trial in data["trials"] if trial["cost"] is not None or trial["end"] in LOST]
     if not trials:
         return None
@@ -94,7 +94,7 @@ def parallel(data: dict[str, Any]) -> Figure | None:
 
 
 def history(data: dict[str, Any]) -> Figure | None:
-    """Every trial's cost by number, by outcome, and the best so far."""
+    """Return every trial's cost by number, by outcome, and the best so far."""
     trials = [trial for trial in data["history"] if trial["cost"] is not None]
     if not trials:
         return None
@@ -115,7 +115,7 @@ def history(data: dict[str, Any]) -> Figure | None:
 
 
 def importance(data: dict[str, Any]) -> Figure | None:
-    """What each key explains of a low cost, with bootstrap intervals."""
+    """Return what each key explains of a low cost, with bootstrap intervals."""
     keys = sorted(data["importance"].items(), key=lambda item: item[1][0])
     if not keys:
         return None
@@ -131,7 +131,7 @@ def importance(data: dict[str, Any]) -> Figure | None:
 
 
 def slices(data: dict[str, Any]) -> Figure | None:
-    """Cost by each searched key; the line is the median of thirds, the band its bootstrap interval."""
+    """Draw cost by each searched key; the line is the median of thirds, the band its bootstrap interval."""
     keys = list(data["space"])
     trials = [trial for trial in data["trials"] if trial["cost"] is not None]
     if not trials:
@@ -161,7 +161,7 @@ def slices(data: dict[str, Any]) -> Figure | None:
 
 
 def schedules(data: dict[str, Any]) -> Figure | None:
-    """Learning rates and adversarial weight that the winner was trained with; plateau cuts marked."""
+    """Draw the winner's learning rates and adversarial weight; plateau cuts marked."""
     answer = data["answer"]
     if not answer or str(answer["number"]) not in data["curves"]:
         return None

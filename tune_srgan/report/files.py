@@ -50,7 +50,7 @@ def write(data: dict[str, Any], folder: Path, kind: Format, watched: bool = Fals
 
 
 def format_named(name: str) -> Format:
-    """The format that a person names; one clear error where there is none of that name."""
+    """Return the format that a person names; one clear error where there is none of that name."""
     try:
         return Format(name)
     except ValueError:

@@ -42,11 +42,11 @@ class StudyView:
             self._live.stop()
 
     def on_start(self, trial: TrialFolder) -> None:
-        """A trial starts, or goes on."""
+        """Return a trial starts, or goes on."""
         self.on_reading(trial, {"phase": STARTING, "step": float(trial.last_step())})
 
     def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
-        """A trial reported."""
+        """Return a trial reported."""
         self._last[trial] = reading
         self._abreast = max(self._abreast, len(self._last))
         if self._live is None and self._phases.get(trial) != reading["phase"]:
@@ -56,7 +56,7 @@ class StudyView:
             )
 
     def on_end(self, record: TrialRecord) -> None:
-        """A trial ended, or its attempt did."""
+        """Return a trial ended, or its attempt did."""
         trial = record.trial
         self._last.pop(trial, None)
         if record.end is None:
@@ -69,7 +69,7 @@ class StudyView:
             self._console.print(f"trial {trial.name:>3s}  {ending(record)}  ({done})", highlight=False)
 
     def on_wait(self, seconds: float) -> None:
-        """No node has had room for any trial for so long."""
+        """Say that no node has had room for any trial for so long."""
         wanted = self._study.resources
         self._console.print(
             f"Trials have been waiting for {duration(seconds)} for a node with room for {wanted.cpus:g} CPU(s) and "

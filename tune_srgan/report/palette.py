@@ -36,12 +36,12 @@ _kind: ContextVar[str] = ContextVar("kind", default="svg")
 
 
 def colour(name: str) -> str:
-    """What matplotlib is told to draw a colour with."""
+    """Return what matplotlib is told to draw a colour with."""
     return COLOURS[name][0 if _kind.get() == "svg" else 1]
 
 
 def variables(dark: bool) -> str:
-    """The colours as a style sheet's variables."""
+    """Return the colours as a style sheet's variables."""
     return " ".join(f"--{name}: {values[2 if dark else 1]};" for name, values in COLOURS.items())
 
 

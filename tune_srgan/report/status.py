@@ -21,7 +21,7 @@ LATELY_S = 120.0  # a trial that wrote a reading within this is at work
 
 
 def standing(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[str, Any]:
-    """Trials by outcome, the incumbent and its history, what is at work, what is used and about what is left."""
+    """Gather trials by outcome, the incumbent and its history, what is at work, what is used, about what is left."""
     every, driven, stopped = records.every, folder.is_driven(), ending_of(folder)
     ended = [record for record in every if record.end is not None]
     best = best_of(records.search)

@@ -89,27 +89,27 @@ def _random(winner: Mapping[str, Any], unit: str) -> str:
 
 
 def cost_text(cost: float | None) -> str:
-    """A seed's cost."""
+    """Return a seed's cost."""
     return "never" if cost is None else f"{cost:g}"
 
 
 def counts(data: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """How many trials ended in each way."""
+    """Return how many trials ended in each way."""
     return sorted(Counter(trial["end"] for trial in data["trials"]).items())
 
 
 def counts_text(data: Mapping[str, Any]) -> str:
-    """The same in words."""
+    """Return the same in words."""
     return ", ".join(f"{count} {end}" for end, count in counts(data)) or "no trial yet"
 
 
 def state_text(data: Mapping[str, Any]) -> str:
-    """Whether the study still runs, or why it stopped before its end; empty where it is complete."""
+    """Tell whether the study still runs, or why it stopped before its end; empty where it is complete."""
     return "while the study runs" if data["running"] else data["stopped"]
 
 
 def confirmation_texts(data: Mapping[str, Any]) -> list[str]:
-    """What later readings missed, and which confirmed configurations cannot be told apart."""
+    """Return what later readings missed, and which confirmed configurations cannot be told apart."""
     confirmed = data["confirmed"]
     lines = [
         f"Trial {one['number']}: {one['missed']['readings']} of {one['later']} readings after the balance miss the "
@@ -126,7 +126,7 @@ def confirmation_texts(data: Mapping[str, Any]) -> list[str]:
 
 
 def patience_texts(data: Mapping[str, Any]) -> list[str]:
-    """What the patience of both plateau schedulers did in the winner's training."""
+    """Return what the patience of both plateau schedulers did in the winner's training."""
     winner = data["answer"]
     curve: dict[str, Any] = data["curves"].get(str(winner["number"]), {}) if winner else {}
     lines = []
@@ -140,7 +140,7 @@ def patience_texts(data: Mapping[str, Any]) -> list[str]:
 
 
 def account_text(data: Mapping[str, Any]) -> str:
-    """Steps trained and saved."""
+    """Say which steps were trained and saved."""
     account = data["account"]
     search, more = account["search"], account["confirmation"]["executed"]
     return (
@@ -151,7 +151,7 @@ def account_text(data: Mapping[str, Any]) -> str:
 
 
 def pace_text(data: Mapping[str, Any]) -> str:
-    """What a step of each phase took, in the middle of all trials, and what share of the time was no training."""
+    """Say what a step of each phase took, the median of all trials, and which share of the time was no training."""
     account = data["account"]
     sentences = [
         f"A step of {phase} took {milliseconds(seconds)}."
@@ -168,13 +168,13 @@ def pace_text(data: Mapping[str, Any]) -> str:
 
 
 def ruler_texts(data: Mapping[str, Any]) -> list[str]:
-    """The ruler's numbers that are not the defaults."""
+    """Return the ruler's numbers that are not the defaults."""
     changed = data["measured"]["changed"]
     return [f"Ruler other than the default: nash.{key} = {value}" for key, value in changed.items()]
 
 
 def paragraphs(data: Mapping[str, Any]) -> list[str]:
-    """The answer as running text."""
+    """Return the answer as running text."""
     answer, winner = answer_of(data), data["answer"]
     settings = ", ".join(f"{key} = {value}" for key, value in answer.settings.items())
     first = f"{answer.headline} Its run has the tag `best`; its settings: {settings}." if winner else ""

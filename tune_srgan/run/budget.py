@@ -23,7 +23,7 @@ class Budget:
         self._before_s = float((read_json(ledger.folder.clock_file) or {}).get("seconds", 0.0))
 
     def elapsed_s(self) -> float:
-        """Wall-clock seconds over all drivers of the study."""
+        """Return wall-clock seconds over all drivers of the study."""
         return self._before_s + time.monotonic() - self._started
 
     def keep_time(self) -> None:
@@ -32,16 +32,16 @@ class Budget:
             write_atomically(self._ledger.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
 
     def begin(self, trial: TrialFolder) -> float | None:
-        """A trial starts; how many seconds it may run, None without a limit."""
+        """Return a trial starts; how many seconds it may run, None without a limit."""
         self.running[trial] = time.monotonic()
         return self.seconds_for_a_trial()
 
     def end(self, trial: TrialFolder) -> None:
-        """A trial's attempt is over."""
+        """Return a trial's attempt is over."""
         self.running.pop(trial, None)
 
     def why_not_another(self, candidate: TrialFolder | None = None) -> str:
-        """Why no further trial may start now; empty while one may. `candidate` is an unfinished one to go on with."""
+        """Say why no further trial may start; empty while one may. `candidate` is an unfinished one to go on with."""
         if not self._limits.model_dump(exclude_none=True):
             return ""
         records = self._ledger.records().every
@@ -59,7 +59,7 @@ class Budget:
         return ""
 
     def seconds_for_a_trial(self) -> float | None:
-        """How long a trial that starts now may run; None without a limit."""
+        """Return how long a trial that starts now may run; None without a limit."""
         allowed = []
         if self._limits.hours is not None:
             allowed.append(self._limits.hours * 3600 - self.elapsed_s())

@@ -43,7 +43,7 @@ class Driven:
     records: StudyRecords
 
     def why_failed(self) -> str:
-        """Why the study has failed: what stopped it, or that no trial trained to an end; empty where it has not."""
+        """Say why the study has failed: what stopped it, or that no trial trained to an end; empty where it has not."""
         if self.ending.why is StudyEnd.FAULT:
             return self.ending.text
         ended = [record for record in self.records.search if record.end is not None]

@@ -147,10 +147,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return {}  # Ray pickles its experiment; what counts is in the records
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the trial records are the truth."""
+        """Do nothing: the trial records are the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the trial records are the truth."""
+        """Do nothing: the trial records are the truth."""
 
     def _none_to_start(self) -> str | None:
         """What Ray is told where no trial can start: one that runs may still pause, and go on later."""

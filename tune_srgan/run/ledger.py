@@ -25,5 +25,5 @@ class Ledger:
         return self._by_trial[trial]
 
     def records(self) -> StudyRecords:
-        """All of them, as they were last read."""
+        """Return all of them, as they were last read."""
         return arranged(self._by_trial.values())

@@ -12,13 +12,13 @@ class Observer(Protocol):
     """Is told of starts, readings and ends."""
 
     def on_start(self, trial: TrialFolder) -> None:
-        """A trial starts, or goes on."""
+        """Return a trial starts, or goes on."""
 
     def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
-        """A trial reported."""
+        """Return a trial reported."""
 
     def on_end(self, record: TrialRecord) -> None:
-        """A trial ended, or its attempt did."""
+        """Return a trial ended, or its attempt did."""
 
     def on_wait(self, seconds: float) -> None:
-        """No node has had room for any trial for so long."""
+        """Say that no node has had room for any trial for so long."""

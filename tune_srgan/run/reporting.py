@@ -74,7 +74,7 @@ class BoardReader:
         return self._ask("answer", earliest) or Answer()
 
     def now(self) -> float:
-        """The driver's clock, by which a deadline is told: this machine's may be another; −∞ where nobody answers."""
+        """Read the driver's clock, by which a deadline is told: this machine's may differ; −∞ where nobody answers."""
         now = self._ask("now")
         return -math.inf if now is None else float(now)
 

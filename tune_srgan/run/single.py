@@ -84,7 +84,7 @@ def _numbers() -> itertools.chain[str]:
 
 
 def describe_training(configuration: Configuration) -> str:
-    """The settings the guide is about, in one line."""
+    """Return the settings the guide is about, in one line."""
     flat = flatten(configuration.model_dump())
     keys = {
         "warm-up": "Schedulers.g_warmup_steps",

@@ -203,7 +203,7 @@ def _stopped_early(state: State, terms: Terms) -> Stop | None:
 
 
 def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -> str:
-    """What a person can do about a GPU whose memory does not suffice."""
+    """Return what a person can do about a GPU whose memory does not suffice."""
     data = configuration.Data
     return (
         f"out of GPU memory with Data.train_batch_size {data.train_batch_size} and Data.crop_size {data.crop_size}: "

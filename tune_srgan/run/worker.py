@@ -42,7 +42,7 @@ CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """What a worker runs for the trial in `trial`, a folder of the study in `folder`."""
+    """Return what a worker runs for the trial in `trial`, a folder of the study in `folder`."""
     from ray import tune
 
     with _at_work(config["folder"], config["trial"]) as (folder, offer):
@@ -158,7 +158,7 @@ def _diagnosed(error: Exception) -> tuple[Exception, Fault]:
 
 
 def device_computes() -> bool:
-    """Whether the GPU still computes for this process: after its fault no call does. True where none was used."""
+    """Tell whether the GPU still computes for this process: after its fault no call does. True where none was used."""
     if not (torch.cuda.is_initialized() or torch.cuda.is_available()):
         return True
     try:

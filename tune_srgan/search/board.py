@@ -13,7 +13,7 @@ NAMESPACE = "tune-srgan"  # of the actor's name
 
 
 def board_of(study: Path) -> str:
-    """The name of a study's board, in NAMESPACE, by the driver's folder of it."""
+    """Return the name of a study's board, in NAMESPACE, by the driver's folder of it."""
     return f"incumbent of {study}"
 
 
@@ -42,7 +42,7 @@ class Board:
         self._waiting = sorted(earliest)
 
     def now(self) -> float:
-        """The clock of the driver's machine."""
+        """Return the clock of the driver's machine."""
         return time.monotonic()
 
     def answer(self, earliest: float) -> Answer:

@@ -28,19 +28,19 @@ class Incumbent:
     number: int
 
     def before(self, cost: float, number: int, slack: float = 1.0) -> bool:
-        """Whether it stands before a trial of that number even if the trial comes to that cost."""
+        """Tell whether it stands before a trial of that number even if the trial comes to that cost."""
         return (slack * self.cost, self.number) < (cost, number)
 
 
 def better(one: Incumbent | None, other: Incumbent | None) -> Incumbent | None:
-    """The one that stands before the other; `one` where neither does."""
+    """Return the one that stands before the other; `one` where neither does."""
     if one is None or other is None:
         return other if one is None else one
     return other if other.before(one.cost, one.number) else one
 
 
 def incumbent_of(records: Sequence[TrialRecord]) -> Incumbent | None:
-    """The best of the trials that have ended."""
+    """Return the best of the trials that have ended."""
     best = best_of(records)
     return None if best is None or best.cost is None else Incumbent(best.cost, best.number)
 
@@ -53,7 +53,7 @@ def why_end(
     capping: Capping,
     cost_of: Callable[[float], float] = float,
 ) -> tuple[End, str] | None:
-    """Why a training that has not reached the balance ends now; None while it may go on.
+    """Say why a training that has not reached the balance ends now; None while it may go on.
 
     `cost_of` turns a step at which the balance may be reached into the objective's number.
     """
@@ -69,7 +69,7 @@ def why_end(
 
 
 def cost_in(study: Study, readings: Sequence[Mapping[str, float]], pretraining: int) -> Callable[[float], float]:
-    """What a balance at a step would cost a training with these readings."""
+    """Return what a balance at a step would cost a training with these readings."""
     if study.objective.metric == "steps_to_nash":
         return float
     step_seconds = step_seconds_of(readings, pretraining)

@@ -43,7 +43,7 @@ class Confirmed:
 
 
 def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The best balanced configurations of the search, none twice."""
+    """Return the best balanced configurations of the search, none twice."""
     chosen: list[TrialRecord] = []
     rest = list(records)
     while len(chosen) < study.confirm.top and (best := best_of(rest)) is not None:
@@ -53,7 +53,7 @@ def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord
 
 
 def missing(study: Study, folder: StudyFolder, records: StudyRecords) -> list[TrialFolder]:
-    """The confirmations that have not ended, created; seed by seed, so that what they share is shared."""
+    """Return the confirmations that have not ended, created; seed by seed, so that what they share is shared."""
     left, chosen = [], candidates(study, records.search)
     for further in range(1, study.confirm.seeds + 1):
         for record in chosen:
@@ -67,7 +67,7 @@ def missing(study: Study, folder: StudyFolder, records: StudyRecords) -> list[Tr
 
 
 def left_to_do(study: Study, records: StudyRecords) -> int:
-    """Trials of the search that have not ended, or else confirmations that have not."""
+    """List trials of the search that have not ended, or else confirmations that have not."""
     searching = study.search.trials - records.ended()
     if searching > 0:
         return searching
@@ -81,7 +81,7 @@ def left_to_do(study: Study, records: StudyRecords) -> int:
 
 
 def confirmed(study: Study, records: StudyRecords) -> list[Confirmed]:
-    """The configurations all of whose confirmations have ended, the best first."""
+    """Return the configurations all of whose confirmations have ended, the best first."""
     complete = []
     for record in records.search:
         seeds = [one for one in records.confirmations if one.number == record.number and one.end is not None]
@@ -92,12 +92,12 @@ def confirmed(study: Study, records: StudyRecords) -> list[Confirmed]:
 
 
 def winner(study: Study, records: StudyRecords) -> TrialRecord | None:
-    """The configuration that is handed out: `winner_of` with all that is confirmed."""
+    """Return the configuration that is handed out: `winner_of` with all that is confirmed."""
     return winner_of(study, records.search, confirmed(study, records))
 
 
 def winner_of(study: Study, records: Sequence[TrialRecord], complete: Sequence[Confirmed]) -> TrialRecord | None:
-    """The configuration of the lowest median over the further seeds.
+    """Return the configuration of the lowest median over the further seeds.
 
     The search's best where not every candidate is confirmed yet, or none reached the balance with most seeds.
     """
@@ -107,7 +107,7 @@ def winner_of(study: Study, records: Sequence[TrialRecord], complete: Sequence[C
 
 
 def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:
-    """Paired seeds with which `one` was faster, and slower; the two-sided sign test's p."""
+    """Count paired seeds with which `one` was faster, and slower; the two-sided sign test's p."""
     pairs = list(zip(one.costs, other.costs, strict=False))
     faster, slower = sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
     n = faster + slower

@@ -17,7 +17,7 @@ LEAST_FOR_IMPORTANCE, RESAMPLES = 6, 40
 
 
 def importances(study: Study, records: Sequence[TrialRecord]) -> dict[str, tuple[float, float, float]]:
-    """How much of what parts the best, a quarter at most, from the rest each key explains: share, 90 % interval.
+    """Return how much of what parts the best, a quarter at most, from the rest each key explains: share, 90 % interval.
 
     PED-ANOVA (Watanabe et al. 2023, Optuna's), over bootstrap samples of the trials; nothing where there are too few.
     """

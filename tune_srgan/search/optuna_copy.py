@@ -91,7 +91,7 @@ class OptunaCopy:
 
 
 def attributes_of(record: TrialRecord) -> dict[str, Any]:
-    """What a person sees of a trial beside its values and cost."""
+    """Return what a person sees of a trial beside its values and cost."""
     return {
         "proposed_by": record.proposed_by,
         "outcome": record.label,

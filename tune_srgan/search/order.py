@@ -38,7 +38,7 @@ class Running:
 
 
 def overlaps(trial: Waiting, running: Iterable[Running]) -> bool:
-    """Whether a running trial is computing what this one would compute as well."""
+    """Tell whether a running trial is computing what this one would compute as well."""
     return any(
         other.stretch.path == trial.stretch.path and other.step < min(trial.stretch.reach, other.stretch.reach)
         for other in running
@@ -55,10 +55,10 @@ def next_to_start(waiting: Sequence[Waiting], running: Sequence[Running]) -> Wai
 
 
 def wants_another(waiting: Sequence[Waiting], running: Sequence[Running], slots: int) -> bool:
-    """Whether all that wait would compute what is being computed, and not too many of them wait."""
+    """Tell whether all that wait would compute what is being computed, and not too many of them wait."""
     return len(waiting) < slots and all(overlaps(trial, running) for trial in waiting)
 
 
 def bounds(waiting: Iterable[Waiting], running: Sequence[Running]) -> list[float]:
-    """The earliest steps of the waiting trials that could start now without computing anything twice."""
+    """Return the earliest steps of the waiting trials that could start now without computing anything twice."""
     return [trial.soonest for trial in waiting if not overlaps(trial, running)]

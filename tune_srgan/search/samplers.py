@@ -25,7 +25,7 @@ MODELS = {"tpe", "gp"}  # samplers that can learn from trials they did not propo
 
 
 def check_sampler(study: Study, file: str) -> None:
-    """A sampler whose library is missing, or that cannot begin so, is said before anything starts."""
+    """Return a sampler whose library is missing, or that cannot begin so, is said before anything starts."""
     if study.search.sampler == "nsgaii" and study.search.startup < 2:
         raise InvalidInput([Problem(file, "search.startup", str(study.search.startup), "at least 2 with nsgaii")])
     if study.search.learn_from and study.search.sampler not in MODELS:
@@ -51,7 +51,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def good_trials(ended: int) -> int:
-    """How many of the trials so far TPE takes as examples: a quarter; Optuna's own tenth is one trial of ten."""
+    """Return how many of the trials so far TPE takes as examples: a quarter; Optuna's own tenth is one trial of ten."""
     return min(max(2, math.ceil(0.25 * ended)), 25)
 
 

@@ -131,7 +131,7 @@ class Searcher:
 
 
 def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> list[tuple[dict[str, Value], float]]:
-    """What earlier studies know of this space: the configurations in it whose game was played, and their costs.
+    """Return what earlier studies know of this space: the configurations in it whose game was played, and their costs.
 
     A key that was fixed there has the value it was fixed to. The penalty of a censored trial is one of this length.
     """

@@ -30,7 +30,7 @@ HEADER = b"tune-srgan pretraining 1\n"
 
 
 def points_of(study: Study) -> list[int]:
-    """The steps at which snapshots are taken: the last validation within each length that pretraining may have."""
+    """List the steps at which snapshots are taken: the last validation within each length pretraining may have."""
     every = study.lowest().Training.validate_every
     parameter = study.space.get(PRETRAIN)
     lengths: Sequence[int]  # one for each point
@@ -49,12 +49,12 @@ def points_of(study: Study) -> list[int]:
 
 
 def values_in_pretraining(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
-    """What of a trial's values sets the path of its pretraining: trials of one study with the same share theirs."""
+    """Select what of a trial's values sets its pretraining: trials of one study with the same values share it."""
     return tuple(sorted((key, value) for key, value in values.items() if not acts_later(key)))
 
 
 def reach(points: Sequence[int], pretraining: int) -> int:
-    """The last point within a pretraining; 0 where there is none."""
+    """Return the last point within a pretraining; 0 where there is none."""
     return max((point for point in points if point <= pretraining), default=0)
 
 
@@ -126,11 +126,11 @@ class SharedPretraining:
         imagery: Imagery,
         device: torch.device,
     ) -> SharedPretraining:
-        """The part of a trial with this configuration on this device."""
+        """Return the part of a trial with this configuration on this device."""
         return cls(snapshots, points, fingerprint(configuration, imagery, device)[:32])
 
     def start(self, configuration: Configuration, device: torch.device, beyond: int = 0) -> State | None:
-        """The state to start from, its readings marked as shared; None where no snapshot lies beyond that step."""
+        """Load the state to start from, its readings marked as shared; None where no snapshot lies beyond that step."""
         content = self.snapshots.longest(self.path, configuration.Training.pretrain_steps, beyond)
         if content is None:
             return None
@@ -152,7 +152,7 @@ class SharedPretraining:
 
 
 def expected_savings(study: Study, trials: int) -> tuple[float, float, float]:
-    """Of so many random trials, one after another: how many start from a snapshot; their steps of pretraining saved,
+    """Draw so many random trials, one after another: how many start from a snapshot; their pretraining steps saved,
     and all steps of pretraining. Means of 50 draws; of many trials fewer draws, and of the first DRAWN of them.
     """
     points, draw = points_of(study), random.Random(0)

@@ -14,7 +14,7 @@ WAITS = ("begin", "validate", "record", "checkpoint", "report")  # for what a tr
 
 
 def account_of(readings: Sequence[Mapping[str, float]], ended: Mapping[str, Any], max_steps: int) -> dict[str, int]:
-    """Steps that a trial computed, and those of `max_steps` it was spared.
+    """Count steps that a trial computed, and those of `max_steps` it was spared.
 
     `sharing`: another trial computed them. `balance`, `capping`: it ended before; how long it would have trained
     without that is not known, so these are upper bounds.
@@ -29,7 +29,7 @@ def account_of(readings: Sequence[Mapping[str, float]], ended: Mapping[str, Any]
 
 
 def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -> tuple[float, float]:
-    """What a step of pretraining and one of the game took: medians over the readings that lie wholly in one of them.
+    """Measure what a step of pretraining and one of the game took: medians over readings wholly in one of them.
 
     A median passes over the readings in which kernels were built or the step was recorded. Where no reading lies
     wholly in a phase, the one that saw both stands in.
@@ -53,7 +53,7 @@ def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -
 
 
 def cost_in_seconds(cost: float, pretraining: int, step_seconds: tuple[float, float], max_steps: int) -> float | None:
-    """`nash_cost` in seconds of training: every step at what a step of its phase took in this trial.
+    """Turn `nash_cost` into seconds of training: every step at what one of its phase took in this trial.
 
     A censored cost, between one and two times `max_steps`, becomes as many times the seconds of `max_steps`.
     """

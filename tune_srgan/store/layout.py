@@ -106,7 +106,7 @@ TEMPORARY = ".tmp"  # ends the names of files that are being written
 
 
 def items(*classes: type) -> list[Item]:
-    """All items of layout classes, in their order."""
+    """Return all items of layout classes, in their order."""
     return [item for layout in classes for item in vars(layout).values() if isinstance(item, Item)]
 
 
@@ -115,7 +115,7 @@ _OF_A_TRIAL = {item.name: item for item in items(TrialFiles)}
 
 
 def how_kept(name: str) -> How:
-    """How a file is kept, by its name within the study's folder; one that nobody here knows: whole."""
+    """Return how a file is kept, by its name within the study's folder; one that nobody here knows: whole."""
     first, *rest = name.split("/")
     if rest and first in {StudyFiles.TRIALS.name, StudyFiles.CONFIRM.name}:
         item = _OF_A_TRIAL.get(rest[1]) if len(rest) > 1 else None

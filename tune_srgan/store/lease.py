@@ -86,7 +86,7 @@ def _refuse_the_living(storage: Storage, place: str, last: int, holder: dict[str
 
 
 def driver_lives(storage: Storage) -> bool:
-    """Whether a driver holds a study now, as far as this machine can see: its process, or its beats."""
+    """Tell whether a driver holds a study now, as far as this machine can see: its process, or its beats."""
     _, holder = _last(storage)
     if not holder or holder["released"]:
         return False

@@ -105,7 +105,7 @@ class Mirror:
             self._send_file(name)
 
     def compact(self, below: str) -> None:
-        """One part for each file that grew below a name, where it has many; for files that grow no more."""
+        """Leave one part for each file that grew below a name, where it has many; for files that grow no more."""
         parts: dict[str, list[str]] = {}
         for entry in self._storage.entries(below):
             name, _, part = entry.name.partition(PARTS)
@@ -187,7 +187,7 @@ def _opened(folder: Path) -> Mirror:
 
 
 def mirror_of(folder: Path) -> Mirror | None:
-    """The mirror whose working copy a folder is, this process's only one; None where it is no copy."""
+    """Return the mirror whose working copy a folder is, this process's only one; None where it is no copy."""
     return _opened(folder) if (folder / ORIGIN).exists() else None
 
 
@@ -207,7 +207,7 @@ def _hash(line: bytes) -> bytes:
 
 
 def working_copy(url: str, root: Path | None = None) -> Path:
-    """The folder in which a study at a URL is worked on, made where there is none; `root`: beside no other's."""
+    """Return the folder in which a study at a URL is worked on, made where there is none; `root`: beside no other's."""
     place = (root or cache() / "studies") / hashlib.sha256(url.encode()).hexdigest()[:12] / url.rpartition("/")[2]
     place.mkdir(parents=True, exist_ok=True)
     if not (place / ORIGIN).exists():
@@ -216,7 +216,7 @@ def working_copy(url: str, root: Path | None = None) -> Path:
 
 
 def workers_copy(url: str) -> Path:
-    """A folder for one attempt of one trial; those in which nobody wrote for long are removed."""
+    """Return a folder for one attempt of one trial; those in which nobody wrote for long are removed."""
     work = cache() / "work"
     for left in work.glob("*"):
         with contextlib.suppress(OSError):  # another attempt removes it as well

@@ -71,16 +71,16 @@ class Storage(Protocol):
     """The objects below a folder or URL. What goes wrong is an OSError."""
 
     def read(self, name: str) -> bytes | None:
-        """An object's content; None where there is no such object."""
+        """Return an object's content; None where there is no such object."""
 
     def write(self, name: str, content: bytes) -> None:
-        """All of it or nothing."""
+        """Return all of it or nothing."""
 
     def create(self, name: str, content: bytes) -> bool:
         """Write it where there is none; False where there is one. Of several who try, one gets True."""
 
     def entries(self, below: str = "") -> list[Entry]:
-        """All objects below a name, by name."""
+        """Return all objects below a name, by name."""
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error."""

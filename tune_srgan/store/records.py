@@ -79,7 +79,7 @@ class StudyRecords:
         return (*self.search, *self.confirmations)
 
     def ended(self) -> int:
-        """How many trials of the search have ended."""
+        """Return how many trials of the search have ended."""
         return sum(record.end is not None for record in self.search)
 
 
@@ -149,18 +149,18 @@ def account_of_study(records: Sequence[TrialRecord]) -> dict[str, int]:
 
 
 def baseline_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The first of what the study file names; None where it names nothing."""
+    """Return the first of what the study file names; None where it names nothing."""
     return next((record for record in records if record.proposed_by == Proposer.TRY_FIRST), None)
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The balanced trial of the lowest cost; the earlier one of two alike."""
+    """Return the balanced trial of the lowest cost; the earlier one of two alike."""
     balanced = [record for record in records if record.end is End.BALANCED and record.cost is not None]
     return min(balanced, key=lambda record: (record.cost or 0.0, record.number), default=None)
 
 
 def best_so_far(records: Sequence[TrialRecord]) -> list[TrialRecord | None]:
-    """After each trial, the best up to it."""
+    """List, after each trial, the best up to it."""
     history: list[TrialRecord | None] = []
     for record in records:
         history.append(best_of([known for known in (*history[-1:], record) if known is not None]))

@@ -41,7 +41,7 @@ class Sender:
             raise self._error
 
     def offer(self) -> None:
-        """There is something new."""
+        """Say that there is something new."""
         with self._news:
             self._new = True
             self._news.notify()

@@ -36,7 +36,7 @@ class StudyFolder:
         return self.address.rpartition("/")[0]
 
     def storage(self, below: str = "") -> Storage:
-        """The objects that are kept below a name."""
+        """Return the objects that are kept below a name."""
         return storage_at(f"{self.address}/{below}".rstrip("/"))
 
     def fetch(self, place: str = "", heavy: bool = False, patience: float = 0.0) -> None:
@@ -114,23 +114,23 @@ class StudyFolder:
         return self.storage(StudyFiles.PRETRAINING.name)
 
     def trial(self, number: int) -> TrialFolder:
-        """The folder of a trial."""
+        """Return the folder of a trial."""
         return self.named(f"{StudyFiles.TRIALS.name}/{number:05d}")
 
     def confirmation(self, number: int, further: int) -> TrialFolder:
-        """The folder of a trial's confirmation on its `further`-th seed."""
+        """Return the folder of a trial's confirmation on its `further`-th seed."""
         return self.named(f"{StudyFiles.CONFIRM.name}/{number:05d}-{further}")
 
     def named(self, place: str) -> TrialFolder:
-        """The folder at a trial's `place`."""
+        """Return the folder at a trial's `place`."""
         return TrialFolder(self.path / place)
 
     def trials(self) -> list[TrialFolder]:
-        """The trials of the search that exist, by number."""
+        """Return the trials of the search that exist, by number."""
         return self._existing(StudyFiles.TRIALS.name)
 
     def confirmations(self) -> list[TrialFolder]:
-        """The confirmations that exist, by number and further seed."""
+        """Return the confirmations that exist, by number and further seed."""
         return self._existing(StudyFiles.CONFIRM.name)
 
     def _existing(self, of: str) -> list[TrialFolder]:
@@ -158,14 +158,14 @@ class StudyFolder:
             ) from None
 
     def is_driven(self) -> bool:
-        """Whether a driver is at work on it now, as far as this machine can see."""
+        """Tell whether a driver is at work on it now, as far as this machine can see."""
         return lease.driver_lives(self.storage())
 
     def every_trial(self) -> list[TrialFolder]:
-        """All trials that exist: those of the search, then the confirmations."""
+        """Return all trials that exist: those of the search, then the confirmations."""
         return [*self.trials(), *self.confirmations()]
 
 
 def study_at(address: str) -> StudyFolder:
-    """The study that is, or will be, in a folder or at a URL; of a URL, its working copy."""
+    """Return the study that is, or will be, in a folder or at a URL; of a URL, its working copy."""
     return StudyFolder(working_copy(address) if is_url(address) else Path(address).expanduser().resolve())

@@ -140,7 +140,7 @@ class TrialFolder:
         write_atomically(self._header_file, json.dumps(header))
 
     def exists(self) -> bool:
-        """Whether the trial was created completely."""
+        """Tell whether the trial was created completely."""
         return self._header_file.exists()
 
     def configuration(self) -> Configuration:
@@ -176,7 +176,7 @@ class TrialFolder:
         return [by_step[step] for step in sorted(by_step)]
 
     def last_step(self) -> int:
-        """Step of the last reading; 0 where there is none."""
+        """Return the step of the last reading; 0 where there is none."""
         return int(max((json.loads(line)["step"] for line in _whole_lines(self.readings_file)), default=0))
 
     def append(self, reading: Mapping[str, float]) -> None:
@@ -212,7 +212,7 @@ class TrialFolder:
         return attempts
 
     def is_paused(self) -> bool:
-        """Whether it waits since its last attempt."""
+        """Tell whether it waits since its last attempt."""
         attempts = self.attempts()
         return bool(attempts) and attempts[-1].paused and self.outcome() is None
 
@@ -221,7 +221,7 @@ class TrialFolder:
         write_atomically(self.path / TrialFiles.PRETRAINING.name, path)
 
     def began_on(self, path: str) -> bool:
-        """Whether this trial's pretraining began on that path."""
+        """Tell whether this trial's pretraining began on that path."""
         file = self.path / TrialFiles.PRETRAINING.name
         return file.exists() and file.read_text(encoding="utf-8") == path
 

@@ -55,7 +55,7 @@ def load_study(path: Path) -> tuple[Study, list[str]]:
 
 
 def warnings_of(study: Study) -> list[str]:
-    """What is allowed and probably not meant."""
+    """Return what is allowed and probably not meant."""
     configuration = study.lowest()
     training, every = configuration.Training, configuration.Training.validate_every
     ramp = training.adv_loss_ramp_steps if configuration.Schedulers.armed == "ramp_end" else 1

@@ -129,19 +129,19 @@ class Study(Section):
         return self.model_copy(update=told)
 
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
-        """The complete training configuration of a trial."""
+        """Return the complete training configuration of a trial."""
         return build_configuration(with_values(self.training, self.ruler_values() | dict(values)), self.study, Path())
 
     def lowest(self) -> Configuration:
-        """The configuration at the low end of every range."""
+        """Return the configuration at the low end of every range."""
         return self.configuration({key: parameter.low for key, parameter in self.space.items()})
 
     def highest(self) -> Configuration:
-        """The configuration at the high end of every range."""
+        """Return the configuration at the high end of every range."""
         return self.configuration({key: parameter.high for key, parameter in self.space.items()})
 
     def confirming(self, values: Mapping[str, Value], further: int) -> Configuration:
-        """A trial's configuration with the `further`-th seed after its own."""
+        """Return a trial's configuration with the `further`-th seed after its own."""
         configuration = self.configuration(values)
         training = configuration.Training.model_copy(update={"seed": configuration.Training.seed + further})
         return configuration.model_copy(update={"Training": training})
@@ -153,15 +153,15 @@ class Study(Section):
         return int(steps or Configuration().Training.max_steps)
 
     def dump(self) -> str:
-        """The resolved study as YAML; `load` of it is the identity."""
+        """Return the resolved study as YAML; `load` of it is the identity."""
         return write_yaml(self.model_dump(by_alias=True, exclude_none=True))
 
     def same_search(self, other: Study) -> bool:
-        """Whether trials of one are trials of the other: same training, space and objective."""
+        """Tell whether trials of one are trials of the other: same training, space and objective."""
         return (self.training, self.space, self.objective) == (other.training, other.space, other.objective)
 
     def ruler_values(self) -> dict[str, Any]:
-        """What the study, not the training file, says of the measurement and of the machine; by dotted key."""
+        """Return what the study, not the training file, says of the measurement and of the machine; by dotted key."""
         objective = self.objective
         fixed: dict[str, Any] = {f"Nash.{key}": value for key, value in objective.nash.model_dump().items()}
         if objective.max_steps is not None:
@@ -175,10 +175,10 @@ class Study(Section):
         return fixed
 
     def non_default_ruler(self) -> dict[str, Any]:
-        """Tolerances other than the defaults: printed beside every result."""
+        """Return tolerances other than the defaults: printed beside every result."""
         default = NashSettings().model_dump()
         return {key: value for key, value in self.objective.nash.model_dump().items() if value != default[key]}
 
     def earliest_certificate(self) -> int:
-        """The earliest step at which any configuration of the space can be certified."""
+        """Return the earliest step at which any configuration of the space can be certified."""
         return Ruler.of(self.lowest()).first_certificate

@@ -57,7 +57,7 @@ class Parameter(Section):
         return ends[0], ends[1]
 
     def ends(self) -> list[Value]:
-        """The values that must all build a valid training: both ends, or every choice."""
+        """Return the values that must all build a valid training: both ends, or every choice."""
         return self.choice if self.choice is not None else list(self.bounds)
 
     @property
@@ -73,7 +73,7 @@ class Parameter(Section):
         return ends[-1] if any(isinstance(end, str) for end in ends) else max(ends)
 
     def at(self, share: float) -> Value:
-        """The value at a share of the way, from 0 to 1 exclusive; shares drawn evenly give every value alike."""
+        """Return the value at a share of the way, from 0 to 1 exclusive; shares drawn evenly give every value alike."""
         if self.choice is not None:
             return self.choice[int(share * len(self.choice))]
         low, high = self.bounds
@@ -85,7 +85,7 @@ class Parameter(Section):
         return int(value) if self.int_range is not None else value
 
     def admits(self, value: object) -> bool:
-        """Whether a value can be proposed."""
+        """Tell whether a value can be proposed."""
         if self.choice is not None:
             return value in self.choice
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -99,7 +99,7 @@ class Parameter(Section):
         return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-9
 
     def describe(self) -> str:
-        """What can be proposed, in words: `2 to 12`, `one of a, b`."""
+        """Return what can be proposed, in words: `2 to 12`, `one of a, b`."""
         if self.choice is not None:
             return "one of " + ", ".join(map(str, self.choice))
         low, high = self.bounds

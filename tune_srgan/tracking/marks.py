@@ -72,33 +72,33 @@ def miss(trial: TrialFolder, reason: str) -> None:
 
 
 def is_sent(trial: TrialFolder, where: Where) -> bool:
-    """Whether all is there, the tag of the best included."""
+    """Tell whether all is there, the tag of the best included."""
     mark = mark_of(trial)
     return not mark.missed and mark.run is where and mark.best == is_best(trial)
 
 
 def is_done(trial: TrialFolder) -> bool:
-    """Whether nothing is left to do by itself: all is there, or what was missed is for a person to send."""
+    """Tell whether nothing is left to do by itself: all is there, or what was missed is for a person to send."""
     return bool(mark_of(trial).missed) or any(is_sent(trial, where) for where in Where)
 
 
 def is_where_it_belongs(trial: TrialFolder, online: bool) -> bool:
-    """Whether its run needs no tracker: an offline one does where there is a server now."""
+    """Tell whether its run needs no tracker: an offline one does where there is a server now."""
     return is_sent(trial, Where.SERVER) or (not online and is_sent(trial, Where.OFFLINE))
 
 
 def is_there(trial: TrialFolder) -> bool:
-    """Whether the trial's run is on the server: sent by its tracker, or by a person."""
+    """Tell whether the trial's run is on the server: sent by its tracker, or by a person."""
     return mark_of(trial).run is Where.SERVER or _is_synced(trial)
 
 
 def has_run(trial: TrialFolder) -> bool:
-    """Whether there is something to send: the trial has ended, and not without a start."""
+    """Tell whether there is something to send: the trial has ended, and not without a start."""
     return trial.outcome() is not None and bool(trial.attempts())
 
 
 def is_held(trial: TrialFolder) -> bool:
-    """Whether a process of this machine is at work on it."""
+    """Tell whether a process of this machine is at work on it."""
     try:
         with (trial.tracker / TrackerFiles.LOCK.name).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,33 +110,33 @@ def is_held(trial: TrialFolder) -> bool:
 
 
 def is_best(trial: TrialFolder) -> bool:
-    """Whether the study has said that this trial's run is to be tagged best."""
+    """Tell whether the study has said that this trial's run is to be tagged best."""
     return not trial.confirms and (read_json(best_file(study_of(trial))) or {}).get("trial") == trial.number
 
 
 def run_id(trial: TrialFolder, study: Study) -> str:
-    """The run's id: the same for every attempt, and no other trial's."""
+    """Return the run's id: the same for every attempt, and no other trial's."""
     return f"{study.study}-{trial.path.name}-{int(trial.header()['created'])}"
 
 
 def address_of(trial: TrialFolder) -> str:
-    """Where a person sees the trial's run; empty where it is not there."""
+    """Say where a person sees the trial's run; empty where it is not there."""
     return mark_of(trial).url or ""
 
 
 def complaints(trial: TrialFolder) -> list[str]:
-    """What a trial complained of, and why its run is not where it should be."""
+    """Return what a trial complained of, and why its run is not where it should be."""
     missed = mark_of(trial).missed
     return [*trial.complaints(), *([as_complaint(missed)] if missed else [])]
 
 
 def as_complaint(reason: str) -> str:
-    """A reason as the report shows it."""
+    """Return a reason as the report shows it."""
     return f"Weights & Biases: {reason}"
 
 
 def sync_commands(folder: StudyFolder) -> list[str]:
-    """The commands that send everything that is not on the server, nor on its way; none where all of it is."""
+    """Return the commands that send everything that is not on the server, nor on its way; none where all of it is."""
     places: dict[str, dict[str, None]] = {}
     for trial in folder.every_trial():
         if not has_run(trial) or is_sent(trial, Where.SERVER) or is_held(trial):
@@ -151,7 +151,7 @@ def sync_commands(folder: StudyFolder) -> list[str]:
 
 
 def tracking_mode(settings: WandbTracking) -> tuple[WandbMode, str]:
-    """The mode that will be used, and a sentence where it is not the one asked for."""
+    """Return the mode that will be used, and a sentence where it is not the one asked for."""
     if settings.mode == "online" and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
         return (
             "offline",
@@ -161,7 +161,7 @@ def tracking_mode(settings: WandbTracking) -> tuple[WandbMode, str]:
 
 
 def why_away(folder: StudyFolder, since: float | None = None) -> str:
-    """How the server has failed a trial of a study since then, or lately; empty where it has not."""
+    """Return how the server has failed a trial of a study since then, or lately; empty where it has not."""
     begin = time.time() - AWAY_S if since is None else since
     try:
         told = json.loads(folder.storage().read(StudyFiles.AWAY.name) or b"{}")
@@ -177,28 +177,28 @@ def say_away(folder: StudyFolder, reason: str) -> None:
 
 
 def study_of(trial: TrialFolder) -> StudyFolder:
-    """The study that a trial belongs to."""
+    """Return the study that a trial belongs to."""
     return StudyFolder(trial.path.parent.parent)
 
 
 def best_file(folder: StudyFolder) -> Path:
-    """Whose run is to be tagged best."""
+    """Name the file that says whose run is to be tagged best."""
     return folder.path / StudyFiles.BEST_RUN.name
 
 
 def sweep_file(folder: StudyFolder) -> Path:
-    """Which sweep the study is: `id` with entity, project and url; why not (`refused`); or `until` when to wait."""
+    """Name the file that says which sweep the study is: `id`, entity, project, url; or why not: `refused`, `until`."""
     return folder.path / StudyFiles.SWEEP.name
 
 
 def sweep_of(folder: StudyFolder) -> dict[str, Any]:
-    """The study's sweep; empty where it is none."""
+    """Return the study's sweep; empty where it is none."""
     known = read_json(sweep_file(folder)) or {}
     return known if "id" in known else {}
 
 
 def sweep_address(folder: StudyFolder) -> str:
-    """Where a person sees the study's sweep; empty where it is none."""
+    """Say where a person sees the study's sweep; empty where it is none."""
     return str(sweep_of(folder).get("url") or "")
 
 

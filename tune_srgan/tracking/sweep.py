@@ -32,7 +32,7 @@ MAX_VALUES = 50  # of a grid that W&B has no distribution for; with more, it is 
 
 
 def sweep_configuration(study: Study) -> dict[str, Any]:
-    """The study as W&B's sweep: its space as parameters under the keys that the runs' configurations have."""
+    """Return the study as W&B's sweep: its space as parameters under the keys that the runs' configurations have."""
     return {
         "name": study.study,
         "description": "A study of tune-srgan, which proposes and runs the trials itself: start no agents.",
@@ -44,7 +44,7 @@ def sweep_configuration(study: Study) -> dict[str, Any]:
 
 
 def distribution(parameter: Parameter) -> dict[str, Any]:
-    """A searched key in W&B's words."""
+    """Return a searched key in W&B's words."""
     if parameter.choice is not None:
         return {"values": list(parameter.choice)}
     low, high = parameter.bounds
@@ -71,7 +71,7 @@ def open_sweep(study: Study, folder: StudyFolder) -> None:
 
 
 def sweep_note(folder: StudyFolder, seconds: float = 0.0) -> str:
-    """Why the study's runs are in no sweep, asked for `seconds` at most; empty where they are, or none was wanted."""
+    """Say why the study's runs are in no sweep, within `seconds`; empty where they are, or none was wanted."""
     begun = time.monotonic()
     while "until" in (read_json(sweep_file(folder)) or {}) and time.monotonic() - begun < seconds:
         time.sleep(0.05)
@@ -121,14 +121,14 @@ def make_sweep(study: Study, folder: StudyFolder) -> dict[str, Any]:
 
 
 def default_entity() -> str:
-    """Whose runs they are where the study names nobody."""
+    """Say whose runs they are where the study names nobody."""
     import wandb
 
     return str(wandb.Api().default_entity)
 
 
 def has_ended(study: Study, folder: StudyFolder) -> bool:
-    """Whether every trial that is wanted, confirmations included, has ended."""
+    """Tell whether every trial that is wanted, confirmations included, has ended."""
     whole = len(folder.trials()) >= study.search.trials
     return whole and all(trial.outcome() is not None for trial in folder.every_trial())
 
@@ -177,7 +177,7 @@ def _start(folder: StudyFolder, state: str, making: bool = False) -> subprocess.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """What runs in a process of its own: bring the sweep of the study in a folder to the state that is wanted of it."""
+    """Bring the sweep of the study in a folder to the state that is wanted of it, in a process of its own."""
     path, *making = arguments or sys.argv[1:]
     folder = StudyFolder(Path(path))
 

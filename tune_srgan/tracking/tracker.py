@@ -62,7 +62,7 @@ def followed(trial: TrialFolder, study: Study) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a run could not be sent, in a line."""
+    """Say why a run could not be sent, in a line."""
     if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
         return NOT_INSTALLED
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -110,7 +110,7 @@ def mark_best(folder: StudyFolder, winner: int | None) -> None:
 
 
 def own_environment() -> dict[str, str]:
-    """The environment of a process that imports this project, wherever it is installed, and a wandb of its own."""
+    """Return the environment of a process that imports this project and a wandb of its own."""
     packages = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, packages))}
     environment.pop("WANDB_SERVICE", None)  # of a wandb in this process: another's connection
