@@ -47,6 +47,11 @@ def located(file: str, **known: str) -> Iterator[None]:
         raise InvalidInput([replace(problem, file=file, **known) for problem in error.problems]) from None
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Return what an error says in one line of at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return a sentence that names the known word nearest to `word`, or all of them where none is near."""
     lowered = {name.lower(): name for name in known}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.cache import WHOLE, cache, make_room, used
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
 
@@ -169,7 +169,7 @@ def _hash(text: str) -> str:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _unread(url: str, key: str, found: str) -> InvalidInput:
@@ -228,7 +228,7 @@ def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any]
         if not image.size or image.dtype.kind not in "uif":
             raise ValueError(f"an array of shape {image.shape}, {image.dtype}; real numbers are expected")
     except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
-        found = f"a file that cannot be read ({' '.join(str(error).split())[:200]})"
+        found = f"a file that cannot be read ({one_line(error)})"
         raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
     if nodata is not None:
         valid = valid & (image != nodata).all(0)

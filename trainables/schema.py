@@ -26,7 +26,6 @@ class Role(Enum):
 
 
 RULER, MACHINE, LATER, UNREAD = Role
-NOT_SEARCHED = frozenset({RULER, MACHINE, UNREAD})
 
 # What a plateau scheduler can watch: every figure that each reading of the game has.
 METRICS = [

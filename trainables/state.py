@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from trainables.networks import Discriminator, Generator
 from trainables.schedules import plateaus
 from trainables.schema import Configuration
@@ -121,7 +121,7 @@ class State:
         except (torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # the device's fault
         except Exception as error:  # what a foreign or broken file makes torch raise is torch's to choose
-            found = f"a file that is none ({' '.join(str(error).split())[:120]})"
+            found = f"a file that is none ({one_line(error)})"
             fix = "Where it stays so, remove it: the training begins again."
             raise DamagedCheckpoint([Problem(str(path), "", found, "a checkpoint of this training", fix)]) from None
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainables.errors import one_line
 from trainables.gpu import precision
 from trainables.imagery import Imagery
 from trainables.losses import content_loss, discriminator_loss, generator_adversarial_loss
@@ -211,7 +212,7 @@ class Stepper:
         except RuntimeError as error:
             self._record, self._stream = False, None
             torch.cuda.synchronize()
-            _log.warning("no CUDA graph, training goes on without: %s", " ".join(str(error).split())[:200])
+            _log.warning("no CUDA graph, training goes on without: %s", one_line(error))
         else:
             self._graph = graph
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput([Problem(str(path), "", str(error), "a readable YAML file in UTF-8")]) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput([Problem(str(path), "", " ".join(str(error).split()), "valid YAML")]) from None
+        raise InvalidInput([Problem(str(path), "", one_line(error), "valid YAML")]) from None
     if excess:
         raise InvalidInput([Problem(str(path), "", excess, "settings that a person can read", "Check the file.")])
     if not isinstance(document, dict):

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.cluster.jobs import is_dashboard
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
 from tune_srgan.console import duration, print_problems, print_warnings
@@ -83,7 +83,7 @@ def _answers_problems(command: F) -> F:
         except BrokenPipeError:
             raise  # whoever read our output has read enough
         except OSError as error:
-            found = f"a file, folder or store that fails ({' '.join(str(error).split())[:200]})"
+            found = f"a file, folder or store that fails ({one_line(error)})"
             place = str(error.filename or "storage")
             print_problems(InvalidInput([Problem(place, "", found, "one that can be read and written")]), err)
         raise typer.Exit(INVALID)
@@ -278,10 +278,10 @@ def train(
     ] = None,
 ) -> None:
     """Train once, without Ray: the winner again, a baseline, one's own. Goes on where it was interrupted."""
-    from trainables.outcome import End
     from tune_srgan.run.single import train_alone
 
-    if train_alone(configuration, folder, out, err) in {End.DIVERGED, End.FAILED}:
+    end = train_alone(configuration, folder, out, err)
+    if end is not None and not end.has_cost:
         raise typer.Exit(FAILED)
 
 
@@ -307,8 +307,8 @@ def clean(study: StudyName, storage: Storage = None) -> None:
     from tune_srgan.run.clean import clean as delete
     from tune_srgan.run.holding import driving
 
-    folder, loaded, records = _found(study, storage)
-    with driving(folder, err):
+    with driving(find_study(study, storage), err):
+        folder, loaded, records = _found(study, storage)
         write_best(loaded, folder, records)
         freed = delete(loaded, folder, records)
     out.print(f"{freed / 1e6:.1f} MB freed in {folder.address}.", highlight=False, soft_wrap=True)

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from trainables.networks import Generator
 from trainables.scenes import read_image
 from trainables.schema import Configuration
 from trainables.state import State
+from tune_srgan.store.layout import TEMPORARY
 from tune_srgan.store.objects import write_atomically
 from tune_srgan.store.trial_folder import TrialFolder
 
@@ -58,7 +59,7 @@ def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, floa
     except FileNotFoundError:
         raise InvalidInput([Problem(str(weights), "--weights", "no such file", "the best.pt of a study")]) from None
     except Exception as error:  # whatever a foreign or broken file makes torch raise
-        found = f"a file that is none ({' '.join(str(error).split())[:120]})"
+        found = f"a file that is none ({one_line(error)})"
         raise InvalidInput([Problem(str(weights), "--weights", found, "the best.pt of a study")]) from None
     return generator.eval(), configuration, low, high
 
@@ -155,7 +156,7 @@ def _write(source: Path, target: Path, image: NDArray[Any], valid: NDArray[np.bo
             image = np.where(image == value, _beside(value), image)  # what is there must not read as nodata
             image = np.where(valid, image, value)
         bands, height, width = image.shape
-        temporary = target.with_name(target.name + ".tmp")
+        temporary = target.with_name(target.name + TEMPORARY)
         with rasterio.open(
             temporary, "w", width=width, height=height, count=bands, dtype=image.dtype.name, **profile
         ) as out:

@@ -199,6 +199,15 @@ def test_a_configuration_that_is_too_long_to_win_is_ended_without_a_start(tmp_pa
     assert study.named("c") == NOT_NOW
 
 
+def test_a_trial_that_has_more_to_do_than_the_budget_leaves_waits(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 60)], trials=2)
+    trials = [study.folder.trial(number) for number in range(2)]
+    study.feed.budget.why_not_another = lambda candidate=None: "steps: all used" if candidate == trials[0] else ""
+    assert study.named("a") == FINISHED  # nobody runs who might leave some
+    assert study.feed.stopped.text == "the study's budget is used up (steps: all used)"
+    assert trials[0].outcome() is None
+
+
 def test_the_incumbent_is_known_after_a_restart(tmp_path):
     study = Study(tmp_path, [values(10, 20), values(0, 60)], capping={"slack": 1.0})
     study.named("a")

@@ -135,9 +135,27 @@ def test_an_error_beside_which_the_device_computes_on_is_the_trials_own(folder, 
 
     monkeypatch.setattr(module, "_take_share", lambda *_: None)
     monkeypatch.setattr(module, "train_recorded", falls)
+    monkeypatch.setattr(module.torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(module, "device_computes", lambda: True)
     with pytest.raises(RuntimeError, match="invalid configuration"):
         run(folder)
     assert folder.trial(0).attempts()[0].failure.fault is Fault.TRIAL
+
+
+def test_an_error_of_a_trial_on_the_cpu_asks_no_gpu(folder, closed, monkeypatch):
+    def falls(*_):
+        raise RuntimeError("a shape that does not fit")
+        yield
+
+    asked, study = [], study_in(folder)
+    monkeypatch.setattr(module, "study_in", lambda _: study.model_copy(update={"resources": type(study.resources)()}))
+    monkeypatch.setattr(module, "train_recorded", falls)
+    monkeypatch.setattr(module, "device_computes", lambda: bool(asked.append("device")))
+    monkeypatch.setattr(module.mps, "gpu_answers", lambda: bool(asked.append("GPU")))
+    with pytest.raises(RuntimeError, match="a shape that does not fit"):
+        run(folder)
+    assert folder.trial(0).attempts()[0].failure.fault is Fault.TRIAL
+    assert (asked, closed) == ([], [])
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
@@ -151,6 +169,7 @@ def test_a_gpu_that_answers_nobody_any_more_closes_its_node_where_there_is_anoth
     monkeypatch.setattr(module, "_take_share", lambda *_: None)
     monkeypatch.setattr(module, "train_recorded", falls)
     monkeypatch.setattr(module.mps, "gpu_answers", lambda: False)
+    monkeypatch.setattr(module.torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(module, "device_computes", lambda: False)
     with pytest.raises(DeviceLost, match="answers nobody any more"):
         run(folder, elsewhere=elsewhere)

@@ -156,6 +156,21 @@ def test_what_a_worker_sends_the_driver_has_and_nothing_is_fetched_twice(url, tm
     assert store.written == ["study.yaml"]
 
 
+def test_what_was_written_here_and_not_sent_yet_stays_and_is_sent(url, tmp_path):
+    one, other = copy(url, tmp_path / "one"), copy(url, tmp_path / "other")
+    (one.folder / "clock.json").write_text("1")
+    one.send_top()
+    other.fetch()
+    (other.folder / "clock.json").write_text("2 hours")
+    other.send_top()
+    (one.folder / "clock.json").write_text("3")  # while the store was away
+    one.fetch()
+    assert (one.folder / "clock.json").read_text() == "3"
+    one.send_top()
+    other.fetch()
+    assert (other.folder / "clock.json").read_text() == "3"
+
+
 def test_what_a_tracker_keeps_is_its_own_to_send_and_replaces_what_it_kept_before(url, tmp_path):
     worker, driver = copy(url, tmp_path / "worker"), copy(url, tmp_path / "driver")
     put(worker, "tracker/run-1", "a run")

@@ -83,6 +83,7 @@ WRONG = {  # what is done to the small study, the key that is named, what is sai
     "first value of no key": (section("search", try_first=[{RAMP: 30}]), f"{FIRST}.{RAMP}", "not searched"),
     "name that climbs out": (everything(study="../x"), "study", "'../x'"),
     "name of the folder above": (everything(study=".."), "study", "'..'"),
+    "a budget of no trial": (section("search", budget={"steps": 199}), "search.budget.steps", "at least 200"),
     "objective said twice": (training("Training", {"max_steps": 300}), "objective.max_steps", "max_steps is 300"),
     "ruler in the training": (training("Nash", {"window": 8}), "training: Nash", "objective.nash"),
     "missing training file": (everything(training="nowhere.yaml"), "training", "no such file"),

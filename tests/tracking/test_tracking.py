@@ -84,6 +84,7 @@ def opened(tmp_path, mode="online", trials=3, name="small"):
     document["study"] = name
     document["tracking"] = {"wandb": {"mode": mode, "project": "gans"}}
     document["search"] = {"trials": trials, "startup": 2}
+    document["confirm"] = {"top": int(trials > 1), "seeds": 1}
     study = loaded(tmp_path, document)
     folder = StudyFolder(tmp_path / "runs" / name)
     open_study(folder, study)

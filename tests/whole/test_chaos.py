@@ -115,7 +115,7 @@ class Chaos:
         met = False
         while not met:
             self._go_on()
-            wait_for(lambda: self._is_at(phase) or self.driver.poll() is not None, 120, 0.3)
+            wait_for(lambda: self._is_at(phase) or self.driver.poll() is not None, 600, 0.3)
             met = self.driver.poll() is None
         time.sleep(self.random.uniform(0, 0.4))
         before = self.readings()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import time
+import uuid
 from pathlib import Path
+from urllib.parse import unquote
 
 import optuna
 import pytest
@@ -24,11 +27,11 @@ from tune_srgan.report.status import standing
 from tune_srgan.run.driver import Driven
 from tune_srgan.search.searcher import Searcher
 from tune_srgan.store import lease
-from tune_srgan.store.ending import Ending, StudyEnd
+from tune_srgan.store.ending import Ending, StudyEnd, why_still
 from tune_srgan.store.mirror import working_copy
 from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study, study_in
-from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.study_folder import StudyFolder, study_at
 
 
 def invoke(*arguments):
@@ -298,9 +301,31 @@ def test_a_study_on_gpus_gives_its_trials_some(tmp_path):
     one_error(invoke("check", file), "Training.device: found a training on a GPU, and trials that are given none")
 
 
+def test_why_a_study_stands_still_is_forgotten_when_it_goes_on_wherever_it_is_kept(bucket, study, tmp_path):
+    url = f"{bucket.url}/{uuid.uuid4().hex}/small"
+    folder = study_at(url)
+    open_study(folder, study)
+    Ending(StudyEnd.BUDGET, "steps: 9 of 9").keep(folder)
+    folder.send()
+    assert why_still(folder, 3) == why_still(find_study(url), 3) == Ending(StudyEnd.BUDGET, "steps: 9 of 9")
+    assert why_still(folder, 0) == Ending(StudyEnd.COMPLETE)
+    folder.forget_ending()
+    assert why_still(find_study(url), 3) == Ending(StudyEnd.INTERRUPTED)
+
+
+def test_a_page_that_lies_elsewhere_leads_to_the_trials_files(folder, study, tmp_path):
+    elsewhere = tmp_path / "pages" / "of mine"
+    elsewhere.mkdir(parents=True)
+    invoke("report", folder.path, "--out", elsewhere)
+    links = re.findall(r'<a href="([^"]+)">readings</a>', (elsewhere / "report.html").read_text())
+    assert links
+    assert all((elsewhere / unquote(link)).is_file() for link in links)
+
+
 def test_a_study_that_trained_nothing_says_why_and_fails(folder, study):
     records = records_in(study, folder)
     assert Driven(Ending(StudyEnd.COMPLETE), records).why_failed() == ""
+    assert Driven(Ending(StudyEnd.INTERRUPTED), type(records)()).why_failed() == ""
     for number in range(2, 5):
         start(folder, study, number, VALUES)
         folder.trial(number).end_failed()

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.cluster.jobs import TOKEN
 
 
@@ -36,7 +36,7 @@ def connect(address: str | None) -> Connection:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            found = f"no cluster that answers ({' '.join(str(error).split())[:120]})"
+            found = f"no cluster that answers ({one_line(error)})"
             fix = "" if os.environ["RAY_AUTH_MODE"] == "token" else TOKEN
             raise InvalidInput(
                 [Problem(address, "--address", found, "a running Ray cluster, or `local`", fix)]

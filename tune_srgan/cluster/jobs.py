@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 
 TOKEN = "Where it asks for a token: export RAY_AUTH_MODE=token."
 GIVEN, PART_BYTES = "TUNE_SRGAN_GIVEN", 100_000
@@ -51,7 +51,7 @@ class Head:
         try:
             self._client = JobSubmissionClient(address)
         except Exception as error:  # connection, version and authentication errors have no class in common
-            found = f"no cluster's dashboard that answers ({' '.join(str(error).split())[:160]})"
+            found = f"no cluster's dashboard that answers ({one_line(error)})"
             fix = f"Forward its port first: `ray dashboard ray_cluster.yaml`. {TOKEN}"
             raise InvalidInput([Problem(address, "--address", found, "like http://127.0.0.1:8265", fix)]) from None
 
@@ -77,7 +77,7 @@ class Head:
                 return str(self._client.submit_job(entrypoint=told, submission_id=job, runtime_env=handed))
             except RuntimeError as error:  # a head that has just started has no agent yet
                 if time.monotonic() > until:
-                    found = f"a head that takes no job ({' '.join(str(error).split())[:160]})"
+                    found = f"a head that takes no job ({one_line(error)})"
                     raise InvalidInput([Problem(self._address, "--address", found, "a head that is up")]) from None
                 time.sleep(PAUSE_S)
 
@@ -117,6 +117,6 @@ class Head:
                 self._said = len(text)
 
     def _lost(self, job: str, error: Exception) -> Problem:
-        found = f"a connection that broke ({' '.join(str(error).split())[:120]})"
+        found = f"a connection that broke ({one_line(error)})"
         fix = f"The job {job} goes on: the same command follows it again; `ray job stop {job}` ends it."
         return Problem(self._address, "--address", found, "one that lasts", fix)

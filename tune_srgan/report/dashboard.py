@@ -10,6 +10,7 @@ import contextlib
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import optuna
@@ -17,7 +18,7 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.console import ending
-from tune_srgan.search.optuna_copy import OptunaCopy, open_database, told_of
+from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, open_database, told_of
 from tune_srgan.store.records import TrialRecord, record_of
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.study.settings import Study
@@ -38,7 +39,7 @@ def serve(study: Study, folder: StudyFolder, port: int) -> None:
 
 
 def check(port: int) -> None:
-    """Return the library is there and the port is free; one clear error otherwise."""
+    """Refuse where the library is missing or the port is taken."""
     try:
         import optuna_dashboard  # noqa: F401
     except ImportError:
@@ -66,8 +67,10 @@ class View:
 
     def follow(self) -> None:
         """Refresh as long as this process lives."""
-        while not threading.Event().wait(REFRESH_S):
-            with contextlib.suppress(OSError):  # a store that is away: what is shown stays
+        while True:
+            time.sleep(REFRESH_S)
+            # a store that is away, a database in use: what is shown stays
+            with contextlib.suppress(OSError, *DATABASE_ERRORS):
                 self.refresh()
 
     def refresh(self) -> None:

@@ -18,7 +18,7 @@ from trainables.outcome import End
 from trainables.schema import Configuration
 from tune_srgan.report.words import LIMITS
 from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, left_to_do, winner_of
-from tune_srgan.store.ending import Ending, StudyEnd, ending_of
+from tune_srgan.store.ending import StudyEnd, why_still
 from tune_srgan.store.records import StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import Proposer, TrialFolder, read_json
@@ -74,14 +74,13 @@ def report_data(
     search, sure = records.search, confirmed(study, records)
     best, baseline = winner_of(study, search, sure), baseline_of(search)
     shown = {record.number: record for record in (best, baseline) if record is not None and record.trained_steps}
-    running, ending = folder.is_driven(), ending_of(folder)
-    complete = not left_to_do(study, records)
+    still = why_still(folder, left_to_do(study, records))
     data = {
         "study": study.study,
         "folder": str(folder.path),
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "running": running,
-        "stopped": "" if running or complete else _stopped(ending),
+        "running": still is None,
+        "stopped": "" if still is None or still.why is StudyEnd.COMPLETE else still.describe(),
         "metric": study.objective.metric,
         "unit": "s" if study.objective.metric == "seconds_to_nash" else "steps",
         "max_steps": study.max_steps,
@@ -112,13 +111,6 @@ def report_data(
 def _complaints(records: StudyRecords) -> dict[str, int]:
     """What trials complained of, and how many of each."""
     return dict(Counter(line for record in records.every for line in complaints(record.trial)).most_common())
-
-
-def _stopped(ending: Ending | None) -> str:
-    """Why a study that nobody drives is not complete."""
-    if ending is None or ending.why is StudyEnd.COMPLETE:
-        return StudyEnd.INTERRUPTED.value
-    return f"{ending.why.value}: {ending.text}" if ending.text else ending.why.value
 
 
 def _answer(

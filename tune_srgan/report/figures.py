@@ -16,7 +16,7 @@ from tune_srgan.report import palette
 from tune_srgan.report.palette import RAMP, colour
 
 Draw = Callable[[dict[str, Any]], Figure | None]
-LOST = {End.DIVERGED, End.FAILED}
+WITHOUT_COST = {end for end in End if not end.has_cost}
 MARKS = {  # a trial in the history: colour and shape by its end
     End.BALANCED: ("a", "o"),
     End.EXHAUSTED: ("muted", "x"),
@@ -55,7 +55,7 @@ def balance(data: dict[str, Any]) -> Figure | None:
 
 def parallel(data: dict[str, Any]) -> Figure | None:
     """Return all trials over the searched keys and their cost; censored ones dashed."""
-    trials = [trial for trial in data["trials"] if trial["cost"] is not None or trial["end"] in LOST]
+    trials = [trial for trial in data["trials"] if trial["cost"] is not None or trial["end"] in WITHOUT_COST]
     if not trials:
         return None
     keys = list(data["space"])
@@ -76,7 +76,7 @@ def parallel(data: dict[str, Any]) -> Figure | None:
         places.append(math.nan if trial["cost"] is None else (trial["cost"] - low) / (high - low or 1))
         won = trial["end"] == End.BALANCED
         shade = f"r{min(RAMP - 1, RAMP * balanced.index(trial['cost']) // len(balanced))}" if won else "muted"
-        shade = "bad" if trial["end"] in LOST else shade
+        shade = "bad" if trial["end"] in WITHOUT_COST else shade
         look: dict[str, Any] = {"lw": 1.5 if won else 0.9, "ls": "-" if won else "--", "alpha": 0.95 if won else 0.55}
         label = f"trial {trial['number']}: {trial['end']}"
         axis.plot(range(len(places)), places, color=colour(shade), gid=label, zorder=3 if won else 2, **look)

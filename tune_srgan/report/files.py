@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -40,7 +42,7 @@ REFRESH_S = 20
 def write(data: dict[str, Any], folder: Path, kind: Format, watched: bool = False) -> Path:
     """Write a report into a folder; returns its file. `watched`: a page that a browser loads again while it changes."""
     content = {
-        Format.HTML: lambda: html(data, watched),
+        Format.HTML: lambda: html(data, watched, os.path.relpath(data["folder"], folder)),
         Format.MARKDOWN: lambda: markdown(data),
         Format.JSON: lambda: json.dumps(data, indent=1, allow_nan=False),
     }
@@ -75,8 +77,8 @@ def write_where_possible(
     return written
 
 
-def html(data: dict[str, Any], watched: bool = False) -> str:
-    """Render the page; every text in it is escaped."""
+def html(data: dict[str, Any], watched: bool = False, home: str = ".") -> str:
+    """Render the page; every text in it is escaped. `home`: the study's folder as seen from the page's."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -93,6 +95,7 @@ def html(data: dict[str, Any], watched: bool = False) -> str:
         light=palette.variables(dark=False),
         dark=palette.variables(dark=True),
         show=setting,
+        home="" if home == "." else f"{quote(home)}/",
     )
 
 

@@ -42,11 +42,11 @@ class StudyView:
             self._live.stop()
 
     def on_start(self, trial: TrialFolder) -> None:
-        """Return a trial starts, or goes on."""
+        """Show that a trial starts, or goes on."""
         self.on_reading(trial, {"phase": STARTING, "step": float(trial.last_step())})
 
     def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
-        """Return a trial reported."""
+        """Show what a trial reported."""
         self._last[trial] = reading
         self._abreast = max(self._abreast, len(self._last))
         if self._live is None and self._phases.get(trial) != reading["phase"]:
@@ -56,7 +56,7 @@ class StudyView:
             )
 
     def on_end(self, record: TrialRecord) -> None:
-        """Return a trial ended, or its attempt did."""
+        """Show that a trial ended, or its attempt did."""
         trial = record.trial
         self._last.pop(trial, None)
         if record.end is None:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from tune_srgan.console import duration, ending
 from tune_srgan.search.confirmation import candidates, left_to_do, winner
-from tune_srgan.store.ending import ending_of
-from tune_srgan.store.records import StudyRecords, best_of, best_so_far
+from tune_srgan.store.ending import why_still
+from tune_srgan.store.records import StudyRecords, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder, read_json
 from tune_srgan.study.settings import Study
@@ -22,24 +22,22 @@ LATELY_S = 120.0  # a trial that wrote a reading within this is at work
 
 def standing(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[str, Any]:
     """Gather trials by outcome, the incumbent and its history, what is at work, what is used, about what is left."""
-    every, driven, stopped = records.every, folder.is_driven(), ending_of(folder)
+    every, still = records.every, why_still(folder, left_to_do(study, records))
     ended = [record for record in every if record.end is not None]
-    best = best_of(records.search)
+    best = winner(study, records)
     running = [
         {"trial": record.trial.name, "step": record.trained_steps}
         for record in every
-        if driven and record.end is None and _at_work(record.trial)
+        if still is None and record.end is None and _at_work(record.trial)
     ]
     wanted = study.search.trials + len(candidates(study, records.search)) * study.confirm.seeds
     per_trial = sum(record.seconds for record in ended) / len(ended) if ended else None
     left = max(0, wanted - len(ended))
     at_once = max(1, len(running), study.resources.concurrent or 1)
-    complete = not left_to_do(study, records)
-    state = "running" if driven else "complete" if complete else "interrupted" if stopped is None else stopped.why.value
     return {
         "study": study.study,
-        "state": state,
-        "stopped": "" if driven or complete or stopped is None else stopped.text,
+        "state": "running" if still is None else still.why.value,
+        "stopped": "" if still is None else still.text,
         "trials": dict(Counter(record.label for record in records.search)),
         "confirmations": dict(Counter(record.label for record in records.confirmations)),
         "wanted": {"trials": study.search.trials, "in_all": wanted},

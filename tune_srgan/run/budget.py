@@ -32,12 +32,12 @@ class Budget:
             write_atomically(self._ledger.folder.clock_file, json.dumps({"seconds": self.elapsed_s()}))
 
     def begin(self, trial: TrialFolder) -> float | None:
-        """Return a trial starts; how many seconds it may run, None without a limit."""
+        """Note that a trial starts; return how many seconds it may run, None without a limit."""
         self.running[trial] = time.monotonic()
         return self.seconds_for_a_trial()
 
     def end(self, trial: TrialFolder) -> None:
-        """Return a trial's attempt is over."""
+        """Note that a trial's attempt is over."""
         self.running.pop(trial, None)
 
     def why_not_another(self, candidate: TrialFolder | None = None) -> str:

@@ -47,7 +47,7 @@ class Driven:
         if self.ending.why is StudyEnd.FAULT:
             return self.ending.text
         ended = [record for record in self.records.search if record.end is not None]
-        if any(record.end.has_cost and record.trained_steps for record in ended if record.end is not None):
+        if not ended or any(record.end.has_cost and record.trained_steps for record in ended if record.end is not None):
             return ""
         causes = [record.cause for record in ended if record.cause]
         most = f"; most said: {max(set(causes), key=causes.count)}" if causes else ""
@@ -68,6 +68,7 @@ class Driver:
         self._folder.check_writable()
         refuse_another_search(self._study, self._folder)
         with driving(self._folder, self._err, take_over) as taken:
+            self._folder.fetch()  # what another driver left until now
             keep_study(self._study, self._folder)
             ledger = Ledger(self._study, self._folder)
             ending = Ending(StudyEnd.COMPLETE)
@@ -102,7 +103,7 @@ class Driver:
         from tune_srgan.run.runner import run_study
 
         study, folder = self._study, self._folder
-        folder.ending_file.unlink(missing_ok=True)
+        folder.forget_ending()
         sweep.open_sweep(study, folder)  # beside the start of Ray: it costs no time
         where = connected or connection.connect(address)
         self._say(f"Study '{study.study}' in {folder.address}; {where.describe()}.")
@@ -116,7 +117,10 @@ class Driver:
                 ending = run_study(ledger, budget, view)
             except KeyboardInterrupt:
                 ending = Ending(StudyEnd.INTERRUPTED)
+            if taken.is_set():
+                ending = Ending(StudyEnd.INTERRUPTED)
         for trial in list(budget.running):  # an interruption stopped them
+            budget.end(trial)
             ledger.read(trial)
         ending = ending or self._why_over(ledger, budget)
         if not taken.is_set():
@@ -131,9 +135,8 @@ class Driver:
         """Why nothing more is started though nobody stopped it: all is done, or what is left is no time for a trial."""
         if not left_to_do(self._study, ledger.records()):
             return Ending(StudyEnd.COMPLETE)
-        if reason := budget.why_not_another():
-            return Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
-        return Ending(StudyEnd.INTERRUPTED)
+        reason = budget.why_not_another() or "what is left is less than a confirmation takes"
+        return Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
 
     def _say(self, text: str) -> None:
         self._out.print(Text(text), soft_wrap=True)

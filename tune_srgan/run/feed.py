@@ -97,11 +97,13 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         if reason and self._running:
             return None  # a trial that ends early may make room: Ray asks again
         if reason:
-            self.stopped = Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
-            return str(RaySearcher.FINISHED)
+            return self._out_of_budget(reason)
         trial = self._next()
         if trial is None:
             return self._none_to_start()
+        if self.budget.why_not_another(trial):  # it has more to do than the one that was asked for
+            self._waiting.append(trial)
+            return None if self._running else self._out_of_budget(self.budget.why_not_another(trial))
         self._running[trial_id] = trial
         readings = self._waited_with.pop(trial, ())
         self._steps[trial] = readings[-1]["step"] if readings else 0
@@ -111,6 +113,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         deadline = None if seconds is None else time.monotonic() + seconds
         told = {"trial": trial.place, "folder": self.folder.address, "deadline": deadline, "run": self.run}
         return told | {"board": board_of(self.folder.path), "elsewhere": nodes.has_others(self._study)}
+
+    def _out_of_budget(self, reason: str) -> str:
+        self.stopped = Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
+        return str(RaySearcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._steps[self._running[trial_id]] = result["step"]
@@ -128,7 +134,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         if record.end is None and error:
             failures = [attempt.failure for attempt in trial.attempts() if attempt.failure is not None]
             if failures and failures[-1].fault in {Fault.NODE, Fault.STUDY}:
-                # imagery that is gone for every trial, a last GPU that is: the trial stays to be resumed
+                # every trial would fail by it: this one stays, to be resumed
                 self.stopped = Ending(StudyEnd.FAULT, failures[-1].message)
                 return
             trial.end_failed()
@@ -174,8 +180,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 self._waiting.append(proposed)
         if not self._waiting:
             return None
-        by_place = {self._waiting_as(trial): trial for trial in self._waiting}
-        chosen = by_place[order.next_to_start(list(by_place), self._at_work())]
+        by_waiting = {self._waiting_as(trial): trial for trial in self._waiting}
+        chosen = by_waiting[order.next_to_start(list(by_waiting), self._at_work())]
         self._waiting.remove(chosen)
         return chosen
 

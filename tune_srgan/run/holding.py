@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.store import lease
 from tune_srgan.store.study_folder import StudyFolder
 
@@ -35,6 +35,6 @@ def storage_errors(folder: StudyFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = f"a store or disk that fails ({' '.join(str(error).split())[:160]})"
+        found = f"a store or disk that fails ({one_line(error)})"
         fix = f"Mend it; then: python tune.py resume {folder.address}"
         raise InvalidInput([Problem(folder.address, "storage", found, "one that can be written", fix)]) from None

@@ -12,13 +12,13 @@ class Observer(Protocol):
     """Is told of starts, readings and ends."""
 
     def on_start(self, trial: TrialFolder) -> None:
-        """Return a trial starts, or goes on."""
+        """Show that a trial starts, or goes on."""
 
     def on_reading(self, trial: TrialFolder, reading: dict[str, Any]) -> None:
-        """Return a trial reported."""
+        """Show what a trial reported."""
 
     def on_end(self, record: TrialRecord) -> None:
-        """Return a trial ended, or its attempt did."""
+        """Show that a trial ended, or its attempt did."""
 
     def on_wait(self, seconds: float) -> None:
         """Say that no node has had room for any trial for so long."""

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -89,7 +90,7 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> Ending | None:
         return None
     resources = study.resources
     trainable = tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=feed,
@@ -109,7 +110,15 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> Ending | None:
             callbacks=[_Callback(feed)],
             verbose=0,
         ),
-    ).fit()
+    )
+    mine = signal.getsignal(signal.SIGINT)
+    try:
+        tuner.fit()
+        # Ray catches the first Ctrl-C, puts the handler that it found back, and ends as if all were done
+        if signal.getsignal(signal.SIGINT) is mine and feed.left + len(feed.budget.running) > 0:
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, mine)
     return feed.stopped
 
 

@@ -39,7 +39,7 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
     out.print(f"Training: {describe_training(configuration)}", highlight=False)
     show_training(train_recorded(trial), configuration.Training.max_steps, err)
     end = print_training(trial, out)
-    if end not in {End.DIVERGED, End.FAILED}:
+    if end is not None and end.has_cost:
         write_generator(trial, trial.generator)
     return end
 

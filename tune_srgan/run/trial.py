@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from trainables.balance import Ruler, judge
+from trainables.errors import one_line
 from trainables.imagery import Imagery, load_imagery
 from trainables.outcome import End, Outcome
 from trainables.schedules import phase
@@ -208,5 +209,5 @@ def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -
     return (
         f"out of GPU memory with Data.train_batch_size {data.train_batch_size} and Data.crop_size {data.crop_size}: "
         "make one of them smaller, or resources.gpus larger, so that fewer trials share a GPU. "
-        f"({' '.join(str(error).split())[:160]})"
+        f"({one_line(error)})"
     )

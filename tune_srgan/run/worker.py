@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from trainables.balance import Ruler, earliest_possible
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from trainables.places import is_url
 from trainables.state import DamagedCheckpoint, State
 from tune_srgan.cluster import mps, nodes
@@ -42,7 +42,7 @@ CONTEXT_BYTES = 600_000_000  # what a process holds of a GPU besides its tensors
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Return what a worker runs for the trial in `trial`, a folder of the study in `folder`."""
+    """Train, in a worker, the trial in `trial`, a folder of the study in `folder`."""
     from ray import tune
 
     with _at_work(config["folder"], config["trial"]) as (folder, offer):
@@ -87,7 +87,7 @@ def _run(
                 report(reading)
                 offer()
     except Exception as error:
-        cause, fault = _diagnosed(error)
+        cause, fault = _diagnosed(error, bool(study.resources.gpus) or torch.cuda.is_initialized())
         with contextlib.suppress(OSError):
             # Ray tries again, from the checkpoint; the cause stays with the trial
             trial.note_failure(cause, fault, _device() if fault is Fault.DEVICE else "")
@@ -145,22 +145,20 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
     return terms
 
 
-def _diagnosed(error: Exception) -> tuple[Exception, Fault]:
+def _diagnosed(error: Exception, on_gpu: bool) -> tuple[Exception, Fault]:
     """What an attempt failed by, and whose fault that is."""
     if isinstance(error, InvalidInput) and not isinstance(error, DamagedCheckpoint):
         return error, Fault.STUDY  # imagery that is gone is gone for every trial
-    if not isinstance(error, NoGpu) and (isinstance(error, torch.OutOfMemoryError) or device_computes()):
+    if not isinstance(error, NoGpu) and (not on_gpu or isinstance(error, torch.OutOfMemoryError) or device_computes()):
         return error, Fault.TRIAL
     if mps.gpu_answers():
         return error, Fault.DEVICE
-    lost = f"the GPU of {_device()} answers nobody any more ({' '.join(str(error).split())[:200]})"
+    lost = f"the GPU of {_device()} answers nobody any more ({one_line(error)})"
     return DeviceLost(lost), Fault.NODE
 
 
 def device_computes() -> bool:
-    """Tell whether the GPU still computes for this process: after its fault no call does. True where none was used."""
-    if not (torch.cuda.is_initialized() or torch.cuda.is_available()):
-        return True
+    """Tell whether the GPU still computes for this process: after its fault no call does."""
     try:
         return float(torch.ones(1, device="cuda").add_(1).item()) == 2.0
     except RuntimeError:

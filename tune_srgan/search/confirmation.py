@@ -52,32 +52,32 @@ def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord
     return chosen
 
 
+def _wanted(study: Study, records: StudyRecords) -> list[tuple[TrialRecord, int]]:
+    """Every confirmation there is to be, by candidate and further seed; seed by seed."""
+    chosen = candidates(study, records.search)
+    return [(record, further) for further in range(1, study.confirm.seeds + 1) for record in chosen]
+
+
 def missing(study: Study, folder: StudyFolder, records: StudyRecords) -> list[TrialFolder]:
-    """Return the confirmations that have not ended, created; seed by seed, so that what they share is shared."""
-    left, chosen = [], candidates(study, records.search)
-    for further in range(1, study.confirm.seeds + 1):
-        for record in chosen:
-            trial = folder.confirmation(record.number, further)
-            if not trial.exists():
-                trial.create(record.values, Proposer.CONFIRM, study.confirming(record.values, further))
-                folder.send(trial.place, PATIENCE_S)
-            if trial.outcome() is None:
-                left.append(trial)
+    """Return the confirmations that have not ended, created; seed by seed: those of a seed share pretraining."""
+    left = []
+    for record, further in _wanted(study, records):
+        trial = folder.confirmation(record.number, further)
+        if not trial.exists():
+            trial.create(record.values, Proposer.CONFIRM, study.confirming(record.values, further))
+            folder.send(trial.place, PATIENCE_S)
+        if trial.outcome() is None:
+            left.append(trial)
     return left
 
 
 def left_to_do(study: Study, records: StudyRecords) -> int:
-    """List trials of the search that have not ended, or else confirmations that have not."""
+    """Count trials of the search that have not ended, or else confirmations that have not."""
     searching = study.search.trials - records.ended()
     if searching > 0:
         return searching
     ended = {(one.number, one.trial.confirms) for one in records.confirmations if one.end is not None}
-    wanted = {
-        (record.number, further)
-        for record in candidates(study, records.search)
-        for further in range(1, study.confirm.seeds + 1)
-    }
-    return len(wanted - ended)
+    return len({(record.number, further) for record, further in _wanted(study, records)} - ended)
 
 
 def confirmed(study: Study, records: StudyRecords) -> list[Confirmed]:

@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.search.samplers import distribution
 from tune_srgan.store.records import TrialRecord
 from tune_srgan.store.study_folder import OPTUNA_URL
@@ -114,7 +114,7 @@ def open_database(url: str, name: str) -> optuna.Study:
         return optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         place = url.rpartition("@")[2]  # without a password
-        found = f"a database that cannot be used ({' '.join(str(error.__cause__ or error).split())[:200]})"
+        found = f"a database that cannot be used ({one_line(error.__cause__ or error)})"
         fix = "Remove the file: it is made anew from the trial records." if url.startswith("sqlite") else ""
         fix = fix or f"Look at {OPTUNA_URL} in the environment; without it the study keeps a file of its own."
         raise InvalidInput([Problem(place, "", found, "a database for Optuna", fix)]) from None

@@ -25,7 +25,7 @@ MODELS = {"tpe", "gp"}  # samplers that can learn from trials they did not propo
 
 
 def check_sampler(study: Study, file: str) -> None:
-    """Return a sampler whose library is missing, or that cannot begin so, is said before anything starts."""
+    """Refuse a sampler whose library is missing, or that cannot begin so."""
     if study.search.sampler == "nsgaii" and study.search.startup < 2:
         raise InvalidInput([Problem(file, "search.startup", str(study.search.startup), "at least 2 with nsgaii")])
     if study.search.learn_from and study.search.sampler not in MODELS:

@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from trainables.dotted import flatten
+from trainables.errors import one_line
 from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, open_database, told_of
 from tune_srgan.search.samplers import distribution, good_trials, sampler_of
 from tune_srgan.store.records import StudyRecords, TrialRecord
@@ -126,7 +127,7 @@ class Searcher:
             write(self._log)
         except DATABASE_ERRORS as error:
             self._log = None
-            cause = " ".join(str(error.__cause__ or error).split())[:160]
+            cause = one_line(error.__cause__ or error)
             logging.getLogger(__name__).warning("Optuna's database is left alone from here on (%s).", cause)
 
 

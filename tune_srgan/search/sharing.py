@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from trainables.errors import one_line
 from trainables.imagery import Imagery
 from trainables.pretraining import fingerprint, pack, unpack
 from trainables.schema import Configuration, acts_later
@@ -82,7 +83,7 @@ class Snapshots:
                 self.complain(f"a snapshot of pretraining is damaged or foreign, and computed anew: {path}/{step}")
                 self.storage.delete(_name(path, step))
         except OSError as error:
-            self.complain(f"no snapshot of pretraining could be read: {' '.join(str(error).split())[:200]}")
+            self.complain(f"no snapshot of pretraining could be read: {one_line(error)}")
         return None
 
     def keep(self, path: str, step: int, make: Callable[[], bytes]) -> None:
@@ -99,7 +100,7 @@ class Snapshots:
                     self.storage.delete(entry.name)
                     excess -= entry.size
         except OSError as error:
-            self.complain(f"a snapshot of pretraining could not be kept: {' '.join(str(error).split())[:200]}")
+            self.complain(f"a snapshot of pretraining could not be kept: {one_line(error)}")
 
     def clear(self) -> int:
         """Delete all; returns bytes freed."""
@@ -137,9 +138,7 @@ class SharedPretraining:
         try:
             state = unpack(content, configuration, device)
         except Exception as error:  # what a foreign file makes torch raise is torch's to choose
-            self.snapshots.complain(
-                f"a snapshot of pretraining could not be used: {' '.join(str(error).split())[:200]}"
-            )
+            self.snapshots.complain(f"a snapshot of pretraining could not be used: {one_line(error)}")
             return None
         for reading in state.readings:
             reading[SHARED] = 1.0

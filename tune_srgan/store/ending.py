@@ -27,9 +27,24 @@ class Ending:
     why: StudyEnd
     text: str = ""
 
+    def describe(self) -> str:
+        """Return why, with what a person is told."""
+        return f"{self.why.value}: {self.text}" if self.text else self.why.value
+
     def keep(self, folder: StudyFolder) -> None:
         """Write it down."""
         write_atomically(folder.ending_file, json.dumps(asdict(self)))
+
+
+def why_still(folder: StudyFolder, left: int) -> Ending | None:
+    """Tell why nobody works at a study of which so many trials are left to do; None while somebody does."""
+    if folder.is_driven():
+        return None
+    if not left:
+        return Ending(StudyEnd.COMPLETE)
+    known = ending_of(folder)
+    # killed before it could say why, or more was asked for since
+    return Ending(StudyEnd.INTERRUPTED) if known is None or known.why is StudyEnd.COMPLETE else known
 
 
 def ending_of(folder: StudyFolder) -> Ending | None:

@@ -53,6 +53,8 @@ class Mirror:
                 continue
             if self._fetched.get(entry.name) == entry.version and (self.folder / name).exists():
                 continue
+            if not part and self._is_ahead(name):
+                continue
             content = self._storage.read(entry.name)
             if content is None:
                 continue  # deleted just now
@@ -70,6 +72,11 @@ class Mirror:
         if self._fetched != before:
             write_atomically(self.folder / ORIGIN, json.dumps({"url": self.url, "fetched": self._fetched}))
 
+    def _is_ahead(self, name: str) -> bool:
+        """Whether a file was written here since both sides had it, and is still to be sent."""
+        file = self.folder / name
+        return name in self._files and file.exists() and _stamp(file) != self._files[name]
+
     def fetch_file(self, name: str) -> None:
         """Bring one file, where there is one."""
         content = self._storage.read(name)
@@ -82,7 +89,7 @@ class Mirror:
         Lines go first, so that no checkpoint is ahead of its readings; an outcome last.
         """
         names = [name for name in self._names(files_below(self.folder / below)) if how_kept(name) != How.TRACKER]
-        names.sort(key=lambda name: (name.endswith(TrialFiles.OUTCOME.name), how_kept(name) != How.LINES))
+        names.sort(key=lambda name: (name.rpartition("/")[2] == TrialFiles.OUTCOME.name, how_kept(name) != How.LINES))
         for name in names:
             if how_kept(name) == How.LINES:
                 self._send_lines(name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainables.cache import files_below
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from trainables.places import is_url
 from tune_srgan.store.layout import TEMPORARY
 
@@ -74,7 +74,7 @@ class Storage(Protocol):
         """Return an object's content; None where there is no such object."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Return all of it or nothing."""
+        """Write all of it or nothing."""
 
     def create(self, name: str, content: bytes) -> bool:
         """Write it where there is none; False where there is one. Of several who try, one gets True."""
@@ -98,7 +98,7 @@ def storage_at(place: str) -> Storage:
         extra = EXTRAS.get(place.partition("://")[0])
         fix = f"pip install 'tune-srgan[{extra}]'" if extra else "Give a folder, s3://… or gs://…"
         raise InvalidInput(
-            [Problem(place, "storage", " ".join(str(error).split())[:160], "a folder, or a URL that fsspec knows", fix)]
+            [Problem(place, "storage", one_line(error), "a folder, or a URL that fsspec knows", fix)]
         ) from None
     return _ObjectStore(files, root.rstrip("/"))
 

@@ -45,7 +45,6 @@ class TrialRecord:
     trained_steps: int
     exploitability: float | None = None
     cause: str = ""
-    created: float = 0.0
     seconds: float = 0.0
     # what a step of pretraining and one of the game took, nan where there was none
     step_seconds: tuple[float, float] = (math.nan, math.nan)
@@ -122,7 +121,6 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         trained_steps=int(ended.get("trained_steps", readings[-1]["step"] if readings else 0)),
         exploitability=ended.get("exploitability"),
         cause=ended.get("cause", ""),
-        created=header["created"],
         seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in computed),
         step_seconds=step_seconds,
         waits={kind: sum(reading.get(f"time/{kind}_s", 0.0) for reading in computed) for kind in WAITS},

@@ -1,4 +1,4 @@
-"""Sends what is new to an object store beside the work, and tries again what a store or a disk fails at."""
+"""Sends what a training writes to an object store while it goes on; where store or disk fail, tries again."""
 
 from __future__ import annotations
 

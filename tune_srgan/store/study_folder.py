@@ -63,6 +63,11 @@ class StudyFolder:
         if mirror is not None:
             patiently(lambda: mirror.send(place) if place else mirror.send_top(), patience)
 
+    def forget_ending(self) -> None:
+        """Delete why the last driver stopped: another one is at work."""
+        self.ending_file.unlink(missing_ok=True)
+        self.replace(StudyFiles.ENDING.name)
+
     @property
     def study_file(self) -> Path:
         """The resolved study."""
@@ -97,11 +102,6 @@ class StudyFolder:
     def versions_file(self) -> Path:
         """What the study ran on."""
         return self.path / StudyFiles.VERSIONS.name
-
-    @property
-    def report_file(self) -> Path:
-        """The report for a browser; other formats beside it."""
-        return self.path / StudyFiles.REPORT.name
 
     @property
     def clock_file(self) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.configuration import dump_configuration, load_configuration
+from trainables.errors import one_line
 from trainables.outcome import End, Outcome
 from trainables.schema import Configuration
 from tune_srgan.store.layout import TrialFiles
@@ -193,7 +194,7 @@ class TrialFolder:
 
     def note_failure(self, error: Exception, fault: Fault, device: str = "") -> None:
         """Note why an attempt failed; `device` names the one whose fault it was."""
-        told = {"error": type(error).__name__, "message": " ".join(str(error).split())[:500]}
+        told = {"error": type(error).__name__, "message": one_line(error, most=500)}
         _append(self._attempts_file, {**told, "fault": fault.name, "device": device, "time": time.time()})
 
     def attempts(self) -> list[Attempt]:
@@ -229,7 +230,7 @@ class TrialFolder:
         """Keep, once, what went wrong beside the training and stopped nothing; the report shows it."""
         with contextlib.suppress(OSError), self._complaints_file.open("a+", encoding="utf-8") as file:
             file.seek(0)
-            if text not in file.read():
+            if text not in file.read().splitlines():
                 file.write(text + "\n")
 
     def complaints(self) -> list[str]:

@@ -172,6 +172,10 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
             problems.append(
                 Problem(file, f"objective.{key}", found, "one value", f"Take Training.{key} out of the training file.")
             )
+    steps = study.search.budget.steps
+    if steps is not None and steps < study.max_steps:
+        expected = f"at least {study.max_steps}, what one trial may take (objective.max_steps)"
+        problems.append(Problem(file, "search.budget.steps", str(steps), expected))
     for key, place in (("storage", study.storage), *(("search.learn_from", name) for name in study.search.learn_from)):
         try:
             resolve_path(place, Path())

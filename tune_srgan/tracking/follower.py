@@ -31,7 +31,7 @@ from tune_srgan.store.studies import study_in
 from tune_srgan.store.trial_folder import TrialFolder, read_json
 from tune_srgan.tracking import marks
 from tune_srgan.tracking.marks import BALANCE_LINE, LEAVE_S, Mark, Where, mark_of, tracking_mode
-from tune_srgan.tracking.tracker import PATIENCE_S, reason_of
+from tune_srgan.tracking.tracker import SERVER_S, reason_of
 
 POLL_S = 0.3
 OUR_TAGS = {*End, "censored", "best"}
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Send the records of trials that were not sent."""
     parser = argparse.ArgumentParser(prog="python -m tune_srgan.tracking", description=main.__doc__)
     parser.add_argument("trials", nargs="+", type=Path, metavar="TRIAL", help="a trial's folder")
-    parser.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds the server may take to open a run")
+    parser.add_argument("--patience", type=float, default=SERVER_S, help="seconds the server may take to open a run")
     # what a training starts for its trial: one, from now to its end
     parser.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--watching", type=int, default=os.getpid(), help=argparse.SUPPRESS)

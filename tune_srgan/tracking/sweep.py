@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tune_srgan.search.confirmation import left_to_do
 from tune_srgan.store.layout import StudyFiles
 from tune_srgan.store.objects import write_atomically
+from tune_srgan.store.records import read_records
 from tune_srgan.store.studies import study_in
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import read_json
@@ -129,8 +131,7 @@ def default_entity() -> str:
 
 def has_ended(study: Study, folder: StudyFolder) -> bool:
     """Tell whether every trial that is wanted, confirmations included, has ended."""
-    whole = len(folder.trials()) >= study.search.trials
-    return whole and all(trial.outcome() is not None for trial in folder.every_trial())
+    return not left_to_do(study, read_records(study, folder.every_trial()))
 
 
 def set_state(folder: StudyFolder, state: str) -> None:

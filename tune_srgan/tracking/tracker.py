@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from trainables.errors import one_line
 from trainables.places import is_url
 from tune_srgan.store.layout import TrackerFiles
 from tune_srgan.store.objects import write_atomically
@@ -24,7 +25,7 @@ from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
 from tune_srgan.tracking import marks
 
-PATIENCE_S = 45.0  # what the server may take to open a run; thrice that, to take the rest after the trial's end
+SERVER_S = 45.0  # what the server may take to open a run; thrice that, to take the rest after the trial's end
 NOT_INSTALLED = "wandb is not installed (pip install wandb)"
 GRACE_S = 1.0  # a process that was just started holds no lock yet
 # Ray kills a worker's children with it, whatever their session: so a child's child
@@ -65,7 +66,7 @@ def reason_of(error: BaseException) -> str:
     """Say why a run could not be sent, in a line."""
     if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
         return NOT_INSTALLED
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def catch_up(study: Study, folder: StudyFolder, trials: Sequence[TrialFolder]) -> None:
@@ -124,7 +125,7 @@ def _start(trials: Sequence[TrialFolder], lifeline: IO[bytes] | int, *options: s
         _children.append(
             subprocess.Popen(
                 [sys.executable, "-c", DETACHED, *(str(trial.path.resolve()) for trial in trials)]
-                + ["--patience", str(PATIENCE_S), *options],
+                + ["--patience", str(SERVER_S), *options],
                 stdin=lifeline,
                 stdout=log,
                 stderr=log,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import InvalidInput, Problem
+from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.store.layout import StudyFiles
 from tune_srgan.store.objects import write_atomically
 from tune_srgan.store.study_folder import StudyFolder
@@ -38,7 +38,7 @@ def publish_report(study: Study, folder: StudyFolder, answer: Sequence[str]) -> 
         with quietly():
             return _publish(study, folder, answer, reports, workspaces)
     except Exception as error:  # whatever wandb says of a server that is away or refuses
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found = f"{type(error).__name__}: {one_line(error)}"
         made = _report_file(folder)
         fix = f"If the report was deleted there, delete {made} too." if made.exists() else ""
         raise InvalidInput([Problem(place, "--wandb", found, "a server that takes the report", fix)]) from None
@@ -99,6 +99,8 @@ def _publish(study: Study, folder: StudyFolder, answer: Sequence[str], reports: 
     view.runset_settings.filters = ours
     view.save()
     write_atomically(_report_file(folder), json.dumps(known | {"view": view.url}))
+    with contextlib.suppress(OSError):
+        folder.send()
     return str(report.url)
 
 
