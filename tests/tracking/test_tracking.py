@@ -338,6 +338,9 @@ def test_a_resumed_study_stays_one_sweep_and_its_best_moves(online):
     start(folder, study, 3, VALUES | {PATIENCE: 2})
     track(folder.trial(3), study)
     finish(folder, study, 3, since=60)
+    again = folder.confirmation(3, 1)
+    again.create(VALUES | {PATIENCE: 2}, "confirm", study.confirming(VALUES | {PATIENCE: 2}, 1))
+    again.end(OUTCOME)
     assert sweep.close_sweep(study, folder, 3, seconds=60) == 0
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
     assert list(server.sweeps) == ["sweep0"]
@@ -502,7 +505,7 @@ def misbehaving(tmp_path_factory):
     for case, (mode, _) in BAD.items():
         server = WandbServer(mode, delay=0.3, dies_after=6)
         environment(server.url, monkeypatch)
-        monkeypatch.setattr(tracker_module, "PATIENCE_S", 4.0 if mode in {"hang", "die"} else 60.0)
+        monkeypatch.setattr(tracker_module, "SERVER_S", 4.0 if mode in {"hang", "die"} else 60.0)
         study, folder = opened(tmp_path_factory.mktemp("bad"), "offline" if case == "disk full" else "online", 1)
         marks.sweep_file(folder).write_text(json.dumps({"id": "sweep0", "entity": ENTITY, "project": "gans"}))
         start(folder, study, 0, VALUES)
