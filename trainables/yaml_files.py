@@ -63,16 +63,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         excess = f"more than {MOST_LEVELS} levels"
     except FileNotFoundError:
         raise InvalidInput([Problem(str(path), "", "no such file", "a YAML file", "Check the path.")]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput([Problem(str(path), "", str(error), "a readable YAML file in UTF-8")]) from None
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        raise InvalidInput([Problem(str(path), "", found, "a YAML file that can be read")]) from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput([Problem(str(path), "", str(error), "a YAML file in UTF-8")]) from None
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput([Problem(str(path), "", one_line(error), "valid YAML")]) from None
     if excess:
         raise InvalidInput([Problem(str(path), "", excess, "settings that a person can read", "Check the file.")])
     if not isinstance(document, dict):
         found = "an empty file" if document is None else type(document).__name__
-        raise InvalidInput([Problem(str(path), "", found, "sections with keys", "See search_spaces/base/sample.yaml.")])
+        raise InvalidInput([Problem(str(path), "", found, "sections with keys", EXAMPLES)])
     return document
+
+
+EXAMPLES = "See search_spaces/quickstart.yaml for a study, search_spaces/base/sample.yaml for a training."
 
 
 def _excess(document: object) -> str:

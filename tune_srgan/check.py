@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,26 +16,13 @@ from trainables.yaml_files import read_yaml
 from tune_srgan.console import duration, print_warnings
 from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study
-from tune_srgan.study.loading import load_study
+from tune_srgan.study.loading import Kind, kind_of, load_study
 from tune_srgan.study.settings import Study
 
 if TYPE_CHECKING:
     from trainables.imagery import Imagery
 
 FEW = 1 / 20  # of the trials: if fewer can share a pretraining, the space is probably not what was meant
-
-
-class Kind(Enum):
-    """What a file describes."""
-
-    STUDY = "study"
-    TRAINING = "training"
-
-
-def kind_of(file: Path) -> Kind:
-    """Tell a study's file from a training's by the sections in it."""
-    keys = set(read_yaml(file))
-    return Kind.STUDY if keys & {"study", "space"} or not keys & set(Configuration.model_fields) else Kind.TRAINING
 
 
 def check_parts(study: Study, file: str, storage: str) -> Imagery:
@@ -53,6 +39,14 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
         with located(file, key="search.learn_from", found=name):
             find_study(name, storage)
     return load_imagery(study.lowest(), torch.device("cpu"))
+
+
+def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:
+    """Validate what a file describes, a study or a training, and say which of the two that is."""
+    if kind_of(read_yaml(file)) is Kind.TRAINING:
+        check_training(file, gpu, out, err)
+    else:
+        check_study(file, storage, gpu, address, out, err)
 
 
 def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
@@ -79,6 +73,8 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
     imagery = check_parts(study, str(file), study.storage)
     if gpu:
         _refuse_without_gpu()
+    if study.resources.gpus and not gpu and not address and not _has_gpu():
+        warnings.append("resources.gpus: trials want a GPU, and torch finds none here. With 0 they train on CPUs.")
     print_warnings(warnings, err)
     search, resources = study.search, study.resources
     limits = search.budget.model_dump(exclude_none=True)
@@ -123,10 +119,14 @@ def _say_what_is_shared(study: Study, out: Console, err: Console) -> None:
         print_warnings([warning], err)
 
 
-def _refuse_without_gpu() -> None:
+def _has_gpu() -> bool:
     import torch
 
-    if not torch.cuda.is_available():
+    return torch.cuda.is_available()
+
+
+def _refuse_without_gpu() -> None:
+    if not _has_gpu():
         fix = "Leave --gpu out, or run it where the trials will run."
         raise InvalidInput([Problem("--gpu", "", "no GPU that torch can use", "one on this machine", fix)])
 

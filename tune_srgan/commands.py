@@ -154,12 +154,9 @@ def check(
     storage: Storage = None,
 ) -> None:
     """Validate a study, or a training, and its imagery, and say what it may take. Starts nothing."""
-    from tune_srgan import check as checks
+    from tune_srgan.check import check_file
 
-    if checks.kind_of(file) is checks.Kind.TRAINING:
-        checks.check_training(file, gpu, out, err)
-    else:
-        checks.check_study(file, storage, gpu, address, out, err)
+    check_file(file, storage, gpu, address, out, err)
 
 
 @app.command()
@@ -242,7 +239,7 @@ def report(
 def dashboard(
     study: StudyName,
     storage: Storage = None,
-    port: Annotated[int, typer.Option(help="On this machine.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine.")] = 8080,
 ) -> None:
     """Serve optuna-dashboard over a study on this machine, until Ctrl-C."""
     folder = find_study(study, storage)

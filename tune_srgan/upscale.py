@@ -94,6 +94,8 @@ def upscale_file(source: Path, target: Path, weights: Path) -> tuple[int, int]:
         raise InvalidInput([Problem(str(source), "IN", "no such file", "an image")])
     if target.suffix.lower() not in {".tif", ".tiff"}:
         raise InvalidInput([Problem(str(target), "OUT", f"'{target.suffix}'", "a .tif")])
+    if target.exists() and target.samefile(source):
+        raise InvalidInput([Problem(str(target), "OUT", "the image itself", "another file: IN stays as it is")])
     if not target.parent.is_dir():
         raise InvalidInput([Problem(str(target), "OUT", "no such folder", "a place in a folder that is there")])
     image, valid = read_image(source, configuration.Data.nodata, "IN")

@@ -144,7 +144,7 @@ def test_a_corner_that_builds_no_training_names_its_range(tmp_path, further):
         search(key, int=[0, 10])(study)
     file = write(tmp_path, study)
     (problem,) = problems_of(file)
-    assert (problem.file, problem.key) == (str(file), "Training.max_steps")
+    assert (problem.file, problem.key) == (str(file), "objective.max_steps")  # where it is said
     assert f"{PRETRAIN} = 100" in problem.fix
     assert f"{RAMP} = 80" in problem.fix
 

@@ -352,3 +352,13 @@ def test_what_cannot_be_upscaled_is_refused(trained, tmp_path, name):
     assert said.exit_code == 2, said.exception
     assert said.stderr.startswith(f"error {place[which]}: {key}: found ")
     assert not place["target"].exists()
+
+
+def test_an_image_is_never_written_over_by_its_own(trained, tmp_path):
+    geotiff(tmp_path / "in.tif", cut(8, 8))
+    before = (tmp_path / "in.tif").read_bytes()
+    (tmp_path / "link.tif").symlink_to("in.tif")
+    for target in ("in.tif", "link.tif"):
+        said = invoke("upscale", tmp_path / "in.tif", tmp_path / target, "--weights", trained[0] / "out" / "best.pt")
+        assert (said.exit_code, "the image itself" in said.stderr) == (2, True)
+    assert (tmp_path / "in.tif").read_bytes() == before

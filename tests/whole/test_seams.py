@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 import optuna
 import pytest
+import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.support.object_store import s3
@@ -24,6 +26,7 @@ from tune_srgan.commands import app
 from tune_srgan.report import dashboard, watch
 from tune_srgan.report.data import report_data
 from tune_srgan.report.status import standing
+from tune_srgan.report.terminal import print_report
 from tune_srgan.run.driver import Driven
 from tune_srgan.search.searcher import Searcher
 from tune_srgan.store import lease
@@ -351,6 +354,37 @@ def test_a_file_is_taken_for_what_it_is(tmp_path):
     said = invoke("check", write(tmp_path, TRAINING | {"Training": TRAINING["Training"] | {"max_epochs": 5}}, "a.yaml"))
     assert "warning Training.max_epochs: 5 does nothing" in said.stderr
     assert said.exit_code == 0
+    one_error(invoke("train", tmp_path / "study.yaml"), "found a study's file", "python tune.py run")
+    one_error(invoke("run", tmp_path / "training.yaml"), "found a training's file", "python tune.py train")
+    one_error(invoke("run", "quickstrat"), "found no such file", "python tune.py resume quickstrat")
+
+
+def test_a_training_stays_out_of_a_studys_folder(folder, tmp_path):
+    before = sorted(folder.path.rglob("*"))
+    file = write(tmp_path, TRAINING, "training.yaml")
+    one_error(invoke("train", file, "--out", folder.path), "--out: found a study's folder")
+    assert sorted(folder.path.rglob("*")) == before
+
+
+def test_a_check_says_that_a_gpu_is_wanted_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = invoke("check", write(tmp_path, small() | {"resources": {"gpus": 0.5}}))
+    assert (said.exit_code, "trials want a GPU, and torch finds none here" in said.stderr) == (0, True)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_there_is_not_is_refused(folder, port):
+    said = invoke("dashboard", folder.path, "--port", port)
+    assert (said.exit_code, said.exception.code) == (2, 2)
+
+
+def test_a_narrow_window_leaves_no_column_out(folder, study):
+    wide, narrow = (Console(record=True, width=width) for width in (200, 40))
+    for console in (wide, narrow):
+        print_report(report_data(study, folder, records_in(study, folder)), folder, console)
+    heads = next(line for line in wide.export_text().splitlines() if "exploit." in line)
+    assert "trial" in heads
+    assert "…" not in narrow.export_text()
 
 
 def test_a_study_of_any_size_that_is_admitted_reaches_the_head_whole():

@@ -38,7 +38,7 @@ def slots(study: Study) -> int:
         gpus, cpus = max((resources.get("GPU", 0), resources.get("CPU", 0)) for resources in kinds)
         found = f"{wanted.cpus:g} CPU(s) and {wanted.gpus:g} GPU(s) for a trial"
         expected = f"what a node holds, {cpus:g} and {gpus:g} at most"
-        fix = "Ask for less, or join a larger cluster."
+        fix = "Ask for less (`resources: {gpus: 0}` trains on CPUs), or join a larger cluster."
         raise InvalidInput([Problem(study.study, "resources", found, expected, fix)])
     if wanted.concurrent:
         return wanted.concurrent

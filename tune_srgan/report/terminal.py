@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
@@ -36,7 +37,7 @@ def print_training(trial: TrialFolder, console: Console) -> End:
 def print_report(data: dict[str, Any], folder: StudyFolder, console: Console) -> None:
     """Print trials, answer, confirmation, account and limits, from a report's data."""
     answer = words.answer_of(data)
-    console.print(_table(data))
+    console.print(_whole(_table(data)), soft_wrap=True)
     console.print()
     console.print(Text(answer.headline, style="bold green" if data["answer"] else "bold yellow"))
     for key, value in answer.settings.items():
@@ -95,6 +96,14 @@ def _table(data: dict[str, Any]) -> Table:
             figure(trial["exploitability"]),
         )
     return table
+
+
+def _whole(table: Table) -> Text:
+    """The table in its full width: in a narrow window its lines go on below, where Rich would leave columns out."""
+    drawn = Console(file=io.StringIO(), width=1000, force_terminal=True)
+    drawn.print(table)
+    assert isinstance(drawn.file, io.StringIO)
+    return Text.from_ansi("\n".join(line.rstrip() for line in drawn.file.getvalue().splitlines()))
 
 
 def _print_account(data: dict[str, Any], folder: StudyFolder, console: Console) -> None:

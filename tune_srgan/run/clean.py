@@ -28,5 +28,6 @@ def clean(study: Study, folder: StudyFolder, records: StudyRecords) -> int:
         if leftover.suffix == TEMPORARY or leftover.is_relative_to(folder.ray_folder):
             freed += leftover.lstat().st_size
             leftover.unlink()
-    shutil.rmtree(folder.ray_folder, ignore_errors=True)
+    for emptied in (folder.ray_folder, folder.path / StudyFiles.PRETRAINING.name):
+        shutil.rmtree(emptied, ignore_errors=True)
     return freed

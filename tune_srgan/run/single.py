@@ -16,6 +16,7 @@ from trainables.outcome import End
 from trainables.schema import Configuration
 from trainables.trainer import pick_device
 from trainables.unread import unread
+from trainables.yaml_files import read_yaml
 from tune_srgan.console import print_warnings, setting
 from tune_srgan.report.live import show_training
 from tune_srgan.report.terminal import print_training
@@ -23,6 +24,7 @@ from tune_srgan.run.trial import train_recorded
 from tune_srgan.store.layout import StudyFiles
 from tune_srgan.store.studies import RUNS
 from tune_srgan.store.trial_folder import Proposer, TrialFolder
+from tune_srgan.study.loading import Kind, kind_of
 from tune_srgan.upscale import write_generator
 
 OF_TRAININGS = "train"  # the folder of trainings in RUNS
@@ -37,7 +39,12 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
         out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
     out.print(f"Training: {describe_training(configuration)}", highlight=False)
-    show_training(train_recorded(trial), configuration.Training.max_steps, err)
+    try:
+        show_training(train_recorded(trial), configuration.Training.max_steps, err)
+    except KeyboardInterrupt:
+        said = "Interrupted. All readings are kept; the same command goes on from the last checkpoint."
+        out.print(said, style="bold yellow")
+        raise
     end = print_training(trial, out)
     if end is not None and end.has_cost:
         write_generator(trial, trial.generator)
@@ -46,6 +53,9 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
 
 def open_training(file: Path) -> tuple[Configuration, Imagery]:
     """Validate a training's file, its device and its imagery."""
+    if kind_of(read_yaml(file)) is Kind.STUDY:
+        fix = f"Run it: python tune.py run {file}."
+        raise InvalidInput([Problem(str(file), "", "a study's file", "a training's, as best.yaml is", fix)])
     configuration = load_configuration(file)
     with located(str(file)):
         device = pick_device(configuration)
@@ -59,6 +69,9 @@ def open_folder(file: Path, configuration: Configuration, folder: Path | None = 
     a number where another training has that already.
     """
     if folder is not None:
+        if (folder / StudyFiles.STUDY.name).exists():
+            fix = "Name another folder with --out."
+            raise InvalidInput([Problem(str(folder), "--out", "a study's folder", "one of a training's own", fix)])
         trial = TrialFolder(folder)
         if trial.exists() and trial.configuration() != configuration:
             fix = "Name another folder with --out, or remove it."

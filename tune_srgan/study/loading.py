@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,28 @@ NOT_SEARCHED = {  # the first that a key has is said
 }
 
 
+class Kind(Enum):
+    """What a file describes."""
+
+    STUDY = "study"
+    TRAINING = "training"
+
+
+def kind_of(document: Mapping[str, Any]) -> Kind:
+    """Tell a study's file from a training's by the sections in it."""
+    keys = set(document)
+    return Kind.STUDY if keys & {"study", "space"} or not keys & set(Configuration.model_fields) else Kind.TRAINING
+
+
 def load_study(path: Path) -> tuple[Study, list[str]]:
     """Read and validate a study file without looking at the imagery; returns warnings beside it."""
+    if not path.suffix and not path.exists():
+        fix = f"A study that was begun goes on by its name: python tune.py resume {path}."
+        raise InvalidInput([Problem(str(path), "", "no such file", "a study's YAML file", fix)])
     document = read_yaml(path)
+    if kind_of(document) is Kind.TRAINING:
+        fix = f"Train it: python tune.py train {path}."
+        raise InvalidInput([Problem(str(path), "", "a training's file", "a study's, with a space", fix)])
     problems: list[Problem] = []
     training, training_file = _training_of(document, path, problems)
     problems += _training_problems(training, training_file)
@@ -192,6 +213,16 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
     return problems
 
 
+def _where_said(problem: Problem, study: Study, file: str) -> Problem:
+    """The problem under the key that the study says it by: its objective lays down the ruler of the training."""
+    section, _, name = problem.key.partition(".")
+    if section == "Nash":
+        return replace(problem, file=file, key=f"objective.nash.{name}")
+    if section == "Training" and getattr(study.objective, name, None) is not None:
+        return replace(problem, file=file, key=f"objective.{name}")
+    return problem
+
+
 def _corner_problems(study: Study, file: str, training_file: str) -> list[Problem]:
     """Every range's ends must build a valid training; what is wrong everywhere is the training file's own fault."""
     keys = list(study.space)
@@ -215,7 +246,7 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
                 reasons.append(why_unread(key, configuration))
         except InvalidInput as error:
             for problem in error.problems:
-                found_at.setdefault(problem, []).append(corner)
+                found_at.setdefault(_where_said(problem, study, file), []).append(corner)
     problems, named = [], set()
     for problem, where in found_at.items():
         if len(where) == len(corners):

@@ -304,10 +304,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             folder.fetch(trial.place)
         online = tracking_mode(study_in(folder).tracking.wandb)[0] == "online"
-        if not marks.has_run(trial) or marks.is_where_it_belongs(trial, online):
+        if not marks.has_run(trial):
             continue
         trial.tracker.mkdir(exist_ok=True)
-        if reason := marks.why_away(folder, begun):
+        if marks.is_where_it_belongs(trial, online):
+            pass
+        elif reason := marks.why_away(folder, begun):
             marks.miss(trial, reason)
         else:
             command = [sys.executable, "-m", "tune_srgan.tracking", "--follow", "--patience", str(options.patience)]
