@@ -12,15 +12,7 @@ from trainables.outcome import End
 from tune_srgan.store.records import TrialRecord
 from tune_srgan.study.space import Value
 
-COLOURS = {
-    End.BALANCED: "green",
-    End.EXHAUSTED: "yellow",
-    End.CAPPED: "yellow",
-    End.BUDGET: "yellow",
-    End.COLLAPSED: "yellow",
-    End.DIVERGED: "red",
-    End.FAILED: "red",
-}
+COLOURS = {end: "yellow" if end.is_censored else "green" if end.has_cost else "red" for end in End}
 
 
 def print_problems(error: InvalidInput, console: Console) -> None:

@@ -17,8 +17,10 @@ from tests.support.studies import (
     never_begun,
     records_in,
 )
+from trainables.outcome import End
 from tune_srgan.report.best import write_best
 from tune_srgan.report.data import report_data
+from tune_srgan.report.figures import MARKS
 from tune_srgan.report.files import Format, html, markdown, write
 from tune_srgan.search.importance import importances
 from tune_srgan.store import lease
@@ -269,6 +271,10 @@ def test_a_page_that_is_watched_loads_itself_again_until_the_study_ends(tmp_path
     found = report_data(study, folder, records_in(study, folder))
     assert "while the study runs" not in html(found)
     assert 'http-equiv="refresh"' not in html(found, watched=True)
+
+
+def test_every_end_with_a_cost_has_a_mark_in_the_history():
+    assert set(MARKS) == {end for end in End if end.has_cost}
 
 
 def test_what_is_saved_is_said(tmp_path):
