@@ -277,8 +277,7 @@ def train(
     """Train once, without Ray: the winner again, a baseline, one's own. Goes on where it was interrupted."""
     from tune_srgan.run.single import train_alone
 
-    end = train_alone(configuration, folder, out, err)
-    if end is not None and not end.has_cost:
+    if not train_alone(configuration, folder, out, err).has_cost:
         raise typer.Exit(FAILED)
 
 

@@ -186,7 +186,7 @@ def online(tmp_path_factory):
     trackers.append(track(again, study))
     record(again, range(4, 201, 4))
     again.end(OUTCOME)
-    told["not done"] = sweep.close_sweep(study, folder, 0, seconds=60)
+    told["not done"] = sweep.close_sweep(study, folder, 0, sweep.has_ended(study, folder), seconds=60)
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
     yield server, study, folder, told
     monkeypatch.undo()
@@ -341,7 +341,7 @@ def test_a_resumed_study_stays_one_sweep_and_its_best_moves(online):
     again = folder.confirmation(3, 1)
     again.create(VALUES | {PATIENCE: 2}, "confirm", study.confirming(VALUES | {PATIENCE: 2}, 1))
     again.end(OUTCOME)
-    assert sweep.close_sweep(study, folder, 3, seconds=60) == 0
+    assert sweep.close_sweep(study, folder, 3, sweep.has_ended(study, folder), seconds=60) == 0
     wait_for(lambda: server.sweeps["sweep0"]["state"] == "FINISHED")
     assert list(server.sweeps) == ["sweep0"]
     assert run_of(online, 3).sweep == "sweep0"
@@ -398,7 +398,7 @@ def test_an_offline_study_is_read_back_and_then_sent_as_it_says(tmp_path, monkey
     track(folder.trial(0), study)
     Image.new("RGB", (8, 4)).save(folder.trial(0).samples)
     finish(folder, study, 0)
-    assert sweep.close_sweep(study, folder, 0, seconds=60) == 0
+    assert sweep.close_sweep(study, folder, 0, sweep.has_ended(study, folder), seconds=60) == 0
     assert server.requests == 0  # not even of what wandb reports about itself
     history, summary, config, tags = tracked(folder.trial(0).path)
     metrics = [item for item in history if "nash/p_y" in item]
@@ -443,7 +443,7 @@ def test_what_the_driver_ends_is_sent_though_no_tracker_follows_it(tmp_path, mon
     start(folder, study, 0, VALUES)
     finish(folder, study, 0)
     tracker_module.catch_up(study, folder, folder.trials())
-    assert sweep.close_sweep(study, folder, 0, seconds=60) == 0
+    assert sweep.close_sweep(study, folder, 0, sweep.has_ended(study, folder), seconds=60) == 0
     assert not (folder.trial(0).path / "tracker").exists()
 
 

@@ -62,11 +62,12 @@ def print_status(study: Study, folder: StudyFolder, records: StudyRecords, conso
     """Print a line a trial, the best, the curve of the best so far, and what is used and left."""
     for record in records.every:
         console.print(f"trial {record.trial.name:>3s}  {ending(record)}", highlight=False)
-    best = winner(study, records)
-    text = f"trial {best.number}, balanced from step {best.steps}" if best else "none"
+    stands = standing(study, folder, records)
+    best = stands["best"]
+    text = f"trial {best['trial']}, balanced from step {best['steps']}" if best else "none"
     ended = records.ended()
     console.print(f"{ended} of {study.search.trials} trials ended; best so far: {text}.", highlight=False)
-    _print_standing(standing(study, folder, records), console)
+    _print_standing(stands, console)
 
 
 def _print_standing(stands: dict[str, Any], console: Console) -> None:

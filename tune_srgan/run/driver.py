@@ -126,7 +126,8 @@ class Driver:
         if not taken.is_set():
             best = winner(study, ledger.records())
             seconds = max(TRACKERS_S, TRACKERS_SHARE * budget.elapsed_s())
-            sweep.close_sweep(study, folder, best.number if best else None, seconds)
+            complete = not left_to_do(study, ledger.records())
+            sweep.close_sweep(study, folder, best.number if best else None, complete, seconds)
         if ending.text and ending.why is not StudyEnd.FAULT:
             self._out.print(Text(f"Stopped early: {ending.text}.", style="yellow"), soft_wrap=True)
         return ending

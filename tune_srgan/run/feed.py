@@ -101,9 +101,9 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         trial = self._next()
         if trial is None:
             return self._none_to_start()
-        if self.budget.why_not_another(trial):  # it has more to do than the one that was asked for
+        if reason := self.budget.why_not_another(trial):  # it has more to do than the one that was asked for
             self._waiting.append(trial)
-            return None if self._running else self._out_of_budget(self.budget.why_not_another(trial))
+            return None if self._running else self._out_of_budget(reason)
         self._running[trial_id] = trial
         readings = self._waited_with.pop(trial, ())
         self._steps[trial] = readings[-1]["step"] if readings else 0

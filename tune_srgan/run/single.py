@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from trainables.configuration import load_configuration
+from trainables.configuration import build_configuration
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
 from trainables.imagery import Imagery, load_imagery
@@ -46,17 +46,18 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
         out.print(said, style="bold yellow")
         raise
     end = print_training(trial, out)
-    if end is not None and end.has_cost:
+    if end.has_cost:
         write_generator(trial, trial.generator)
     return end
 
 
 def open_training(file: Path) -> tuple[Configuration, Imagery]:
     """Validate a training's file, its device and its imagery."""
-    if kind_of(read_yaml(file)) is Kind.STUDY:
+    document = read_yaml(file)
+    if kind_of(document) is Kind.STUDY:
         fix = f"Run it: python tune.py run {file}."
         raise InvalidInput([Problem(str(file), "", "a study's file", "a training's, as best.yaml is", fix)])
-    configuration = load_configuration(file)
+    configuration = build_configuration(document, str(file), file.parent)
     with located(str(file)):
         device = pick_device(configuration)
     return configuration, load_imagery(configuration, device)

@@ -307,11 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not marks.has_run(trial):
             continue
         trial.tracker.mkdir(exist_ok=True)
-        if marks.is_where_it_belongs(trial, online):
-            pass
-        elif reason := marks.why_away(folder, begun):
+        there = marks.is_where_it_belongs(trial, online)
+        if not there and (reason := marks.why_away(folder, begun)):
             marks.miss(trial, reason)
-        else:
+        elif not there:
             command = [sys.executable, "-m", "tune_srgan.tracking", "--follow", "--patience", str(options.patience)]
             subprocess.run([*command, str(trial.path)], stdin=subprocess.DEVNULL, check=False)
         sent, kept = (marks.is_sent(trial, where) for where in Where)

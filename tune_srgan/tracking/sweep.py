@@ -85,7 +85,7 @@ def sweep_note(folder: StudyFolder, seconds: float = 0.0) -> str:
     return ""
 
 
-def close_sweep(study: Study, folder: StudyFolder, number: int | None, seconds: float) -> int:
+def close_sweep(study: Study, folder: StudyFolder, number: int | None, complete: bool, seconds: float) -> int:
     """Tag the winner's run, let the trackers end, and mark the sweep finished; returns how many trackers are not done.
 
     Waits `seconds` at most; what takes longer goes on by itself, within its limits. A study that was interrupted, or
@@ -99,9 +99,7 @@ def close_sweep(study: Study, folder: StudyFolder, number: int | None, seconds: 
     known = read_json(sweep_file(folder)) or {"refused": ""}
     if "refused" not in known and tracking_mode(study.tracking.wandb)[0] == "online" and not why_away(folder):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            _start(folder, "close" if has_ended(study, folder) else "pause").wait(
-                max(0.0, seconds - (time.monotonic() - begun))
-            )
+            _start(folder, "close" if complete else "pause").wait(max(0.0, seconds - (time.monotonic() - begun)))
     return left
 
 
