@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from trainables.balance import Ruler
+from trainables.balance import Ruler, earliest_balance
 from trainables.dotted import copied, flatten
 from trainables.errors import InvalidInput, Problem, explain, nearest
 from trainables.opensr import translate
@@ -72,7 +72,7 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
         configuration.Data,
         Ruler.of(configuration),
     )
-    first_full_window = ruler.first_reading + (nash.window - 1) * ruler.validate_every
+    shortest = math.ceil(max(ruler.game_on, ruler.validate_every) / nash.latest)
     checks: list[tuple[bool, str, object, str, str]] = [
         (
             data.crop_size % configuration.Generator.scaling_factor != 0,
@@ -98,9 +98,11 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Nash.window", nash.window,
          f"a window of at most a fifth of the training ({training.max_steps // 5} steps)",
          "Shorten it or validate more often."),
-        (not ruler.window_fits(ruler.first_reading),
+        (nash.last_required > nash.last, "Nash.last_required", nash.last_required,
+         f"at most Nash.last ({nash.last})", ""),
+        (nash.required <= nash.window and nash.last_required <= nash.last and math.isinf(earliest_balance(ruler)),
          "Training.max_steps", training.max_steps,
-         f"at least {first_full_window}: pretraining, ramp and one window",
+         f"about {shortest} or more: pretraining and ramp, and the balance kept for {1 - nash.latest:.0%} of it all",
          "Train longer, or shorten pretraining or ramp."),
         *((size % 2 == 0, f"Generator.{which}_kernel_size", size, "an odd number", "")
           for which, size in (("large", configuration.Generator.large_kernel_size),

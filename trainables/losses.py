@@ -79,6 +79,25 @@ def _bands(side: int, window: int, like: Tensor) -> Tensor:
     return matrix
 
 
+def detail_db(sr: Tensor, hr: Tensor, factor: int) -> Tensor:
+    """Return the power of images above the Nyquist frequency of their LR ones against the truth's, dB.
+
+    0: as much detail as there is in truth; below, less of it. Spectra of (n, bands, h, w), each with a Hann window.
+    """
+    height, width = hr.shape[-2:]
+    rows, columns = (torch.fft.fftfreq(side, device=hr.device).abs() > 0.5 / factor for side in (height, width))
+    above = rows[:, None] | columns[None, :]
+    window = torch.hann_window(height, device=hr.device)[:, None] * torch.hann_window(width, device=hr.device)
+
+    def power(images: Tensor) -> Tensor:
+        spectrum = torch.fft.fft2((images - images.mean((-2, -1), keepdim=True)) * window)
+        whole: Tensor = (spectrum.abs() ** 2 * above).sum()
+        return whole
+
+    decibels: Tensor = 10 * torch.log10(power(sr) / power(hr))
+    return decibels
+
+
 def image_metrics(sr: Tensor, hr: Tensor, settings: LossSettings) -> dict[str, float]:
     """Return l1, sam (radians), tv, psnr (dB) and ssim of generated against true images, opensr-srgan's names."""
     return {

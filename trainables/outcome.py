@@ -8,26 +8,24 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from trainables.balance import Ruler, judge
+from trainables.balance import EXPLOITABILITY, Ruler, Verdict, judge, ruin_of, stood_still
 from trainables.schema import Configuration
-
-EXPLOITABILITY = "nash/exploitability"  # of the reading that certifies a balance
 
 
 class End(StrEnum):
     """Every way in which a training ends."""
 
-    BALANCED = "balanced"  # the balance was reached
-    EXHAUSTED = "exhausted"  # no balance can be certified by max_steps any more
+    BALANCED = "balanced"  # a balance was kept to max_steps
+    LOST = "lost"  # there was one, and none is kept to max_steps, or can be any more
+    EXHAUSTED = "exhausted"  # there was none, and none can be kept to max_steps any more
     CAPPED = "capped"  # it can no longer win against the incumbent
     BUDGET = "out of budget"  # the study's budget was used up while it might still have won
-    COLLAPSED = "collapsed"  # the discriminator orders every pair, for good
     DIVERGED = "diverged"  # a loss was not finite
     FAILED = "failed"  # an error, as often as it was tried
 
     @property
     def is_censored(self) -> bool:
-        """Whether the balance might have come later: what is known is a bound, a penalty stands for its cost."""
+        """Whether no balance was kept as far as it was trained: what is known is a bound, a penalty is its cost."""
         return _KNOWN[self].censored
 
     @property
@@ -45,10 +43,10 @@ class _Known(NamedTuple):
 
 _KNOWN = {
     End.BALANCED: _Known(censored=False, cost=True),
+    End.LOST: _Known(censored=True, cost=True),
     End.EXHAUSTED: _Known(censored=True, cost=True),
     End.CAPPED: _Known(censored=True, cost=True),
     End.BUDGET: _Known(censored=True, cost=True),
-    End.COLLAPSED: _Known(censored=True, cost=True),
     End.DIVERGED: _Known(censored=False, cost=False),
     End.FAILED: _Known(censored=False, cost=False),
 }
@@ -56,13 +54,15 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended; `steps` is `steps_to_nash`, or the step it is known not to have reached it by."""
+    """How a training ended; `steps` is `steps_to_nash`, or the step before which no balance is known to be kept."""
 
     end: End
     steps: int
     censored: bool
     gap: float | None  # None: the game never had a full window
     trained_steps: int
+    first: int | None = None  # the step of the first balance
+    share: float | None = None  # of balanced readings, from `steps` on or from the best begin there was
     exploitability: float | None = None
     cause: str = ""  # for a person; no rule reads it
     device: str = ""  # the GPU's or the processor's model; empty where nothing was trained
@@ -70,6 +70,13 @@ class Outcome:
     def as_dict(self) -> dict[str, float | int | str | bool | None]:
         """Return plain values, as they are stored."""
         return asdict(self)
+
+
+def end_of(verdict: Verdict) -> End:
+    """Tell how a training ended of which nothing is to come, or nothing that could matter."""
+    if verdict.kept:
+        return End.BALANCED
+    return End.EXHAUSTED if verdict.first is None else End.LOST
 
 
 def outcome_of(
@@ -80,16 +87,19 @@ def outcome_of(
     cause: str = "",
     device: str = "",
 ) -> Outcome:
-    """Derive a training's outcome from its readings: balanced or exhausted, unless something else ended it."""
-    verdict = judge(readings, Ruler.of(configuration))
-    probed = [reading[EXPLOITABILITY] for reading in readings if EXPLOITABILITY in reading]
+    """Derive a training's outcome from its readings: `end_of` the verdict, unless something else ended it."""
+    ruler = Ruler.of(configuration)
+    verdict, ruin = judge(readings, ruler), ruin_of(readings[-1], ruler) if readings else None
+    causes = [cause, stood_still(readings, ruler), ruin.cause if ruin is not None else ""]
     return Outcome(
-        end=end or (End.BALANCED if verdict.reached else End.EXHAUSTED),
-        steps=verdict.steps_to_nash if verdict.steps_to_nash is not None else verdict.open_since,
-        censored=not verdict.reached,
+        end=end or end_of(verdict),
+        steps=int(min(verdict.earliest, configuration.Training.max_steps)),
+        censored=not verdict.kept,
         gap=verdict.gap if math.isfinite(verdict.gap) else None,
         trained_steps=trained_steps,
-        exploitability=probed[-1] if verdict.reached else None,
-        cause=cause,
+        first=verdict.first,
+        share=verdict.share,
+        exploitability=readings[-1].get(EXPLOITABILITY) if readings else None,
+        cause="; ".join(filter(None, causes)),
         device=device,
     )

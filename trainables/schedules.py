@@ -6,6 +6,7 @@ One rate has one writer: configured × warm-up(step) × plateau factor.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -72,11 +73,20 @@ class Plateau:
         """The configured rate times all cuts so far."""
         return float(self._holder.param_groups[0]["lr"])
 
-    def watch(self, value: float) -> None:
-        """Count one validation."""
+    def watch(self, value: float) -> bool:
+        """Count one validation; returns whether it cut the rate."""
         before = self.rate
         self._scheduler.step(value)
         self.cuts += self.rate < before
+        return self.rate < before
+
+    def cut(self) -> None:
+        """Cut the rate because another scheduler did, and count from here on as after a cut of its own."""
+        before, cut = self.rate, max(self.rate * self._scheduler.factor, self._scheduler.min_lrs[0])
+        if before - cut > self._scheduler.eps:  # as torch does it
+            self._holder.param_groups[0]["lr"] = cut
+        self.cuts += self.rate < before
+        self._scheduler.num_bad_epochs, self._scheduler.cooldown_counter = 0, self._scheduler.cooldown
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes."""
@@ -96,3 +106,14 @@ def plateaus(configuration: Configuration) -> tuple[Plateau, Plateau]:
         Plateau(rates.optim_g_lr, settings.factor_g, settings.patience_g, settings.metric_g, configuration),
         Plateau(rates.optim_d_lr, settings.factor_d, settings.patience_d, settings.metric_d, configuration),
     )
+
+
+def watch_plateaus(g: Plateau, d: Plateau, reading: Mapping[str, float], configuration: Configuration) -> None:
+    """Let both schedulers count a validation once they are armed; with `cut: both` whichever cuts makes both cut."""
+    settings = configuration.Schedulers
+    armed = "game" if settings.armed == "ramp_end" else "ramp"
+    if phase(int(reading["step"]), configuration) not in {armed, "game"}:
+        return
+    kept = [scheduler for scheduler in (g, d) if not scheduler.watch(reading[scheduler.metric])]
+    if settings.cut == "both" and len(kept) == 1:
+        kept[0].cut()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from functools import cache
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -151,6 +152,11 @@ class TrainingSettings(Section):
         return self.g_pretrain_steps if self.pretrain_g_only else 0
 
     @property
+    def game_on(self) -> int:
+        """The step at which pretraining and ramp are over, and there is a discriminator to be read."""
+        return self.pretrain_steps + max(self.adv_loss_ramp_steps, 1)
+
+    @property
     def real_label(self) -> float:
         """The discriminator's target for real images (α)."""
         if isinstance(self.label_smoothing, bool):
@@ -214,6 +220,7 @@ class SchedulerSettings(Section):
     cooldown: Annotated[Count, LATER] = 0
     min_lr: Annotated[Weight, LATER] = 0.0
     armed: Annotated[Literal["ramp_end", "game"], LATER] = "ramp_end"
+    cut: Annotated[Literal["each", "both"], LATER] = "each"  # the network whose loss stands still, or both at once
 
 
 class WandbSettings(Section):
@@ -236,7 +243,7 @@ class LoggingSettings(Section):
 
 
 class NashSettings(Section):
-    """The ruler: when a reading is balanced and when the balance counts as reached."""
+    """The ruler: when a reading is balanced and when the balance counts as kept."""
 
     roles = frozenset({RULER})
 
@@ -248,6 +255,11 @@ class NashSettings(Section):
     psnr_slack_db: Annotated[float, Field(gt=0)] = 2.0
     window: Annotated[int, Field(ge=2)] = 10
     required: Positive = 9
+    kept: Annotated[float, Field(gt=0, le=1)] = 0.8  # of all readings from there on
+    latest: Annotated[float, Field(gt=0, le=1)] = 2 / 3  # of max_steps: where a balance that is kept begins
+    last: Positive = 10  # readings at the end
+    last_required: Count = 8
+    pace: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the game from there on; 0: one that stands still counts too
     exploitability: Annotated[float, Field(ge=0.5, le=1)] | None = None
 
 
@@ -291,6 +303,7 @@ def roles_of(key: str) -> frozenset[Role]:
     return frozenset(own).union(*(section.roles for section in sections if issubclass(section, Section)))
 
 
+@cache
 def acts_later(key: str) -> bool:
     """Tell whether a key leaves pretraining, and what is learnt in it, as it is."""
     return bool(roles_of(key) & {LATER, UNREAD})

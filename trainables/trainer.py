@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.balance import Ruler, excesses, judge, reading_gap
+from trainables.balance import EXPLOITABILITY, Ruler, excesses, judge, reading_gap
 from trainables.errors import InvalidInput, Problem
 from trainables.imagery import Imagery
 from trainables.losses import image_metrics
-from trainables.outcome import EXPLOITABILITY, End, Outcome, outcome_of
+from trainables.outcome import End, Outcome, outcome_of
 from trainables.pretraining import model_of
-from trainables.schedules import adversarial_weight, g_warmup, phase
+from trainables.schedules import adversarial_weight, g_warmup, watch_plateaus
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.step import IN_PRETRAINING, LOSSES, Losses, Stepper
@@ -56,10 +56,10 @@ def pick_device(configuration: Configuration) -> torch.device:
     return torch.device(wanted)
 
 
-def train(state: State, imagery: Imagery, to_max_steps: bool = False) -> Iterator[dict[str, float]]:
-    """Train from `state.step` to the balance or to `max_steps`; yields one reading every `validate_every` steps.
+def train(state: State, imagery: Imagery, probed: bool = False) -> Iterator[dict[str, float]]:
+    """Train from `state.step` to `max_steps`; yields one reading every `validate_every` steps.
 
-    `to_max_steps`: beyond the balance too, with more probes of the balance where it is certified.
+    The last reading of a balance that is kept has the best response to it; `probed`: and more probes of it.
     Raises Diverged where a loss is not finite: at once on a CPU, within two plans of steps on a GPU.
     """
     configuration = state.configuration
@@ -69,9 +69,6 @@ def train(state: State, imagery: Imagery, to_max_steps: bool = False) -> Iterato
     if state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(state.device)
     while state.step < settings.max_steps:
-        reached = judge(state.readings, ruler).reached
-        if reached and not to_max_steps:
-            return
         began = time.perf_counter()
         made: list[Losses] = []
         for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
@@ -82,10 +79,10 @@ def train(state: State, imagery: Imagery, to_max_steps: bool = False) -> Iterato
         trained = time.perf_counter()
         reading = {"step": float(state.step)} | _means(made) | _train_metrics(state, *stepper.last)
         reading |= measure(state, imagery) | _state_of_schedules(state)
-        _watch_plateaus(state, reading)
+        _watch(state, reading)
         reading |= _content_slope(state, reading) | _judgement(reading, ruler)
-        if not reached:
-            reading |= _certificate(state, reading, ruler, imagery, to_max_steps)
+        if state.step == settings.max_steps:
+            reading |= _certificate(state, reading, ruler, imagery, probed)
         reading["time/train_s"], reading["time/validate_s"] = trained - began, time.perf_counter() - trained
         if state.device.type == "cuda":
             # what the allocator holds, the recorded step's own pool included
@@ -95,7 +92,7 @@ def train(state: State, imagery: Imagery, to_max_steps: bool = False) -> Iterato
 
 
 def outcome(state: State, end: End | None = None, cause: str = "") -> Outcome:
-    """Derive how a training ended, by its readings: balanced or exhausted, unless something else ended it."""
+    """Derive how a training ended, by its readings, unless something else ended it."""
     return outcome_of(state.readings, state.configuration, state.step, end, cause, model_of(state.device))
 
 
@@ -131,6 +128,7 @@ def _state_of_schedules(state: State) -> dict[str, float]:
     figures = {
         "training/pretrain_phase": float(state.discriminator is None),
         "training/adv_loss_weight": adversarial_weight(state.step, configuration),
+        "training/plateau_g": state.plateau_g.rate / configuration.Optimizers.optim_g_lr,
         "lr_generator": state.plateau_g.rate * g_warmup(state.step, configuration),
     }
     if state.discriminator is not None:
@@ -140,13 +138,9 @@ def _state_of_schedules(state: State) -> dict[str, float]:
     return figures
 
 
-def _watch_plateaus(state: State, reading: dict[str, float]) -> None:
-    """Both schedulers count this validation, once they are armed."""
-    configuration = state.configuration
-    armed = "game" if configuration.Schedulers.armed == "ramp_end" else "ramp"
-    if phase(state.step, configuration) in {armed, "game"}:
-        for scheduler in (state.plateau_g, state.plateau_d):
-            scheduler.watch(reading[scheduler.metric])
+def _watch(state: State, reading: dict[str, float]) -> None:
+    """Both schedulers' part in a reading."""
+    watch_plateaus(state.plateau_g, state.plateau_d, reading, state.configuration)
     reading["training/plateau_cuts_g"] = float(state.plateau_g.cuts)
     reading["training/plateau_cuts_d"] = float(state.plateau_d.cuts)
 
@@ -180,10 +174,10 @@ def _judgement(reading: dict[str, float], ruler: Ruler) -> dict[str, float]:
 
 
 def _certificate(
-    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, to_max_steps: bool
+    state: State, reading: dict[str, float], ruler: Ruler, imagery: Imagery, probed: bool
 ) -> dict[str, float]:
-    """A best response where this reading certifies a balance, and more probes of it in a whole training."""
-    # with exploitability 0 nothing is refused: does the window hold but for the best response?
-    if not judge([*state.readings, reading | {EXPLOITABILITY: 0.0}], ruler).reached:
+    """The best response to a balance that is kept to this last reading."""
+    # with exploitability 0 nothing is refused: is it kept but for the best response?
+    if not judge([*state.readings, reading | {EXPLOITABILITY: 0.0}], ruler).kept:
         return {}
-    return {EXPLOITABILITY: best_response(state, imagery)} | (probes(state, imagery) if to_max_steps else {})
+    return {EXPLOITABILITY: best_response(state, imagery)} | (probes(state, imagery) if probed else {})

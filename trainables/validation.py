@@ -17,12 +17,14 @@ from trainables.gpu import precision
 from trainables.imagery import Imagery
 from trainables.losses import (
     content_loss,
+    detail_db,
     discriminator_loss,
     generator_adversarial_loss,
     image_metrics,
     psnr,
 )
 from trainables.networks import upsample
+from trainables.schema import LossSettings
 from trainables.state import State
 
 BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS = 100, 300
@@ -153,22 +155,37 @@ def _respond(
 class Pictures:
     """`sheet` (rows, columns, 3): detailed held-out pairs, one a row; `columns`: each one's name and figures of merit.
 
-    The figures (PSNR in dB, SSIM, spectral angle in radians) are over all held-out pairs; LR and HR have none.
+    The figures are `figures_of_merit`; LR and HR have none.
     """
 
     sheet: NDArray[np.uint8]
     columns: dict[str, dict[str, float]]
 
 
-def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
-    """Draw `count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
-    losses, size = state.configuration.Training.Losses, state.configuration.Data.val_batch_size
+def figures_of_merit(images: dict[str, Tensor], imagery: Imagery, losses: LossSettings) -> dict[str, dict[str, float]]:
+    """Measure images of all held-out pairs, by name: PSNR (dB), SSIM, SAM (radians), power above LR's Nyquist (dB)."""
+    hr, factor = imagery.pairs.hr, imagery.factor
+    figures = {name: image_metrics(sr, hr, losses) for name, sr in images.items()}
+    return {
+        name: {key: found[key] for key in ("psnr", "ssim", "sam")}
+        | {"detail": float(detail_db(images[name], hr, factor))}
+        for name, found in figures.items()
+    }
+
+
+def held_out_images(state: State, imagery: Imagery) -> dict[str, Tensor]:
+    """Super-resolve all held-out pairs: bicubic, after pretraining (where there was one), at the end."""
+    size = state.configuration.Data.val_batch_size
     every = {"bicubic": imagery.pairs.bicubic}
     if state.pretrained is not None:
         every["after pretraining"] = _answers(state.pretrained, imagery.pairs.lr, size)
-    every["at the end"] = _answers(state.judged, imagery.pairs.lr, size)
-    figures = {name: image_metrics(images, imagery.pairs.hr, losses) for name, images in every.items()}
-    pairs = imagery.pairs
+    return every | {"at the end": _answers(state.judged, imagery.pairs.lr, size)}
+
+
+def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
+    """Draw `count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
+    every, pairs = held_out_images(state, imagery), imagery.pairs
+    figures = figures_of_merit(every, imagery, state.configuration.Training.Losses)
     chosen = pairs.detailed.nonzero().flatten()
     chosen = chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
     lr, hr = pairs.lr[chosen], pairs.hr[chosen]
@@ -182,7 +199,7 @@ def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
     sheet = torch.cat([torch.cat(list(image), dim=-2) for image in framed], dim=-1)
     if sheet.shape[0] < 3:
         sheet = sheet[:1].expand(3, -1, -1)
-    named = {"LR": {}, **{name: {k: f[k] for k in ("psnr", "ssim", "sam")} for name, f in figures.items()}, "HR": {}}
+    named = {"LR": {}, **figures, "HR": {}}
     return Pictures((sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy(), named)
 
 

@@ -5,6 +5,7 @@ from trainables.balance import Ruler
 
 GAME_ON, EVERY = 8, 2
 BALANCED = {"nash/p_y": 0.45, "nash/p_g": 0.45, "nash/rank": 0.5, "nash/control": 0.95, "lr_discriminator": 1e-3}
+BALANCED |= {"lr_generator": 1e-3}
 BALANCED |= {"nash/psnr": 30.0, "nash/psnr_bicubic": 30.0}
 RAW = {"nash/raw/p_g": 0.45, "nash/raw/rank": 0.5, "nash/raw/psnr": 30.0}
 OFF = {"nash/rank": 1.0}

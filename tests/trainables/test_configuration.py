@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.opensr import CONFIG_20M
 from tests.support.tiny import BASE, tiny
-from trainables.balance import Ruler
+from trainables.balance import Ruler, earliest_balance
 from trainables.configuration import build_configuration, dump_configuration, load_configuration
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput, Problem
@@ -156,9 +156,10 @@ def test_load_dump_load_is_the_identity(tmp_path_factory, values):
     ({"Data.normalization": "scale", "Data.scale": [1.0, 1.0]}, "Data.scale", "[low, high] with low < high"),
     ({"Data.dataset_type": "LRHRFolderDataset"}, "Data.root_dir", "a folder with {train,val}/{LR,HR}"),
     ({"Nash.required": 11}, "Nash.required", "at most Nash.window (10)"),
+    ({"Nash.last_required": 11}, "Nash.last_required", "at most Nash.last (10)"),
     ({"Training.validate_every": 3, "Nash.window": 6, "Nash.required": 5}, "Training.validate_every", "max_steps (2)"),
     ({"Nash.window": 11}, "Nash.window", "at most a fifth of the training (20 steps)"),
-    ({"Training.g_pretrain_steps": 79}, "Training.max_steps", "at least 102: pretraining, ramp and one window"),
+    ({"Training.g_pretrain_steps": 63}, "Training.max_steps", "about 101 or more: pretraining and ramp"),
     ({"Generator.large_kernel_size": 8}, "Generator.large_kernel_size", "odd"),
     ({"Generator.small_kernel_size": 4}, "Generator.small_kernel_size", "odd"),
     ({"Training.Losses.ssim_win": 12}, "Training.Losses.ssim_win", "an odd number"),
@@ -172,14 +173,14 @@ def test_keys_that_are_right_alone_and_wrong_together(values, key, expected):
 
 
 @pytest.mark.parametrize(("pretrain", "ramp", "first"), [
-    (78, 4, 100),  # the reading at 82 and nine more
-    (77, 4, 100),  # 81 is no validation: 82
-    (78, 0, 98),  # at 78 no discriminator has played yet: 80
-    (0, 0, 20),
+    (62, 4, 66),  # the last that lies within two thirds of 100 steps
+    (61, 4, 66),  # 65 is no validation
+    (62, 0, 64),  # at 62 no discriminator has played yet
+    (0, 0, 2),
 ])  # fmt: skip
-def test_the_first_certificate_is_pretraining_ramp_and_one_window(pretrain, ramp, first):
+def test_the_earliest_balance_is_pretraining_and_ramp(pretrain, ramp, first):
     lengths = {"Training.g_pretrain_steps": pretrain, "Training.adv_loss_ramp_steps": ramp}
-    assert Ruler.of(tiny(**lengths)).first_certificate == first
+    assert earliest_balance(Ruler.of(tiny(**lengths))) == first
 
 
 def test_paths_are_relative_to_the_file(tmp_path):

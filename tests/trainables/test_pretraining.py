@@ -37,6 +37,7 @@ OTHERWISE = {  # of every key that acts later, another value than the tiny train
     "Schedulers.cooldown": 2,
     "Schedulers.min_lr": 1e-6,
     "Schedulers.armed": "game",
+    "Schedulers.cut": "both",
     "Logging.num_val_images": 2,
 }
 

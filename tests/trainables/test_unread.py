@@ -84,6 +84,7 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Schedulers.threshold": (0.9, {"Schedulers.patience_d": 0, "Schedulers.patience_g": 0}),
     "Schedulers.cooldown": (3, {"Schedulers.patience_d": 0, "Schedulers.threshold": 0.9}),
     "Schedulers.min_lr": (9e-4, {"Schedulers.patience_d": 0, "Schedulers.threshold": 0.9}),
+    "Schedulers.cut": ("both", {"Schedulers.patience_d": 0, "Schedulers.threshold": 0.9}),
     "Schedulers.armed": ("game", {"Schedulers.patience_d": 0, "Schedulers.threshold": 0.9}),
     "Nash.validation_pairs": (65, {}),
     "Nash.probability_tolerance": (0.001, {}),
@@ -97,7 +98,8 @@ ONE_VALUE = {  # until their parts are built
     *("Training.Losses.relativistic_average_d", "Training.Losses.r1_gamma", "Training.Losses.perceptual_weight"),
     "Generator.block_type",
 }
-JUDGED_LATER = {"Nash.window", "Nash.required", "Nash.exploitability"}  # of many readings: test_balance.py
+OF_MANY = ("window", "required", "kept", "latest", "last", "last_required", "pace", "exploitability")
+JUDGED_LATER = {f"Nash.{key}" for key in OF_MANY}  # of many readings: test_balance.py
 OF_MEMORY = {"Data.val_batch_size", "Data.resident", "Data.prefetch_factor"}  # what is computed at once, and where
 
 
