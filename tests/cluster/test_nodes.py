@@ -46,7 +46,7 @@ def test_a_submitted_study_runs_on_the_head_and_is_followed(rays, tmp_path):
     assert f"joined the Ray cluster at {rays.gcs_address}" in said
     assert said.count("64 held-out pairs") == 2  # both nodes looked at the imagery
     assert "2 trials: 2 exhausted" in said
-    assert said.count("Winner") + said.count("No trial has reached the balance") == 1  # no line of the log comes twice
+    assert said.count("Winner") + said.count("No trial has kept the balance") == 1  # no line of the log comes twice
     assert len(list((shared / "tiny/trials").glob("*/outcome.json"))) == 2
     there = json.loads(finish(command("status", "tiny", "--json", *told, cwd=tmp_path)))
     assert there["trials"] == {"exhausted": 2}

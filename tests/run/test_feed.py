@@ -5,7 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.studies import PRETRAIN, VALUES, WEIGHT, finish, loaded, open_study, reading, records_in, small
+from tests.support.studies import (
+    PRETRAIN,
+    VALUES,
+    WEIGHT,
+    confirm,
+    finish,
+    loaded,
+    open_study,
+    reading,
+    records_in,
+    small,
+)
 from tune_srgan.run.budget import Budget
 from tune_srgan.run.feed import TrialFeed
 from tune_srgan.run.ledger import Ledger
@@ -42,7 +53,7 @@ class Study:
         self.first = first
         document = small()
         document["space"][WARMUP] = {"int": [0, 20], "step": 10}
-        document["search"] |= {"trials": trials or len(tried), "try_first": tried} | search
+        document["search"] |= {"trials": trials or len(tried), "try_first": tried, "race": 0} | search
         self.study = loaded(path, document)
         self.folder = StudyFolder(path / "runs" / "small")
         open_study(self.folder, self.study)
@@ -206,6 +217,19 @@ def test_a_trial_that_has_more_to_do_than_the_budget_leaves_waits(tmp_path):
     assert study.named("a") == FINISHED  # nobody runs who might leave some
     assert study.feed.stopped.text == "the study's budget is used up (steps: all used)"
     assert trials[0].outcome() is None
+
+
+def test_a_balanced_trial_races_on_a_further_seed_before_it_caps_others(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 60)], slots=1, race=1, capping={"slack": 1.0})
+    assert study.named("a") == 0
+    study.end("a", 0, since=60)
+    assert study.board.offered == [None]  # one seed is an anecdote
+    assert study.feed.suggest("b")["trial"] == "confirm/00000-1"
+    confirm(study.folder, 0, 1, 60)
+    study.feed.on_trial_complete("b")
+    assert study.board.offered == [None, Incumbent(60, 0)]
+    assert study.named("c") == FINISHED
+    assert study.folder.trial(1).outcome()["end"] == "capped"  # it pretrains to 60 and ramps to 80
 
 
 def test_the_incumbent_is_known_after_a_restart(tmp_path):

@@ -55,7 +55,7 @@ def test_trials_share_a_gpu(tmp_path):
     total = torch.cuda.get_device_properties(0).total_memory
     for trial in trials:
         end = json.loads((trial / "outcome.json").read_text())["end"]
-        assert end in {"balanced", "exhausted", "collapsed"}  # of noise
+        assert end in {"balanced", "exhausted", "lost"}  # of noise
         readings = [json.loads(line) for line in (trial / "readings.jsonl").read_text().splitlines()]
         assert all(0 < reading["memory/peak_gb"] < SHARE * total / 1e9 for reading in readings)
         spent = {kind: sum(reading.get(f"time/{kind}_s", 0) for reading in readings) for kind in ("train", *WAITS)}

@@ -161,7 +161,7 @@ def figures(trial):
 
 
 def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(trial, monkeypatch):
-    def steps(state, imagery, to_max_steps):
+    def steps(state, imagery, probed):
         yield from ()
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -177,9 +177,9 @@ def test_memory_that_does_not_suffice_ends_the_trial_and_says_what_to_change(tri
 def test_a_confirmation_that_the_budget_interrupts_goes_on_later(tmp_path):
     folder = TrialFolder(tmp_path / "00000-1")
     folder.create({}, "confirm", tiny())
-    list(train_recorded(folder, Terms(deadline=0.0, to_max_steps=True)))
+    list(train_recorded(folder, Terms(deadline=0.0, confirms=True)))
     assert folder.outcome() is None
     assert folder.last_step() == 2
-    list(train_recorded(folder, Terms(to_max_steps=True)))
+    list(train_recorded(folder, Terms(confirms=True)))
     assert folder.outcome()["trained_steps"] == 100
     assert [reading["step"] for reading in folder.readings()] == list(range(2, 101, 2))

@@ -46,7 +46,7 @@ def folder(study, tmp_path):
 
 
 def test_the_best_are_confirmed_none_twice(folder, study):
-    assert [record.number for record in candidates(study, records_in(study, folder).search)] == [0, 2]
+    assert [record.number for record in candidates(study, records_in(study, folder))] == [0, 2]
 
 
 def test_seeds_are_paired_and_the_training_is_the_trials_own(folder, study):
@@ -78,16 +78,23 @@ def test_half_a_confirmation_decides_nothing(folder, study):
     assert winner(study, records_in(study, folder)).number == 0  # its last seed may yet keep it ahead
 
 
-def test_what_never_balanced_again_wins_nothing(folder, study):
-    confirm_all(folder, study, n0=(None, None, None), n2=(None, 60, None))
+def test_what_never_kept_a_balance_again_wins_nothing(folder, study):
+    confirm_all(folder, study, n0=(None, None, None), n2=(None, None, None))
     assert winner(study, records_in(study, folder)).number == 0  # the search's best, for want of anything better
+
+
+def test_more_seeds_that_keep_it_go_before_a_lower_median(folder, study):
+    confirm_all(folder, study, n0=(60, None, 60), n2=(120, 100, 124))
+    found = confirmed(study, records_in(study, folder))
+    assert [(one.record.number, one.kept, one.median) for one in found] == [(2, 3, 120), (0, 2, 60)]
+    assert winner(study, records_in(study, folder)).number == 2
 
 
 def test_seeds_are_counted_not_sorted_as_text(folder, tmp_path):
     study = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 11}})
-    confirm_all(folder, study, n0=(60, None, *range(80, 152, 8)))
+    confirm_all(folder, study, n0=(60, None, *range(80, 116, 4)))
     (found,) = confirmed(study, records_in(study, folder))
-    assert found.costs == [60, math.inf, *range(80, 152, 8)]
+    assert found.costs == [60, math.inf, *range(80, 116, 4)]
     fewer = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 3}})
     assert confirmed(fewer, records_in(fewer, folder))[0].costs == [60, math.inf, 80]
     assert missing(fewer, folder, records_in(fewer, folder)) == []
@@ -116,16 +123,18 @@ def test_a_seed_without_balance_is_later_than_any(folder, study):
 
 def test_what_is_still_balanced_later_is_counted(folder, study):
     missing(study, folder, records_in(study, folder))
-    confirm(folder, 0, 1, 60, later="#.#.#" + "." * 30)
-    confirm(folder, 0, 2, 164)  # certified by its last reading: nothing later
+    confirm(folder, 0, 1, 60, later="#.#.#....")
+    confirm(folder, 0, 2, 164)  # too late to be kept for a third of the training
     confirm(folder, 0, 3, 60)
     (found,) = confirmed(study, records_in(study, folder))
-    assert [(held.readings, held.balanced) for held in found.held] == [(26, 3), (0, 0), (26, 26)]
-    assert [dict(held.missed) for held in found.held] == [{"rank": 23}, {}, {}]
+    assert found.kept == 2
+    assert [(held.readings, held.balanced) for held in found.held] == [(36, 30), (36, 36)]
+    assert [dict(held.missed) for held in found.held] == [{"rank": 6}, {}]
     data = report_data(study, folder, records_in(study, folder))
     [one] = data["confirmed"]
-    assert one["kept"] == pytest.approx((3 / 26 + 1) / 2)
-    said = "Trial 0: 23 of 52 readings after the balance miss the condition “the discriminator cannot order real over"
+    assert one["kept"] == 2
+    assert one["share"] == pytest.approx((30 / 36 + 1) / 2)
+    said = "Trial 0: 6 of 72 readings since the balance miss the condition “the discriminator cannot order real over"
     assert confirmation_texts(data)[0].startswith(said)
 
 
@@ -136,7 +145,7 @@ def test_seeds_are_compared_in_pairs_and_three_tell_nothing_apart(folder, study)
     console = Console(record=True, width=120)
     print_report(report_data(study, folder, records_in(study, folder)), folder, console)
     text = " ".join(console.export_text().split())
-    assert "Winner: trial 2, balanced from step 80 of 200." in text
+    assert "Winner: trial 2, in balance from step 80 to the end at 200." in text
     assert "Confirmed on 3 further seed(s)" in text
     assert "80, 100, 60" in text
     assert "faster on 2, slower on 0 of 3 seeds (sign test p 0.50): a tie" in text
@@ -165,4 +174,4 @@ def test_a_confirmations_record_is_judged_like_any(folder, study):
     confirm(folder, 0, 1, 60)
     record = record_of(folder.confirmation(0, 1), study)
     assert (record.number, record.cost, record.trained_steps, record.values[PRETRAIN]) == (0, 60.0, 200, 20)
-    assert record.account == {"executed": 200, "sharing": 0, "balance": 0, "capping": 0}
+    assert record.account == {"executed": 200, "sharing": 0, "capping": 0}

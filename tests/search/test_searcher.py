@@ -101,8 +101,9 @@ def test_a_first_try_that_was_asked_and_never_started_is_asked_again(tmp_path):
     assert sorted(proposal.values[PATIENCE] for proposal in found[:2]) == [4, 8]
 
 
-def test_tpe_proposes_once_startup_trials_have_ended(tmp_path):
-    driver = Driver(tmp_path, try_first=[VALUES])
+@pytest.mark.parametrize("sampler", ["wait", "tpe"])
+def test_a_model_proposes_once_startup_trials_have_ended(tmp_path, sampler):
+    driver = Driver(tmp_path, sampler=sampler, try_first=[VALUES])
     waiting = [driver.propose() for _ in range(4)]
     assert [proposal.proposed_by for proposal in waiting] == ["try_first", "startup", "startup", "startup"]
     driver.end(0)
@@ -110,14 +111,14 @@ def test_tpe_proposes_once_startup_trials_have_ended(tmp_path):
     driver.end(2, "exhausted")
     assert driver.propose().proposed_by == "startup"
     driver.end(3)
-    assert driver.propose().proposed_by == "tpe"
+    assert driver.propose().proposed_by == sampler
     driver.start()
-    assert driver.propose().proposed_by == "tpe"
+    assert driver.propose().proposed_by == sampler
 
 
 def test_what_was_never_played_is_no_example_for_tpe(tmp_path):
     """Else three good trials among many that capping ended at once draw proposals to wherever those lie."""
-    driver = Driver(tmp_path, startup=3, trials=60)
+    driver = Driver(tmp_path, sampler="tpe", startup=3, trials=60)
     weights = []
     for number in range(36):
         values = VALUES | {"Schedulers.g_warmup_type": "linear"}
@@ -225,7 +226,7 @@ def test_an_end_that_was_recorded_and_not_told_is_told_at_start(tmp_path):
     assert driver.trials()[0].user_attrs["outcome"] == "balanced"
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["wait", "tpe", "random"])
 def test_a_restart_draws_other_points(tmp_path, sampler):
     driver = Driver(tmp_path, sampler=sampler, startup=8)
     weights = []
@@ -243,7 +244,7 @@ def test_the_same_seed_draws_the_same_points(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "random"])
+@pytest.mark.parametrize("sampler", ["wait", "tpe", "gp", "nsgaii", "random"])
 def test_every_sampler_stays_in_the_space(tmp_path, sampler):
     driver = Driver(tmp_path, sampler=sampler, startup=3)
     found = []
@@ -306,12 +307,12 @@ def test_what_an_earlier_study_knows_of_this_space_is_learnt(tmp_path):
     document["objective"]["max_steps"] = 400
     study = loaded(tmp_path, document)
     found = learnt_from(study, [known(folder)])
-    assert [values for values, _ in found] == [VALUES, SECOND]
-    assert found[0][1] == 60
-    assert 400 < found[1][1] <= 800
+    assert [one.values for one in found] == [VALUES, SECOND]
+    assert found[0].cost == found[0].attributes["steps"] == 60
+    assert 400 < found[1].cost <= 800
     searcher = Searcher(study, learnt=found + found)
     proposal = searcher.propose()
-    assert (proposal.number, proposal.proposed_by) == (0, "tpe")  # no random start: four trials are known
+    assert (proposal.number, proposal.proposed_by) == (0, "wait")  # no random start: four trials are known
 
 
 def test_a_key_that_was_fixed_in_an_earlier_study_has_its_value(tmp_path):
@@ -320,7 +321,8 @@ def test_a_key_that_was_fixed_in_an_earlier_study_has_its_value(tmp_path):
     space = {key: value for key, value in small()["space"].items() if key != PATIENCE}
     values = {key: value for key, value in VALUES.items() if key != PATIENCE}
     folder, _ = earlier(tmp_path, "old", [(values, 60)], training=training, space=space)
-    assert learnt_from(loaded(tmp_path), [known(folder)]) == [(VALUES | {PATIENCE: 7}, 60.0)]
+    [found] = learnt_from(loaded(tmp_path), [known(folder)])
+    assert (found.values, found.cost) == (VALUES | {PATIENCE: 7}, 60.0)
 
 
 def test_an_earlier_study_with_another_metric_says_nothing(tmp_path):
@@ -333,8 +335,8 @@ def test_what_was_learnt_does_not_stand_in_this_studys_database(tmp_path):
     folder, _ = earlier(tmp_path, "old", [(VALUES, 60), (SECOND, 80)])
     driver = Driver(tmp_path)
     learnt = [
-        (values | {"Schedulers.g_warmup_type": "cosine"}, cost)
-        for values, cost in learnt_from(loaded(tmp_path), [known(folder)])
+        replace(one, values=one.values | {"Schedulers.g_warmup_type": "cosine"})
+        for one in learnt_from(loaded(tmp_path), [known(folder)])
     ]
     driver.searcher = Searcher(driver.study, [], driver.folder.optuna_url, None, learnt)
     driver.end(driver.propose().number)
@@ -371,5 +373,5 @@ def test_an_evolution_goes_on_after_a_restart(tmp_path):
 def test_a_sampler_that_cannot_learn_from_others_is_not_asked_to(tmp_path):
     document = small()
     document["search"] |= {"sampler": "nsgaii", "startup": 4, "learn_from": ["old"]}
-    with pytest.raises(InvalidInput, match=r"search\.learn_from: found sampler nsgaii; expected one of gp, tpe"):
+    with pytest.raises(InvalidInput, match=r"search\.learn_from: found sampler nsgaii; expected one of gp, tpe, wait"):
         check_sampler(loaded(tmp_path, document), "study.yaml")

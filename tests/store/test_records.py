@@ -132,9 +132,9 @@ def test_the_cost_of_a_balanced_trial_is_read_off_its_readings(folder, study):
     start(folder, study, 0, VALUES)
     record = finish(folder, study, 0, since=100)
     assert (record.end, record.cost, record.steps, record.censored) == ("balanced", 100.0, 100, False)
-    assert record.seconds == pytest.approx(34 * 0.25)
+    assert record.seconds == pytest.approx(50 * 0.25)
     outcome = folder.trial(0).path / "outcome.json"
-    outcome.write_text(outcome.read_text().replace("100", "60"))  # whatever the outcome says
+    outcome.write_text(outcome.read_text().replace(": 100,", ": 60,"))  # whatever the outcome says
     assert record_of(folder.trial(0), study).cost == 100.0
 
 
@@ -143,7 +143,15 @@ def test_the_cost_of_a_censored_trial_lies_between_one_and_two_times_its_steps(f
     record = finish(folder, study, 0, "exhausted")
     # the rank 0.875 is 0.125 outside a tolerance of 0.25: a gap of 0.5
     assert (record.end, record.censored, record.gap) == ("exhausted", True, 0.5)
-    assert record.cost == pytest.approx(200 * (1 + 0.5 / 1.5))
+    assert record.cost == pytest.approx(200 * (1.5 + 0.5 * 0.5 / 1.5))
+
+
+def test_a_balance_that_was_lost_costs_the_less_the_longer_it_held(folder, study):
+    start(folder, study, 0, VALUES)
+    record = finish(folder, study, 0, "lost", since=100)
+    assert (record.end, record.censored, record.first, record.gap) == ("lost", True, 100, 0.0)
+    assert record.share == pytest.approx(10 / 26)
+    assert record.cost == pytest.approx(200 * (1.5 - 0.5 * 10 / 26))
 
 
 def test_a_game_that_never_began_costs_twice_its_steps(folder, study):
@@ -287,6 +295,6 @@ def test_a_phase_of_few_readings_costs_what_its_quickest_says():
 def test_steps_are_shared_where_another_computed_them_and_nowhere_else():
     readings = [{"step": step} | ({SHARED: 1.0} if 48 < step <= 112 else {}) for step in range(16, 129, 16)]
     told = {"end": End.BALANCED, "trained_steps": 128}
-    assert account_of(readings, told, 800) == {"executed": 64, "sharing": 64, "balance": 672, "capping": 0}
+    assert account_of(readings, told, 800) == {"executed": 64, "sharing": 64, "capping": 0}
     assert account_of(readings, told | {"end": End.CAPPED}, 800)["capping"] == 672
     assert account_of(readings, told | {"end": End.BUDGET}, 800)["capping"] == 0  # it might have gone on

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trainables.outcome import End, Outcome
+from trainables.outcome import End, Outcome, outcome_of
 from tune_srgan.search.confirmation import missing
 from tune_srgan.store.records import StudyRecords, TrialRecord, read_records, record_of
 from tune_srgan.store.studies import keep_study
@@ -80,7 +81,8 @@ def causes(trial: TrialFolder) -> list[str]:
 def reading(step: int, rank: float = 0.5) -> dict[str, float]:
     """A reading that is balanced from the end of the ramp on, unless the discriminator can rank."""
     figures = {"p_y": 0.45, "p_g": 0.45, "rank": rank, "control": 1.0, "psnr": 30.0, "psnr_bicubic": 30.0}
-    known = {"step": float(step), "lr_discriminator": 1e-4, "time/train_s": 0.2, "time/validate_s": 0.05}
+    known = {"step": float(step), "lr_discriminator": 1e-4, "lr_generator": 1e-4}
+    known |= {"time/train_s": 0.2, "time/validate_s": 0.05}
     return known | {f"nash/{name}": value for name, value in figures.items()}
 
 
@@ -98,13 +100,13 @@ def never_begun(folder: StudyFolder, study: Study, number: int) -> TrialRecord:
 def finish(
     folder: StudyFolder, study: Study, number: int, end: End | str = End.BALANCED, since: int = 100
 ) -> TrialRecord:
-    """Write readings and outcome; a balanced trial is balanced from step `since` on, any other has rank 0.875."""
-    trial, balanced = folder.trial(number), end == End.BALANCED
-    upto = since + 36 if balanced else study.max_steps
-    readings = (reading(step, 0.5 if balanced and step >= since else 0.875) for step in range(4, upto + 1, 4))
+    """Write readings and outcome; balanced from step `since` on, a lost one for a window; any other has rank 0.875."""
+    trial, upto = folder.trial(number), study.max_steps
+    until = {End.BALANCED: upto, End.LOST: since + 36}.get(End(end), 0)
+    readings = [reading(step, 0.5 if since <= step <= until else 0.875) for step in range(4, upto + 1, 4)]
     trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings), encoding="utf-8")
-    steps, gap = (since, 0.0) if balanced else (upto, 0.5)
-    trial.end(ended(End(end), steps, gap, upto))
+    found = outcome_of(readings, trial.configuration(), upto, End(end))
+    trial.end(replace(found, exploitability=0.9 if end == End.BALANCED else None))
     return record_of(trial, study)
 
 
@@ -128,7 +130,10 @@ def made(path: Path, ends: list[Any], document: dict[str, Any] | None = None) ->
 def confirm(
     folder: StudyFolder, number: int, further: int, since: int | None, later: str = "#" * 5, probe: float = 0.9
 ) -> None:
-    """A training on a further seed: balanced from `since` on for a window, then as `later` says; `None`: never."""
+    """A training on a further seed: balanced from `since` on for a window, then as `later` says, then again.
+
+    `None`: never.
+    """
     trial = folder.confirmation(number, further)
     end = 200
     steps = range(4, end + 1, 4)
@@ -138,11 +143,11 @@ def confirm(
         mark = later[(step - certified) // 4 - 1 : (step - certified) // 4] if step > certified else "#"
         good = since is not None and step >= since and (mark or "#") == "#"
         readings.append(reading(step, 0.5 if good else 0.875))
-        if step == certified and since:
+        if step == end and since:
             names = ("warm_100", "warm_300", "fresh_300", "fresh_300_bicubic", "fresh_300_real")
             readings[-1] |= {f"nash/probe/{name}": probe for name in names}
     trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings))
-    trial.end(ended(End.BALANCED if since else End.EXHAUSTED, since or end, 0.0, end))
+    trial.end(outcome_of(readings, trial.configuration(), end))
 
 
 def confirm_all(folder: StudyFolder, study: Study, **by_number: tuple[int | None, ...]) -> None:

@@ -44,6 +44,20 @@ def readings(runs, trial):
     return [json.loads(line) for part in parts for line in part.splitlines()]
 
 
+def test_a_place_whose_first_object_comes_while_it_is_listed_is_no_object(runs, monkeypatch):
+    storage = storage_at(f"{runs}/tiny")
+    storage.write("trials/00000/outcome.json", b"{}")
+    listing, calls = storage._files._lsdir, []
+
+    async def late(*arguments, **options):
+        calls.append(arguments)
+        return [] if len(calls) == 1 else await listing(*arguments, **options)
+
+    monkeypatch.setattr(storage._files, "_lsdir", late)
+    assert storage.entries("trials") == []
+    assert [entry.name for entry in storage.entries("trials")] == ["trials/00000/outcome.json"]
+
+
 def test_a_study_in_an_object_store_ends_as_in_a_folder_and_is_seen_from_anywhere(runs, tmp_path, monkeypatch):
     write_sharing_study(tmp_path, confirm={"top": 0})
     said = finish(command("run", "tiny.yaml", "--storage", runs, cwd=tmp_path))

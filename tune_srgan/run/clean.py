@@ -14,7 +14,7 @@ from tune_srgan.study.settings import Study
 
 def clean(study: Study, folder: StudyFolder, records: StudyRecords) -> int:
     """Delete all but the checkpoints of configurations that may win or go on; returns bytes freed."""
-    kept = [winner(study, records), *candidates(study, records.search)]
+    kept = [winner(study, records), *candidates(study, records)]
     needed = {record.trial.place for record in kept if record is not None}
     ended = {record.trial.place for record in records.every if record.end is not None}
     storage, freed = folder.storage(), 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray.tune.search import Searcher as RaySearcher
 
-from trainables.balance import Ruler, earliest_possible, judge
+from trainables.balance import Ruler, judge
 from trainables.outcome import outcome_of
 from trainables.schema import Configuration
 from tune_srgan.cluster import nodes
@@ -20,9 +20,10 @@ from tune_srgan.run.ledger import Ledger
 from tune_srgan.run.observer import Observer
 from tune_srgan.search import order
 from tune_srgan.search.board import board_of
-from tune_srgan.search.capping import better, cost_in, incumbent_of, why_end
+from tune_srgan.search.capping import cost_in, why_end
 from tune_srgan.search.confirmation import missing
 from tune_srgan.search.order import Running, Stretch, Waiting
+from tune_srgan.search.race import incumbent_of, next_seed
 from tune_srgan.search.searcher import Searcher
 from tune_srgan.search.sharing import points_of, reach, values_in_pretraining
 from tune_srgan.store.ending import Ending, StudyEnd
@@ -39,7 +40,7 @@ class _Plan:
     configuration: Configuration
     ruler: Ruler
     stretch: Stretch
-    named: bool  # by the study file
+    named: bool  # by the study file; or a further seed of what may become the incumbent: it goes first
 
     @property
     def pretraining(self) -> int:
@@ -66,6 +67,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             self._waiting, self._to_propose = missing(self._study, self.folder, records), 0
         else:
             self._waiting = [record.trial for record in records.search if record.end is None]
+            further = [next_seed(self._study, self.folder, record, records) for record in records.search]
+            self._waiting += [trial for trial in further if trial is not None]
             self._to_propose = max(0, search.trials - len(records.search))
         self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
         self._proposed, self._blind = len(records.search), search.startup if self._best_first else 0
@@ -75,7 +78,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._pretrains: set[str] = set()  # those of them whose pretraining is not over
         self._plans: dict[TrialFolder, _Plan] = {}
         self._points = points_of(self._study) if search.sharing.enabled else []
-        self._best = incumbent_of(records.search)
+        self._best = incumbent_of(self._study, records)
         self.stopped: Ending | None = None
         self.run = f"run-{time.time():.3f}"
         if board is not None:
@@ -159,8 +162,9 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """Do nothing: the trial records are the truth."""
 
     def _none_to_start(self) -> str | None:
-        """What Ray is told where no trial can start: one that runs may still pause, and go on later."""
-        return None if self._running and self._best_first else str(RaySearcher.FINISHED)
+        """What Ray is told where no trial can start: one that runs may still pause, or race on further seeds."""
+        more = self._searcher is not None and (self._best_first or self._study.search.race)
+        return None if self._running and more else str(RaySearcher.FINISHED)
 
     def _next(self) -> TrialFolder | None:
         """Choose the trial to start, or to go on with, now; None where none is left.
@@ -201,7 +205,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def _waiting_as(self, trial: TrialFolder) -> Waiting:
         """A trial that waits, as the order sees it; in the searcher's order where the soonest does not come first."""
         plan = self._plan(trial)
-        soonest = earliest_possible(self._readings(trial), plan.ruler) if self._best_first else 0.0
+        soonest = judge(self._readings(trial), plan.ruler).earliest if self._best_first else 0.0
         return Waiting(trial.number, plan.stretch, soonest, plan.named)
 
     def _readings(self, trial: TrialFolder) -> list[dict[str, float]]:
@@ -216,7 +220,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             configuration = self._study.configuration(record.values)
             path = (trial.confirms, *values_in_pretraining(record.values))
             stretch = Stretch(path, reach(self._points, configuration.Training.pretrain_steps))
-            named = record.proposed_by == Proposer.TRY_FIRST
+            named = record.proposed_by == Proposer.TRY_FIRST or trial.confirms > 0
             self._plans[trial] = _Plan(configuration, Ruler.of(configuration), stretch, named)
         return self._plans[trial]
 
@@ -234,7 +238,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""
         capping, readings, plan = self._study.search.capping, self._readings(trial), self._plan(trial)
         configuration, ruler = plan.configuration, plan.ruler
-        if not capping.enabled or judge(readings, ruler).reached:
+        if not capping.enabled or trial.confirms or judge(readings, ruler).over:
             return False
         in_steps = self._study.objective.metric == "steps_to_nash"
         best = self._best if in_steps or readings else None  # else what its steps will cost is not measured yet
@@ -251,12 +255,18 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return True
 
     def _tell(self, record: TrialRecord) -> None:
-        """Tell Optuna and the board of a trial that has ended."""
+        """Tell Optuna and the board of a trial that has ended; what kept its balance races on further seeds."""
         if self._searcher is None:
             return
-        self._searcher.tell(record)
-        best = better(self._best, incumbent_of([record]))
-        if best is not self._best:
+        if not record.trial.confirms:
+            self._searcher.tell(record)
+        records = self.ledger.records()
+        [searched] = [one for one in records.search if one.number == record.number]
+        further = next_seed(self._study, self.folder, searched, records)
+        if further is not None:
+            self._waiting.append(further)
+        best = incumbent_of(self._study, records)
+        if best != self._best:
             self._best = best
             if self._board is not None:
                 self._board.offer.remote(best)

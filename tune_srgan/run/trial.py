@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
-from trainables.balance import Ruler, judge
+from trainables.balance import Ruler, ruin_of
 from trainables.errors import one_line
 from trainables.imagery import Imagery, load_imagery
 from trainables.outcome import End, Outcome
@@ -36,7 +36,7 @@ FIRST_CHECKPOINT_S = 5.0  # when what one takes is not known yet
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a training stops before the balance and max_steps: by an end, or, without one, paused for another trial."""
+    """Why a training stops before max_steps: by an end, or, without one, paused for another trial."""
 
     end: End | None
     cause: str = ""
@@ -51,7 +51,7 @@ class Terms:
 
     deadline: float = math.inf  # what the study's budget leaves, by this clock
     now: Callable[[], float] = time.monotonic
-    to_max_steps: bool = False  # and probed at the balance: a confirmation
+    confirms: bool = False  # to max_steps whatever it finds, and probed there
     why_stop: Callable[[State], Stop | None] = lambda state: None
     shared: Callable[[Configuration, Imagery, torch.device], SharedPretraining | None] = lambda *_: None
 
@@ -82,12 +82,13 @@ def _train(
     imagery = load_imagery(configuration, device)
     state, shared = _begin(trial, configuration, device, terms.shared(configuration, imagery, device))
     checkpoints = _Checkpoints(trial, configuration.Training.checkpoint_every)
+    ruler = Ruler.of(configuration)
     recorded = {reading["step"]: reading for reading in trial.readings()}
     # seconds that the training stood still before this reading: for its start, for the reading before this one
     waited = {"time/begin_s": time.perf_counter() - began}
     stop: Stop | None = None
     try:
-        for reading in train(state, imagery, terms.to_max_steps):
+        for reading in train(state, imagery, terms.confirms):
             began = time.perf_counter()
             if reading["step"] in recorded:  # made again, from the checkpoint before a kill: the record stands
                 reading = state.readings[-1] = recorded[reading["step"]]
@@ -99,7 +100,7 @@ def _train(
             if shared is not None:
                 shared.offer(state)
             saved = time.perf_counter()
-            yield {**reading, "phase": phase(state.step, configuration)}
+            yield {**reading, **_said(reading, ruler, configuration)}
             stop = _stopped_early(state, terms)
             waited = {"time/record_s": noted - began, "time/checkpoint_s": saved - noted}
             waited["time/report_s"] = time.perf_counter() - saved
@@ -111,13 +112,20 @@ def _train(
     if stop is not None and stop.end is None:
         trial.note_pause()
         return None
-    if stop is not None and terms.to_max_steps:
+    if stop is not None and terms.confirms:
         return None
     if configuration.Logging.num_val_images:
         shown = pictures(state, imagery, configuration.Logging.num_val_images)
         Image.fromarray(shown.sheet).save(trial.samples)
         write_atomically(trial.samples_figures, json.dumps(shown.columns))
     return outcome(state) if stop is None else outcome(state, stop.end, stop.cause)
+
+
+def _said(reading: Mapping[str, float], ruler: Ruler, configuration: Configuration) -> dict[str, str]:
+    """What a person is told beside a reading's figures: its phase, or that the image is ruined and by what."""
+    ruin = ruin_of(reading, ruler)
+    said = {"phase": phase(int(reading["step"]), configuration)}
+    return said if ruin is None else {"phase": "ruined", "cause": ruin.cause}
 
 
 class _Checkpoints:
@@ -193,10 +201,8 @@ def _record(trial: TrialFolder, state: State) -> None:
 
 
 def _stopped_early(state: State, terms: Terms) -> Stop | None:
-    """What stops a training before the balance or max_steps do."""
+    """What stops a training before max_steps."""
     if state.step >= state.configuration.Training.max_steps:
-        return None
-    if not terms.to_max_steps and judge(state.readings, Ruler.of(state.configuration)).reached:
         return None
     if terms.deadline < math.inf and terms.now() > terms.deadline:
         return Stop(End.BUDGET, "the study's budget is used up")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from trainables.balance import Ruler, earliest_possible
+from trainables.balance import Ruler, judge
 from trainables.errors import InvalidInput, Problem, one_line
 from trainables.places import is_url
 from trainables.state import DamagedCheckpoint, State
@@ -131,9 +131,9 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
         stays = trial.header()["proposed_by"] == Proposer.TRY_FIRST
 
         def why_stop(state: State) -> Stop | None:
-            earliest = earliest_possible(state.readings, ruler)
-            # a window that is open is seen through, and so is a baseline, until it is capped
-            may_pause = not stays and state.step >= pretraining and earliest > state.step
+            earliest = judge(state.readings, ruler).earliest
+            # until the game the bound is what it was at the start; a baseline is seen through, until it is capped
+            may_pause = not stays and state.step >= pretraining
             answer = board(earliest if may_pause else -math.inf)
             cost_of = cost_in(study, state.readings, pretraining)
             why = why_end(state.readings, ruler, trial.number, answer.incumbent, search.capping, cost_of)

@@ -1,8 +1,8 @@
 """Capping: a trial that can no longer win ends itself.
 
-At slack 1 and one seed the bound never changes which of given configurations wins: a trial ends only where every
-balance that its readings still allow comes later than the incumbent's, or at the same step in a trial of a higher
-number. That a game is lost is a judgement, not a proof.
+At slack 1 and one seed the bound never changes which of given configurations wins: a trial ends only where its readings
+allow no balance that could be kept any more, or every one that they allow begins later than the incumbent's, or at the
+same step in a trial of a higher number.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainables.balance import Ruler, earliest_possible, lost
-from trainables.outcome import End
+from trainables.balance import Ruler, judge
+from trainables.outcome import End, end_of
 from tune_srgan.store.account import cost_in_seconds, step_seconds_of
-from tune_srgan.store.records import TrialRecord, best_of
 from tune_srgan.study.settings import Capping, Study
 
 SETTLED_AFTER = 4  # readings with steps of the game: until then its steps cost more than later
@@ -39,12 +38,6 @@ def better(one: Incumbent | None, other: Incumbent | None) -> Incumbent | None:
     return other if other.before(one.cost, one.number) else one
 
 
-def incumbent_of(records: Sequence[TrialRecord]) -> Incumbent | None:
-    """Return the best of the trials that have ended."""
-    best = best_of(records)
-    return None if best is None or best.cost is None else Incumbent(best.cost, best.number)
-
-
 def why_end(
     readings: Sequence[Mapping[str, float]],
     ruler: Ruler,
@@ -53,17 +46,14 @@ def why_end(
     capping: Capping,
     cost_of: Callable[[float], float] = float,
 ) -> tuple[End, str] | None:
-    """Say why a training that has not reached the balance ends now; None while it may go on.
+    """Say why a training ends before max_steps; None while it may go on.
 
-    `cost_of` turns a step at which the balance may be reached into the objective's number.
+    `cost_of` turns a step from which the balance may be kept into the objective's number.
     """
-    earliest = earliest_possible(readings, ruler)
-    if math.isinf(earliest):
-        return End.EXHAUSTED, "no balance can be certified by max_steps any more"
-    opened = bool(readings) and earliest <= readings[-1]["step"]
-    if not opened and lost(readings, ruler, capping.lost_after):
-        return End.COLLAPSED, f"the discriminator ordered every pair in {capping.lost_after} validations"
-    if incumbent is not None and incumbent.before(cost_of(earliest), number, capping.slack):
+    verdict = judge(readings, ruler)
+    if math.isinf(verdict.earliest):
+        return end_of(verdict), "no balance can be kept to max_steps any more"
+    if incumbent is not None and incumbent.before(cost_of(verdict.earliest), number, capping.slack):
         return End.CAPPED, f"it can no longer win against trial {incumbent.number}"
     return None
 

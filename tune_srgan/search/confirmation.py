@@ -1,17 +1,19 @@
 """Confirmation: the best configurations again on further seeds, the same for each, to max_steps.
 
-One seed is an anecdote, and the seed of the search has chosen its winner: only the further ones count here.
+One seed is an anecdote, and the seed of the search has chosen its winner: only the further ones count here. Those on
+which configurations raced have chosen too; seeds beyond them have not.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tune_srgan.search.race import due, ranked
 from tune_srgan.store.patience import PATIENCE_S
-from tune_srgan.store.records import Held, StudyRecords, TrialRecord, best_of
+from tune_srgan.store.records import Held, StudyRecords, TrialRecord
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import Proposer, TrialFolder
 from tune_srgan.study.settings import Study
@@ -28,33 +30,37 @@ class Confirmed:
 
     @property
     def held(self) -> list[Held]:
-        """How the balance held, of each seed that reached it."""
+        """How the balance held, of each seed that kept it."""
         return [seed.held for seed in self.seeds if not seed.censored]
 
     @property
+    def kept(self) -> int:
+        """Seeds on which the balance was kept."""
+        return len(self.held)
+
+    @property
     def costs(self) -> list[float]:
-        """By seed; ∞ where the balance was not reached."""
+        """By seed; ∞ where the balance was not kept."""
         return [math.inf if seed.censored or seed.cost is None else seed.cost for seed in self.seeds]
 
     @property
     def median(self) -> float:
-        """Of the costs; ∞ where half or more did not reach the balance."""
+        """Of the costs; ∞ where half or more did not keep the balance."""
         return statistics.median(self.costs)
 
 
-def candidates(study: Study, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+def candidates(study: Study, records: StudyRecords) -> list[TrialRecord]:
     """Return the best balanced configurations of the search, none twice."""
     chosen: list[TrialRecord] = []
-    rest = list(records)
-    while len(chosen) < study.confirm.top and (best := best_of(rest)) is not None:
-        chosen.append(best)
-        rest = [record for record in rest if record.values != best.values]
+    for record in ranked(study, records):
+        if len(chosen) < study.confirm.top and record.values not in [one.values for one in chosen]:
+            chosen.append(record)
     return chosen
 
 
 def _wanted(study: Study, records: StudyRecords) -> list[tuple[TrialRecord, int]]:
     """Every confirmation there is to be, by candidate and further seed; seed by seed."""
-    chosen = candidates(study, records.search)
+    chosen = candidates(study, records)
     return [(record, further) for further in range(1, study.confirm.seeds + 1) for record in chosen]
 
 
@@ -72,12 +78,21 @@ def missing(study: Study, folder: StudyFolder, records: StudyRecords) -> list[Tr
 
 
 def left_to_do(study: Study, records: StudyRecords) -> int:
-    """Count trials of the search that have not ended, or else confirmations that have not."""
+    """Count trials of the search that have not ended, or else further seeds that have not."""
     searching = study.search.trials - records.ended()
     if searching > 0:
         return searching
     ended = {(one.number, one.trial.confirms) for one in records.confirmations if one.end is not None}
-    return len({(record.number, further) for record, further in _wanted(study, records)} - ended)
+    racing = {(record.number, due(study, record, records)) for record in records.search}
+    wanted = {(record.number, further) for record, further in _wanted(study, records)}
+    return len((wanted | {(number, further) for number, further in racing if further is not None}) - ended)
+
+
+def in_all(study: Study, records: StudyRecords, running: Iterable[TrialFolder] = ()) -> int:
+    """Count the trainings of a study: trials, confirmations of the candidates, and of those that only race."""
+    wanted = {(record.number, further) for record, further in _wanted(study, records)}
+    raced = [trial for trial in (*running, *(one.trial for one in records.confirmations)) if trial.confirms]
+    return study.search.trials + len(wanted | {(trial.number, trial.confirms) for trial in raced})
 
 
 def confirmed(study: Study, records: StudyRecords) -> list[Confirmed]:
@@ -88,22 +103,22 @@ def confirmed(study: Study, records: StudyRecords) -> list[Confirmed]:
         seeds = [one for one in seeds if one.trial.confirms <= study.confirm.seeds]
         if study.confirm.top and len(seeds) == study.confirm.seeds:
             complete.append(Confirmed(record, seeds))
-    return sorted(complete, key=lambda one: (one.median, one.record.cost, one.record.number))
+    return sorted(complete, key=lambda one: (-one.kept, one.median, one.record.cost, one.record.number))
 
 
 def winner(study: Study, records: StudyRecords) -> TrialRecord | None:
     """Return the configuration that is handed out: `winner_of` with all that is confirmed."""
-    return winner_of(study, records.search, confirmed(study, records))
+    return winner_of(study, records, confirmed(study, records))
 
 
-def winner_of(study: Study, records: Sequence[TrialRecord], complete: Sequence[Confirmed]) -> TrialRecord | None:
-    """Return the configuration of the lowest median over the further seeds.
+def winner_of(study: Study, records: StudyRecords, complete: Sequence[Confirmed]) -> TrialRecord | None:
+    """Return the configuration that kept the balance on the most further seeds; of those alike, of the lowest median.
 
-    The search's best where not every candidate is confirmed yet, or none reached the balance with most seeds.
+    The search's best where not every candidate is confirmed yet, or none kept it on any.
     """
     numbers = {one.record.number for one in complete}
     every = complete and all(record.number in numbers for record in candidates(study, records))
-    return complete[0].record if every and math.isfinite(complete[0].median) else best_of(records)
+    return complete[0].record if every and complete[0].kept else next(iter(ranked(study, records)), None)
 
 
 def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:

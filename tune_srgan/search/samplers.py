@@ -17,11 +17,12 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler
 
 from trainables.errors import InvalidInput, Problem
-from tune_srgan.study.settings import Search, Study
+from tune_srgan.search.wait_sampler import WaitSampler
+from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Parameter
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-MODELS = {"tpe", "gp"}  # samplers that can learn from trials they did not propose
+MODELS = {"wait", "tpe", "gp"}  # samplers that can learn from trials they did not propose
 
 
 def check_sampler(study: Study, file: str) -> None:
@@ -32,7 +33,7 @@ def check_sampler(study: Study, file: str) -> None:
         expected = f"one of {', '.join(sorted(MODELS))}, which can learn from others' trials"
         raise InvalidInput([Problem(file, "search.learn_from", f"sampler {study.search.sampler}", expected)])
     try:
-        sampler_of(study.search, 0)
+        sampler_of(study, 0)
     except ImportError as error:
         fix = f"Install it: pip install {error.name or study.search.sampler}."
         raise InvalidInput(
@@ -55,10 +56,12 @@ def good_trials(ended: int) -> int:
     return min(max(2, math.ceil(0.25 * ended)), 25)
 
 
-def sampler_of(search: Search, known_trials: int, examples: Callable[[int], int] = good_trials) -> BaseSampler:
+def sampler_of(study: Study, known_trials: int, examples: Callable[[int], int] = good_trials) -> BaseSampler:
     """Make the sampler of a study that knows so many trials; ImportError where its library is missing."""
+    search = study.search
     seed = search.seed + 1000 * known_trials  # a resumed study must not draw the numbers it drew before
     makers: dict[str, Any] = {
+        "wait": lambda: WaitSampler(study, search.startup, seed),
         "tpe": lambda: optuna.samplers.TPESampler(
             n_startup_trials=search.startup, multivariate=True, constant_liar=True, gamma=examples, seed=seed
         ),
@@ -67,9 +70,8 @@ def sampler_of(search: Search, known_trials: int, examples: Callable[[int], int]
         "nsgaii": lambda: optuna.samplers.NSGAIISampler(population_size=search.startup, seed=seed),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
     }
-    needs = {"gp": "scipy", "cmaes": "cmaes"}.get(search.sampler)
-    if needs:
-        __import__(needs)
+    if search.sampler == "cmaes":
+        __import__("cmaes")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sampler: BaseSampler = makers[search.sampler]()

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from trainables.dotted import flatten
 from trainables.errors import one_line
-from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, open_database, told_of
+from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, attributes_of, open_database, told_of
 from tune_srgan.search.samplers import distribution, good_trials, sampler_of
 from tune_srgan.store.records import StudyRecords, TrialRecord
 from tune_srgan.store.trial_folder import Proposer
@@ -36,6 +36,15 @@ class Proposal:
     proposed_by: str
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """A trial of an earlier study: its values, what it cost, and what else the sampler asks of a trial."""
+
+    values: dict[str, Value]
+    cost: float
+    attributes: dict[str, Any]
+
+
 class Searcher:
     """Ask for proposals, tell outcomes.
 
@@ -49,7 +58,7 @@ class Searcher:
         records: Sequence[TrialRecord] = (),
         url: str | None = None,
         name: str | None = None,
-        learnt: Sequence[tuple[dict[str, Value], float]] = (),
+        learnt: Sequence[Learnt] = (),
         sampler: BaseSampler | None = None,
         censored: Censored = "cost",
     ) -> None:
@@ -57,8 +66,8 @@ class Searcher:
         self._name: str = study.search.sampler
         self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
         self._sampled = OptunaCopy(study, optuna.create_study(direction="minimize"), len(learnt))
-        for values, cost in learnt:
-            self._sampled.add(TrialState.COMPLETE, values, cost)
+        for one in learnt:
+            self._sampled.add(TrialState.COMPLETE, one.values, one.cost, one.attributes)
         self._log = None if url is None else OptunaCopy(study, open_database(url, name or study.study))
         known = [] if self._log is None else [trial.system_attrs for trial in self._log.kept.get_trials()]
         self._sampled.reconcile(records, known)
@@ -73,7 +82,7 @@ class Searcher:
         for values in study.search.try_first:
             if not any(values.items() <= tried.items() for tried in asked):
                 self._sampled.kept.enqueue_trial(values)
-        self._sampled.kept.sampler = sampler or sampler_of(study.search, len(records), self._examples)
+        self._sampled.kept.sampler = sampler or sampler_of(study, len(records), self._examples)
 
     def propose(self) -> Proposal:
         """Ask for the next configuration."""
@@ -131,7 +140,7 @@ class Searcher:
             logging.getLogger(__name__).warning("Optuna's database is left alone from here on (%s).", cause)
 
 
-def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> list[tuple[dict[str, Value], float]]:
+def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> list[Learnt]:
     """Return what earlier studies know of this space: the configurations in it whose game was played, and their costs.
 
     A key that was fixed there has the value it was fixed to. The penalty of a censored trial is one of this length.
@@ -146,5 +155,5 @@ def learnt_from(study: Study, earlier: Sequence[tuple[Study, StudyRecords]]) -> 
             if all(parameter.admits(values[key]) for key, parameter in study.space.items()):
                 longer = study.max_steps / other.max_steps
                 cost = record.cost * longer if record.censored else min(record.cost, float(study.max_steps))
-                learnt.append((values, cost))
+                learnt.append(Learnt(values, cost, attributes_of(record)))
     return learnt

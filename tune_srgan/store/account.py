@@ -16,16 +16,13 @@ WAITS = ("begin", "validate", "record", "checkpoint", "report")  # for what a tr
 def account_of(readings: Sequence[Mapping[str, float]], ended: Mapping[str, Any], max_steps: int) -> dict[str, int]:
     """Count steps that a trial computed, and those of `max_steps` it was spared.
 
-    `sharing`: another trial computed them. `balance`, `capping`: it ended before; how long it would have trained
-    without that is not known, so these are upper bounds.
+    `sharing`: another trial computed them. `capping`: it ended before.
     """
     trained = int(ended.get("trained_steps", readings[-1]["step"] if readings else 0))
     before = [0, *(int(reading["step"]) for reading in readings)]
     shared = sum(int(r["step"]) - first for first, r in zip(before, readings, strict=False) if SHARED in r)
-    spared_by = {End.BALANCED: "balance", End.EXHAUSTED: "capping", End.CAPPED: "capping", End.COLLAPSED: "capping"}
-    by = spared_by.get(ended.get("end", ""))
-    spared = {kind: max_steps - trained if kind == by else 0 for kind in ("balance", "capping")}
-    return {"executed": trained - shared, "sharing": shared} | spared
+    capped = ended.get("end") in {End.LOST, End.EXHAUSTED, End.CAPPED}
+    return {"executed": trained - shared, "sharing": shared, "capping": max_steps - trained if capped else 0}
 
 
 def step_seconds_of(readings: Sequence[Mapping[str, float]], pretraining: int) -> tuple[float, float]:

@@ -181,6 +181,7 @@ class _ObjectStore:
         return [
             Entry(path[cut:], info["size"], written := _written(info), str(info.get("ETag", info.get("etag", written))))
             for path, info in sorted(listed.items())
+            if info.get("type") != "directory"  # s3fs lists the place itself where its first object came meanwhile
         ]
 
     def delete(self, name: str) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainables.balance import Ruler, Verdict, excesses, judge, nash_cost
+from trainables.balance import Ruler, Verdict, excesses, judge, nash_cost, pace_of
 from trainables.outcome import End
 from tune_srgan.store.account import SHARED, WAITS, account_of, cost_in_seconds, step_seconds_of
 from tune_srgan.store.trial_folder import Proposer, TrialFolder
@@ -22,12 +22,13 @@ UNFINISHED = "unfinished"  # the label of a trial that has not ended
 
 @dataclass(frozen=True)
 class Held:
-    """How a balance held: of the readings after its certificate, or of the last window where there is no balance."""
+    """How a balance held: of the readings from where it is kept, or else from the first one on, or the last window."""
 
     readings: int = 0
     balanced: int = 0
     missed: Counter[str] = field(default_factory=Counter)  # readings that miss each condition
-    probes: dict[str, float] = field(default_factory=dict)  # made at the certificate
+    probes: dict[str, float] = field(default_factory=dict)  # made at the end of a balance that is kept
+    pace: float | None = None  # of the game since the balance; near 0, it was kept by standing still
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TrialRecord:
     gap: float | None
     cost: float | None
     trained_steps: int
+    first: int | None = None  # the step of the first balance
+    share: float | None = None  # of balanced readings, from `steps` on or from the best begin there was
     exploitability: float | None = None
     cause: str = ""
     seconds: float = 0.0
@@ -119,6 +122,8 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         gap=ended.get("gap"),
         cost=cost,
         trained_steps=int(ended.get("trained_steps", readings[-1]["step"] if readings else 0)),
+        first=ended.get("first"),
+        share=ended.get("share"),
         exploitability=ended.get("exploitability"),
         cause=ended.get("cause", ""),
         seconds=sum(reading["time/train_s"] + reading["time/validate_s"] for reading in computed),
@@ -131,18 +136,20 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
 
 
 def held_of(readings: Sequence[Mapping[str, float]], ruler: Ruler, verdict: Verdict) -> Held:
-    """Count what became of a balance after its certificate; of a training without one, its last window."""
+    """Count what became of a balance; of a training without one, its last window."""
+    since = verdict.steps_to_nash or verdict.first
     late = readings[-ruler.nash.window :]
-    if verdict.certified_at is not None:
-        late = [reading for reading in readings if reading["step"] > verdict.certified_at]
+    if since is not None:
+        late = [reading for reading in readings if reading["step"] >= since]
     misses = [[name for name, excess in excesses(reading, ruler).items() if excess > 0] for reading in late]
     probes = {key: value for reading in readings for key, value in reading.items() if key.startswith("nash/probe/")}
-    return Held(len(late), misses.count([]), Counter(name for missed in misses for name in missed), probes)
+    counts = Counter(name for missed in misses for name in missed)
+    return Held(len(late), misses.count([]), counts, probes, None if since is None else pace_of(late, ruler))
 
 
 def account_of_study(records: Sequence[TrialRecord]) -> dict[str, int]:
     """Sum the accounts of trials."""
-    kinds = ("executed", "sharing", "capping", "balance")
+    kinds = ("executed", "sharing", "capping")
     return {kind: sum(record.account[kind] for record in records) for kind in kinds}
 
 

@@ -22,9 +22,9 @@ def study_in(folder: StudyFolder) -> Study:
 
 def refuse_another_search(study: Study, folder: StudyFolder) -> None:
     """Raise one clear error where a study with another search is kept under the same name."""
-    if folder.study_file.exists() and not study_in(folder).same_search(study):
+    if folder.study_file.exists() and not study.holds(study_in(folder)):
         fix = "Give the study another name, or another --storage; `resume` goes on with the old one."
-        expected = "the same training, space and objective"
+        expected = "the same training and objective, and ranges that hold the old ones"
         raise InvalidInput(
             [Problem(str(folder.study_file), "study", f"'{study.study}' with another search", expected, fix)]
         )

@@ -1,0 +1,87 @@
+"""Seeds in the race: a balance that one seed kept may be luck, so further seeds have to keep it before it caps others.
+
+One seed is an anecdote: on recorded curves a lucky one, as incumbent, capped every configuration that was better on all
+seeds in a third of the studies (`benchmarks/README.md`). The trainings on further seeds are the confirmation's own.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+
+from trainables.outcome import End
+from tune_srgan.search.capping import Incumbent
+from tune_srgan.store.patience import PATIENCE_S
+from tune_srgan.store.records import StudyRecords, TrialRecord
+from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import Proposer, TrialFolder
+from tune_srgan.study.settings import Study
+
+
+def seeds_of(record: TrialRecord, records: StudyRecords) -> dict[int, TrialRecord]:
+    """Return the trainings of a configuration on further seeds that have ended, by seed."""
+    return {
+        one.trial.confirms: one for one in records.confirmations if one.number == record.number and one.end is not None
+    }
+
+
+def due(study: Study, record: TrialRecord, records: StudyRecords) -> int | None:
+    """Return the further seed that a balanced trial has ahead, one after the other, so that luck costs one more.
+
+    None where all have ended, one did not keep the balance, or what is known of it does not beat the incumbent.
+    """
+    if record.end is not End.BALANCED:
+        return None
+    known, seeds = seeds_of(record, records), range(1, study.search.race + 1)
+    further = next((one for one in seeds if one not in known), None)
+    if further is None or any(one.end is not End.BALANCED for one in known.values()):
+        return None
+    begun = any((one.number, one.trial.confirms) == (record.number, further) for one in records.confirmations)
+    best = None if begun else incumbent_of(study, records)
+    return further if best is None or _median([record, *known.values()]) < best.cost else None
+
+
+def next_seed(study: Study, folder: StudyFolder, record: TrialRecord, records: StudyRecords) -> TrialFolder | None:
+    """Return the training of the seed that is due, made and sent where it is not there."""
+    further = due(study, record, records)
+    if further is None:
+        return None
+    trial = folder.confirmation(record.number, further)
+    if not trial.exists():
+        trial.create(record.values, Proposer.CONFIRM, study.confirming(record.values, further))
+        folder.send(trial.place, PATIENCE_S)
+    return trial
+
+
+def _median(seeds: Iterable[TrialRecord]) -> float:
+    return statistics.median(one.cost for one in seeds if one.cost is not None)
+
+
+def proven(study: Study, record: TrialRecord, records: StudyRecords) -> float:
+    """Return what a configuration costs, the median of its seeds; ∞ until all that race have kept the balance."""
+    known = seeds_of(record, records)
+    seeds = [record, *(known[further] for further in range(1, study.search.race + 1) if further in known)]
+    kept = [one for one in seeds if one.end is End.BALANCED]
+    return _median(kept) if len(kept) == 1 + study.search.race else math.inf
+
+
+def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
+    """Return the balanced trials of the search: first those whose further seeds kept it too, by the median.
+
+    Then those that more of them kept; what loses one gives way to nobody that was not tried.
+    """
+
+    def key(record: TrialRecord) -> tuple[float, int, float, int]:
+        known = seeds_of(record, records)
+        kept = sum(known[one].end is End.BALANCED for one in range(1, study.search.race + 1) if one in known)
+        return proven(study, record, records), -kept, record.cost or 0.0, record.number
+
+    return sorted((record for record in records.search if record.end is End.BALANCED), key=key)
+
+
+def incumbent_of(study: Study, records: StudyRecords) -> Incumbent | None:
+    """Return the configuration that has to be beaten."""
+    best = next(iter(ranked(study, records)), None)
+    cost = math.inf if best is None else proven(study, best, records)
+    return None if best is None or math.isinf(cost) else Incumbent(cost, best.number)

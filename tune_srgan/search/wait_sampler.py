@@ -1,0 +1,157 @@
+"""The project's own sampler: it models the part of the answer that nobody knows beforehand.
+
+`steps_to_nash` is pretraining and ramp, which a configuration says, and a wait of the game, long where the balance was
+not kept. A Gaussian process of the logarithm of the wait, over the space scaled to a unit cube, proposes where the
+expected improvement on the best so far is largest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtr
+
+from trainables.outcome import End
+from tune_srgan.study.settings import Study
+from tune_srgan.study.space import Value
+
+LENGTH, NOISE = 0.4, 0.3  # in units of the cube's side, and of the waits' spread: chosen on recorded curves
+CANDIDATES, NEIGHBOURS, NEAR = 2048, 32, 0.05  # at random; around each of the best few; so far, in units of the side
+BEST, FEWEST = 4, 2  # trials: around which candidates lie; that must have ended before there is a model
+LENGTHS = ("g_pretrain_steps", "pretrain_g_only", "adv_loss_ramp_steps")  # keys that say when the game is on
+PRETRAINING_SHARE = 0.5  # of a game step's seconds that a step of pretraining takes, about
+
+Array = NDArray[np.float64]
+
+
+class WaitSampler(BaseSampler):
+    """Proposes by a model of the game's wait, after `startup` trials at random."""
+
+    def __init__(self, study: Study, startup: int, seed: int) -> None:
+        self._study, self._startup = study, startup
+        self._random, self._draw = RandomSampler(seed=seed), np.random.default_rng(seed)
+        self._price = PRETRAINING_SHARE if study.objective.metric == "seconds_to_nash" else 1.0
+        self._training = study.lowest().Training
+        self._lengths = [key for key in study.space if key in {f"Training.{name}" for name in LENGTHS}]
+
+    # Optuna's BaseSampler: its documentation says what each is for.
+    # ruff: noqa: D102
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        ended = self._ended(study)
+        played = sum(one.user_attrs["gap"] is not None for one in ended)
+        return dict(ended[0].distributions) if len(ended) >= self._startup and played >= FEWEST else {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        ended = [one for one in self._ended(study) if one.user_attrs["gap"] is not None]  # a game was played
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        believed = [self._place(one.params) for one in running if set(one.params) == set(self._study.space)]
+        where = np.array([self._place(one.params) for one in ended])
+        waits = np.log([self._wait(one) for one in ended])
+        kept = [one for one in ended if one.user_attrs["outcome"] == End.BALANCED]
+        best = min((self._price * self._before(one.params) + self._wait(one) for one in kept), default=math.inf)
+        candidates = self._candidates(where[np.argsort(waits)[:BEST]])
+        values = [self._values(place) for place in candidates]
+        before = np.array([self._before(one) for one in values])
+        mean, deviation = predicted(where, waits, candidates, believed)
+        gain = self._improvement(before, mean, deviation, best)
+        chosen = values[int(np.argmax(gain))]
+        return {key: chosen[key] for key in search_space}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def _ended(self, study: optuna.Study) -> list[FrozenTrial]:
+        """The trials that say something of the space: an error says nothing; numbers nobody started have no values."""
+        return [
+            one
+            for one in study.get_trials(deepcopy=False)
+            if one.state.is_finished() and one.params and one.user_attrs["outcome"] != End.FAILED
+        ]
+
+    def _place(self, values: dict[str, Any]) -> list[float]:
+        return [parameter.share_of(values[key]) for key, parameter in self._study.space.items()]
+
+    def _values(self, place: Array) -> dict[str, Value]:
+        return {
+            key: self._study.space[key].at(float(share)) for key, share in zip(self._study.space, place, strict=True)
+        }
+
+    def _candidates(self, best: Array) -> Array:
+        """Points of the cube: most at random, some near the shortest waits."""
+        sides = best.shape[1]
+        near = np.repeat(best, NEIGHBOURS, axis=0) + NEAR * self._draw.standard_normal((len(best) * NEIGHBOURS, sides))
+        points: Array = np.clip(np.concatenate([self._draw.random((CANDIDATES, sides)), near]), 0, 1 - 1e-9)
+        return points
+
+    def _before(self, values: dict[str, Value]) -> float:
+        """Steps until the game is on."""
+        changes = {key.rpartition(".")[2]: values[key] for key in self._lengths}
+        return float(self._training.model_copy(update=changes).game_on)
+
+    def _wait(self, trial: FrozenTrial) -> float:
+        """What the game of an ended trial took: a bound where it was ended early, a penalty where nothing was kept."""
+        told, longest = trial.user_attrs, self._study.max_steps
+        shortest, before = float(self._training.validate_every), self._before(trial.params)
+        if told["outcome"] in {End.BALANCED, End.CAPPED, End.BUDGET}:
+            return max(shortest, float(told["steps"]) - before)
+        share = told["share_balanced"]
+        return longest * (1.75 if share is None else 1.5 - 0.5 * share)
+
+    def _improvement(self, before: Array, mean: Array, deviation: Array, best: float) -> Array:
+        """Expected improvement on the best; where there is none, on the latest balance that would count.
+
+        Of `before` + exp(Normal(`mean`, `deviation`)) under `best`: Jones et al. 1998, eq. 15, for a lognormal.
+        """
+        latest = self._study.objective.nash.latest * self._study.max_steps
+        room = latest - before if math.isinf(best) else best - self._price * before
+        spread = (np.log(np.maximum(room, 1e-9)) - mean) / deviation
+        gain = room * ndtr(spread) - np.exp(mean + deviation**2 / 2) * ndtr(spread - deviation)
+        # where no room is left, the soonest there is
+        found: Array = np.where(room > 0, np.maximum(gain, 0.0), 0.0) - 1e-9 * (before + np.exp(mean))
+        return found
+
+
+def predicted(
+    where: Array, waits: Array, wanted: Array, running: Sequence[Sequence[float]] = ()
+) -> tuple[Array, Array]:
+    """Predict logarithms of waits: mean and standard deviation at `wanted`, (n, sides) points of the unit cube.
+
+    A Gaussian process with a squared-exponential kernel (Rasmussen & Williams 2006, alg. 2.1). What runs counts as if
+    it had come out as predicted, so that the next proposal lies elsewhere (kriging believer, Ginsbourger et al. 2010).
+    """
+    centre, scale = float(waits.mean()), float(waits.std()) or 1.0
+    heights = (waits - centre) / scale
+    if len(running):
+        there = np.array(running)
+        mean, _ = _posterior(where, heights, there)
+        where, heights = np.concatenate([where, there]), np.concatenate([heights, mean])
+    mean, deviation = _posterior(where, heights, wanted)
+    return centre + scale * mean, scale * deviation
+
+
+def _posterior(where: Array, heights: Array, wanted: Array) -> tuple[Array, Array]:
+    factor = np.linalg.cholesky(_kernel(where, where) + NOISE**2 * np.eye(len(where)))
+    across = _kernel(wanted, where)
+    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, heights))
+    explained = np.linalg.solve(factor, across.T)
+    return across @ weights, np.sqrt(np.maximum(1 - (explained**2).sum(0), 1e-6))
+
+
+def _kernel(one: Array, other: Array) -> Array:
+    distances = ((one[:, None, :] - other[None, :, :]) / LENGTH) ** 2
+    kernel: Array = np.exp(-distances.sum(-1) / 2)
+    return kernel
