@@ -6,8 +6,6 @@ Looks at files of settings alone, not at imagery.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -25,9 +23,8 @@ from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, s
 from trainables.unread import unread, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
-from tune_srgan.study.space import Value
+from tune_srgan.study.space import Value, corners
 
-MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
 NOT_SEARCHED = {  # the first that a key has is said
     UNREAD: ("a key that nothing here reads", "It would search for nothing: take it out."),
     RULER: ("a key that defines the measurement", "What defines the ruler cannot be searched: fix it in the training."),
@@ -84,9 +81,9 @@ def warnings_of(study: Study) -> list[str]:
     warnings = []
     for which in "gd":
         key = f"Schedulers.patience_{which}"
-        patience = max(study.space[key].ends()) if key in study.space else getattr(configuration.Schedulers, key[-10:])
+        patience = min(study.space[key].ends()) if key in study.space else getattr(configuration.Schedulers, key[-10:])
         if isinstance(patience, (int, float)) and patience + 2 > validations:
-            warnings.append(f"{key}: a patience of {patience} can never act within {training.max_steps} steps.")
+            warnings.append(f"{key}: a patience of {patience} or more can never act within {training.max_steps} steps.")
     warmup = study.space.get("Schedulers.g_warmup_steps")
     longest: Any = max(warmup.ends()) if warmup else configuration.Schedulers.g_warmup_steps
     if longest > training.pretrain_steps:
@@ -225,20 +222,10 @@ def _where_said(problem: Problem, study: Study, file: str) -> Problem:
 
 def _corner_problems(study: Study, file: str, training_file: str) -> list[Problem]:
     """Every range's ends must build a valid training; what is wrong everywhere is the training file's own fault."""
-    keys = list(study.space)
-    ends = [study.space[key].ends() for key in keys]
-    if len(keys) <= MAX_CORNERS_OF and math.prod(len(ends_of) for ends_of in ends) <= 2**MAX_CORNERS_OF:
-        corners = [dict(zip(keys, values, strict=True)) for values in itertools.product(*ends)]
-    else:
-        first = {key: ends_of[0] for key, ends_of in zip(keys, ends, strict=True)}
-        last = {key: ends_of[-1] for key, ends_of in zip(keys, ends, strict=True)}
-        corners = [base | {key: value} for base in (first, last) for key in keys for value in study.space[key].ends()]
-    # what both ends take and the number beside them does not: an odd kernel size
-    beside = {key: p.bounds[0] + (p.step or 1) for key, p in study.space.items() if p.int_range is not None}
-    corners += [corners[0] | {key: value} for key, value in beside.items()]
+    keys, tried = list(study.space), corners(study.space)
     found_at: dict[Problem, list[dict[str, Value]]] = {}
     unread_at: dict[str, list[str]] = {key: [] for key in keys}
-    for corner in corners:
+    for corner in tried:
         document = with_values(study.training, study.ruler_values() | corner)
         try:
             configuration = build_configuration(document, training_file, Path(training_file).parent)
@@ -249,7 +236,7 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
                 found_at.setdefault(_where_said(problem, study, file), []).append(corner)
     problems, named = [], set()
     for problem, where in found_at.items():
-        if len(where) == len(corners):
+        if len(where) == len(tried):
             problems.append(problem)
         elif problem.key not in named:  # one corner says it; the others are the same fault
             named.add(problem.key)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trainables.balance import Ruler
+from trainables.balance import Ruler, earliest_balance
 from trainables.configuration import build_configuration
 from trainables.dotted import with_values
 from trainables.schema import Configuration, NashSettings, Place, Section
@@ -41,11 +41,10 @@ class BudgetLimits(Section):
 
 
 class Capping(Section):
-    """Trials that can no longer win end: at the bound `slack` × best, and where the game is lost for good."""
+    """Trials that can no longer win end: at the bound `slack` × best, and where no balance can be kept any more."""
 
     enabled: bool = True
     slack: Annotated[float, Field(ge=1)] = 1.25
-    lost_after: Annotated[int, Field(ge=1)] = 20  # validations of the game in which D orders every pair
 
 
 class BestFirst(Section):
@@ -66,9 +65,10 @@ class Search(Section):
     """How many trials, and who proposes them."""
 
     trials: Annotated[int, Field(ge=1)] = 20
-    sampler: Literal["tpe", "gp", "cmaes", "nsgaii", "random"] = "tpe"
+    sampler: Literal["wait", "tpe", "gp", "cmaes", "nsgaii", "random"] = "wait"
     startup: Annotated[int, Field(ge=1)] = 32  # proposed blindly; the soonest of them are started first
     seed: Annotated[int, Field(ge=0)] = 0
+    race: Annotated[int, Field(ge=0)] = 2  # further seeds that have to keep a balance before it caps other trials
     try_first: list[dict[str, Value]] = []
     budget: BudgetLimits = BudgetLimits()
     capping: Capping = Capping()
@@ -156,9 +156,10 @@ class Study(Section):
         """Return the resolved study as YAML; `load` of it is the identity."""
         return write_yaml(self.model_dump(by_alias=True, exclude_none=True))
 
-    def same_search(self, other: Study) -> bool:
-        """Tell whether trials of one are trials of the other: same training, space and objective."""
-        return (self.training, self.space, self.objective) == (other.training, other.space, other.objective)
+    def holds(self, other: Study) -> bool:
+        """Tell whether the other's trials are this one's: same training and objective, each range within this one's."""
+        same = (self.training, self.objective, set(self.space)) == (other.training, other.objective, set(other.space))
+        return same and all(parameter.holds(other.space[key]) for key, parameter in self.space.items())
 
     def ruler_values(self) -> dict[str, Any]:
         """Return what the study, not the training file, says of the measurement and of the machine; by dotted key."""
@@ -179,6 +180,6 @@ class Study(Section):
         default = NashSettings().model_dump()
         return {key: value for key, value in self.objective.nash.model_dump().items() if value != default[key]}
 
-    def earliest_certificate(self) -> int:
-        """Return the earliest step at which any configuration of the space can be certified."""
-        return Ruler.of(self.lowest()).first_certificate
+    def earliest_balance(self) -> int:
+        """Return the earliest step from which any configuration of the space can keep a balance."""
+        return int(earliest_balance(Ruler.of(self.lowest())))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
@@ -10,6 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 from trainables.schema import Section
 
 Value = int | float | str | bool
+MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
 
 
 class Parameter(Section):
@@ -80,9 +83,22 @@ class Parameter(Section):
         step = self.step or (1 if self.int_range is not None else None)
         if self.log:
             value = math.exp(math.log(low) + share * math.log(high / low))
-            return round(value) if self.int_range is not None else value
-        value = low + step * int(share * (round((high - low) / step) + 1)) if step else low + share * (high - low)
-        return int(value) if self.int_range is not None else value
+        else:
+            value = low + step * int(share * (round((high - low) / step) + 1)) if step else low + share * (high - low)
+        value = min(max(value, low), high)  # by a rounding beyond an end, it would be none of the range
+        return round(value) if self.int_range is not None else value
+
+    def share_of(self, value: Value) -> float:
+        """Return the share of the way at which a value lies, the middle of those that `at` takes to it."""
+        if self.choice is not None:
+            return (self.choice.index(value) + 0.5) / len(self.choice)
+        low, high = self.bounds
+        number, step = float(value), self.step or (1 if self.int_range is not None else None)
+        if self.log:
+            return math.log(number / low) / math.log(high / low)
+        if step:
+            return (round((number - low) / step) + 0.5) / (round((high - low) / step) + 1)
+        return (number - low) / (high - low)
 
     def admits(self, value: object) -> bool:
         """Tell whether a value can be proposed."""
@@ -98,9 +114,33 @@ class Parameter(Section):
             return False
         return step is None or abs((value - low) / step - round((value - low) / step)) < 1e-9
 
+    def holds(self, other: Parameter) -> bool:
+        """Tell whether each value that the other range proposes is one of this one's, on the same scale."""
+        if self.choice is not None or other.choice is not None:
+            both = self.choice is not None and other.choice is not None
+            return both and other.choice == self.choice  # Optuna's database takes no other
+        kind = (self.log, self.step, self.int_range is None)
+        return kind == (other.log, other.step, other.int_range is None) and all(map(self.admits, other.ends()))
+
     def describe(self) -> str:
         """Return what can be proposed, in words: `2 to 12`, `one of a, b`."""
         if self.choice is not None:
             return "one of " + ", ".join(map(str, self.choice))
         low, high = self.bounds
         return f"{low:g} to {high:g}" + (f" by {self.step:g}" if self.step else "")
+
+
+def corners(space: Mapping[str, Parameter]) -> list[dict[str, Value]]:
+    """List points of a space that must build valid trainings: its corners, and inner points that corners do not see.
+
+    With many keys, one end after the other, beside the first and the last of all.
+    """
+    ends = {key: parameter.ends() for key, parameter in space.items()}
+    if len(ends) <= MAX_CORNERS_OF and math.prod(map(len, ends.values())) <= 2**MAX_CORNERS_OF:
+        found = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
+    else:
+        sides = [{key: of[0] for key, of in ends.items()}, {key: of[-1] for key, of in ends.items()}]
+        found = [side | {key: value} for side in sides for key, of in ends.items() for value in of]
+    # what both ends take and the number beside them does not: an odd kernel size
+    beside = {key: p.bounds[0] + (p.step or 1) for key, p in space.items() if p.int_range is not None}
+    return found + [found[0] | {key: value} for key, value in beside.items()]
