@@ -22,17 +22,24 @@ FLOORS = [
     {"tracking"},
     {"report"},
     {"run"},
-    {"check"},
+    {"check", "options"},
     {"commands"},
     {"__main__"},
 ]
 LIBRARIES = {
-    "optuna": {"search/searcher", "search/samplers", "search/importance", "search/optuna_copy", "report/dashboard"},
+    "optuna": {
+        "search/searcher",
+        "search/samplers",
+        "search/importance",
+        "search/optuna_copy",
+        "search/wait_sampler",
+        "report/dashboard",
+    },
     "wandb": {"tracking/follower", "tracking/sweep"},
     "matplotlib": {"report/figures", "report/palette"},
     "fsspec": {"store/objects"},
     "jinja2": {"report/files"},
-    "typer": {"commands"},
+    "typer": {"commands", "options"},
     "ray": {"cluster", "run/feed", "run/runner", "run/reporting", "run/worker"},
 }
 HEAVY = {"torch", "ray", "optuna", "wandb", "matplotlib"}

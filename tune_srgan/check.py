@@ -84,7 +84,7 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
         f"on {resources.cpus:g} CPU(s) and {resources.gpus:g} GPU(s); sampler {search.sampler}, fitted after "
         f"{search.startup} trials.",
         *(["Budget: " + ", ".join(f"{value:g} {key}" for key, value in limits.items()) + "."] if limits else []),
-        f"The earliest step at which a balance can be certified: {study.earliest_certificate()}.",
+        f"The earliest step from which a balance can be kept: {study.earliest_balance()}.",
     ]
     out.print(Text(f"{file} is a valid study.", style="green"))
     for line in lines:

@@ -19,6 +19,7 @@ from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.cluster.jobs import is_dashboard
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
 from tune_srgan.console import duration, print_problems, print_warnings
+from tune_srgan.options import STORAGE, Address, Concurrent, Dashboard, Formats, Storage, StudyName, TakeOver, Trials
 from tune_srgan.store.ending import StudyEnd
 from tune_srgan.store.records import StudyRecords, read_records
 from tune_srgan.store.studies import RUNS, find_study, study_in
@@ -34,7 +35,6 @@ HERE = Path(__file__).resolve().parent
 SPACES = next(filter(Path.is_dir, (HERE / "search_spaces", HERE.parent / "search_spaces")), HERE / "search_spaces")
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
 FAILED, INVALID, INTERRUPTED = 1, 2, 130  # exit codes
-STORAGE = "TUNE_SRGAN_STORAGE"  # in the environment: where this machine keeps its studies
 
 app = typer.Typer(
     add_completion=False,
@@ -45,29 +45,6 @@ app = typer.Typer(
 PLAIN_WIDTH = 120  # where there is no terminal to ask
 out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-Storage = Annotated[
-    str | None, typer.Option(envvar=STORAGE, help="Folder or URL of studies; default: the study file's, else runs.")
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        help="Ray cluster to join, or its dashboard (http://…) to do it there; `local` starts one here. Default: "
-        "RAY_ADDRESS, one that runs on this machine, else local."
-    ),
-]
-Dashboard = Annotated[
-    str | None,
-    typer.Option("--address", help="Do it on the head of a Ray cluster: its dashboard, like http://127.0.0.1:8265."),
-]
-Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")]
-Concurrent = Annotated[
-    int | None, typer.Option(min=1, help="Trials at once; needed where a cluster does not say how far it grows.")
-]
-TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
-]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, URL, file or name.")]
-Formats = Annotated[list[str], typer.Option("--format", help="Of the report: html, md or json; may be given again.")]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -166,14 +143,19 @@ def resume(
     address: Address = None,
     storage: Storage = None,
     take_over: TakeOver = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Widen the ranges on whose edge the winner lies, with more trials.")
+    ] = False,
 ) -> None:
     """Go on with a study that was interrupted: unfinished trials from their checkpoints, then the rest."""
     from tune_srgan.check import check_parts
+    from tune_srgan.run.extending import extend_study
 
     if is_dashboard(address):
-        _on_head(str(address), RUN, *there("resume", study, storage or RUNS, *_taking_over(take_over)))
+        options = [*_taking_over(take_over), *["--extend"] * extend]
+        _on_head(str(address), RUN, *there("resume", study, storage or RUNS, *options))
     folder = find_study(study, storage)
-    loaded = study_in(folder)
+    loaded = extend_study(folder, out) if extend else study_in(folder)
     check_parts(loaded, str(folder.study_file), folder.beside)
     _drive(loaded, folder, address, take_over=take_over)
 
@@ -261,7 +243,7 @@ def best(study: StudyName, storage: Storage = None, address: Dashboard = None) -
     folder, loaded, records = _found(study, storage)
     winner = write_best(loaded, folder, records)
     if winner is None:
-        err.print(f"No trial of {folder.path.name} reached the balance.", style="yellow")
+        err.print(f"No trial of {folder.path.name} kept the balance.", style="yellow")
         raise typer.Exit(FAILED)
     sys.stdout.write(best_configuration(loaded, winner))
 
@@ -279,6 +261,23 @@ def train(
 
     if not train_alone(configuration, folder, out, err).has_cost:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+@_answers_problems
+def judge(
+    place: Annotated[
+        Path,
+        typer.Argument(metavar="PLACE", help="Folder of a trial, a training or a study; or a table (.parquet)."),
+    ],
+    nash: Annotated[
+        list[str], typer.Option("--nash", metavar="KEY=NUMBER", help="Another number of the ruler; may be given again.")
+    ] = [],  # noqa: B006  # typer copies it
+) -> None:
+    """Judge recorded readings again: what holds, what does not, and from which step the balance is kept."""
+    from tune_srgan.report.judging import judge_place
+
+    judge_place(place, nash, out)
 
 
 @app.command()

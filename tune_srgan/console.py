@@ -48,6 +48,11 @@ def setting(value: Value | None) -> str:
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def share_text(share: float | None) -> str:
+    """Return a share as a percentage, or a dash where there is none."""
+    return "–" if share is None else f"{share:.0%}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """Return a step's time."""
     return "–" if seconds is None else f"{seconds * 1e3:.3g} ms"
@@ -58,7 +63,10 @@ def ending(record: TrialRecord) -> str:
     if record.end is None:
         return f"{record.label}, step {record.trained_steps}"
     if record.end is End.BALANCED:
-        return f"balanced from step {record.steps}, exploitability {figure(record.exploitability)}"
+        since = f"{share_text(record.share)} of the readings since, rates at {share_text(record.held.pace)}"
+        exploited = f"exploitability {figure(record.exploitability)}"
+        return f"in balance from step {record.steps} to the end: {since}, {exploited}"
     censored = " (censored)" if record.end.is_censored else ""
-    text = f"{record.label} at step {record.trained_steps}, gap {figure(record.gap)}{censored}"
+    before = f"gap {figure(record.gap)}" if record.first is None else f"balanced first at step {record.first}"
+    text = f"{record.label} at step {record.trained_steps}, {before}{censored}"
     return f"{text}: {record.cause}" if record.cause else text

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import math
 import sys
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.support.service import ROOT
+from tune_srgan.study.settings import Study
 
 pytest.importorskip("ray")
 BENCHMARKS = ROOT / "benchmarks"
@@ -25,7 +26,8 @@ def benchmark(name):
     return found
 
 
-efficiency, curves = benchmark("search_efficiency"), benchmark("record_curves")
+recorded, curves = benchmark("recorded"), benchmark("record_curves")
+efficiency = benchmark("search_efficiency")
 STUDY = """
 study: made-up
 training:
@@ -41,18 +43,21 @@ objective: {max_steps: 400, validate_every: 4, nash: {validation_pairs: 64}}
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """24 configurations on two seeds: those of a weight above 0.01 are balanced from 40 steps after the ramp on."""
+    """24 configurations on two seeds: those of a weight above 0.01 are balanced 40 steps after the ramp."""
     file = tmp_path_factory.mktemp("curves") / "curves.parquet"
-    study = efficiency.Study.model_validate(efficiency.yaml.safe_load(STUDY))
-    configurations = curves.configurations(study, 6)
+    study = Study.model_validate(yaml.safe_load(STUDY))
+    configurations = curves.configurations(study, 24)
     rows = {name: [] for name in ("number", "seed", "step", *curves.COLUMNS)}
     trainings = []
     for number, values in enumerate(configurations):
         for seed in (0, 1):
-            trainings.append({"pretraining_step_s": 1.0, "game_step_s": 2.0, "number": number, "seed": seed})
+            trainings.append(
+                {"pretraining_step_s": 1.0, "game_step_s": 2.0, "number": number, "seed": seed, "merits": {}}
+            )
             for step in range(4, 401, 4):
                 balanced = values[WEIGHT] > 0.01 and step >= values[PRETRAIN] + 60 + 4 * seed
-                figures = {"p_y": 0.45, "p_g": 0.45, "rank": 0.5 if balanced else 0.9, "control": 1.0, "rate_d": 0.25}
+                figures = {"p_y": 0.45, "p_g": 0.45, "rank": 0.5 if balanced else 0.9, "control": 1.0}
+                figures |= {"rate_d": 0.25, "rate_g": 1.0}
                 figures |= {"psnr": 30.0, "psnr_bicubic": 30.0}
                 if step <= values[PRETRAIN]:
                     figures = {"psnr": 30.0, "psnr_bicubic": 30.0}
@@ -64,18 +69,26 @@ def table(tmp_path_factory):
     return file
 
 
-def test_a_point_of_the_hypercube_has_every_length_and_no_other_key_twice():
-    study = efficiency.Study.model_validate(efficiency.yaml.safe_load(STUDY))
-    found = curves.configurations(study, 6)
-    assert len(found) == 24
-    assert {values[PRETRAIN] for values in found} == {20, 40, 60, 80}
-    assert len({values[WEIGHT] for values in found}) == 6
-    assert sorted(values[WARMUP] for values in found[::4]) == [0, 0, 10, 10, 20, 20]
-    assert found == curves.configurations(study, 6)
+def test_a_hypercube_has_every_length_alike_and_no_other_value_twice():
+    study = Study.model_validate(yaml.safe_load(STUDY))
+    found = curves.configurations(study, 24)
+    assert [sum(values[PRETRAIN] == steps for values in found) for steps in (20, 40, 60, 80)] == [6] * 4
+    assert len({values[WEIGHT] for values in found}) == 24
+    assert [sum(values[WARMUP] == steps for values in found) for steps in (0, 10, 20)] == [8] * 3
+    assert found == curves.configurations(study, 24)
+
+
+def test_what_shares_pretraining_is_one_workers_and_all_of_them_have_work():
+    study = Study.model_validate(yaml.safe_load(STUDY))
+    jobs = curves.shared_out(study, 24, seeds=2, workers=12)
+    assert len(jobs) == 12
+    assert all(len({values[WARMUP] for _, values in wanted}) == 1 for _, wanted in jobs)
+    trained = sorted((number, seed) for seed, wanted in jobs for number, _ in wanted)
+    assert trained == [(number, seed) for number in range(24) for seed in (0, 1)]
 
 
 def test_curves_are_judged_as_a_study_would(table):
-    loaded = efficiency.load(table, "all")
+    loaded = recorded.load(table, "all")
     assert loaded.step_s == (1.0, 2.0)
     best = [number for number, values in loaded.configurations.items() if values[WEIGHT] > 0.01]
     for number in best:
@@ -83,66 +96,72 @@ def test_curves_are_judged_as_a_study_would(table):
         assert [loaded.curves[number, seed].steps_to_nash for seed in (0, 1)] == [first, first + 4]
         assert loaded.median(number) == first + 2
         curve = loaded.curves[number, 0]
-        assert curve.certified_at == first + 36
-        assert curve.cost(len(curve.steps), 400) == first
-        assert 400 < curve.cost((first + 32) // 4, 400) <= 800  # a reading before, it is not known
-        assert curve.earliest[0] == loaded.configurations[number][PRETRAIN] + 20
-        assert curve.earliest[first // 4] == first
-    assert loaded.good == {number for number in best if loaded.configurations[number][PRETRAIN] == 20}
+        assert curve.cost(len(curve.steps)) == first
+        assert 400 <= curve.cost(len(curve.steps) - 1) <= 600  # a reading before, it is not known
+        assert curve.verdicts[0].earliest == loaded.configurations[number][PRETRAIN] + 20
+        assert curve.verdicts[first // 4].earliest == first
+    soonest = min(loaded.configurations[number][PRETRAIN] for number in best)
+    assert loaded.good == {number for number in best if loaded.configurations[number][PRETRAIN] == soonest}
     others = set(loaded.configurations) - set(best)
+    assert others
     assert all(math.isinf(loaded.median(number)) for number in others)
 
 
 def test_the_parts_are_disjoint_bands_and_all_there_is(table):
-    parts = [efficiency.load(table, part) for part in ("choose", "report")]
+    parts = [recorded.load(table, part) for part in ("choose", "report")]
     weights = [{values[WEIGHT] for values in part.configurations.values()} for part in parts]
     assert not weights[0] & weights[1]
     assert len(parts[0].configurations) + len(parts[1].configurations) == 24
 
 
-@pytest.mark.parametrize("name", efficiency.ARMS)
+SEARCHES = [name for name, arm in efficiency.ARMS.items() if isinstance(arm, efficiency.Arm)]
+
+
+@pytest.mark.parametrize("name", SEARCHES)
 def test_every_arm_finds_what_is_there_and_pays_for_it(table, name):
-    loaded = efficiency.load(table, "all")
+    loaded = recorded.load(table, "all")
     spent = efficiency.replay(efficiency.ARMS[name], loaded, 0)
     assert spent.held
-    assert 20 + 60 + 36 <= spent.steps <= 24 * 400
+    assert 400 - 80 <= spent.steps <= 24 * 400
     assert spent.steps <= spent.seconds <= 2 * spent.steps
     assert spent == efficiency.replay(efficiency.ARMS[name], loaded, 0)
 
 
 def test_what_is_switched_on_saves_and_never_costs(table):
     """Random proposals do not depend on outcomes: the same configurations, fewer steps."""
-    loaded = efficiency.load(table, "all")
-    plain = efficiency.Arm(efficiency.RANDOM)
-    sums = {}
+    loaded, sums = recorded.load(table, "all"), {}
     for name, arm in {
-        "plain": plain,
-        "stop": efficiency.Arm(efficiency.RANDOM, stops_at_balance=True),
-        "capping": efficiency.Arm(efficiency.RANDOM, stops_at_balance=True, capping=1.0),
-        "both": efficiency.Arm(efficiency.RANDOM, stops_at_balance=True, capping=1.0, sharing=True),
+        "plain": efficiency.Arm(efficiency.RANDOM),
+        "capping": efficiency.Arm(efficiency.RANDOM, capping=1.0),
+        "both": efficiency.Arm(efficiency.RANDOM, capping=1.0, sharing=True),
     }.items():
         sums[name] = sum(efficiency.replay(arm, loaded, repetition).steps for repetition in range(20))
-    assert sums["plain"] > sums["stop"] > sums["capping"] > sums["both"]
+    assert sums["plain"] > sums["capping"] > sums["both"]
 
 
-@pytest.mark.long
-def test_a_bad_bet_costs_less_where_trials_make_way(table):
-    """In the harder world the soonest never balance: each would be trained to its last step."""
-    harder = efficiency.load(table, "all", never_until=40)
-    assert harder.good == {number for number in harder.good if harder.configurations[number][PRETRAIN] == 60}
-    alone = replace(efficiency.OURS, margin=math.inf)
-    found = {name: [efficiency.replay(arm, harder, r) for r in range(10)] for name, arm in (
-        ("makes way", efficiency.OURS), ("nobody does", alone)
-    )}  # fmt: skip
-    assert all(spent.held for arm in found.values() for spent in arm)
-    assert all(spent.pauses == 0 for spent in found["nobody does"])
-    assert all(spent.pauses > 0 for spent in found["makes way"])
-    steps = {name: sum(spent.steps for spent in arm) for name, arm in found.items()}
-    assert steps["makes way"] < 0.7 * steps["nobody does"]
+def test_rivals_pay_for_whole_trainings_and_for_what_they_go_on_with_once(table):
+    loaded = recorded.load(table, "all")
+    assert efficiency.oracle(loaded, 0).steps == 400
+    assert efficiency.the_guide(loaded, 0).steps == 400
+    found = efficiency.i_epoch(loaded, 0)
+    rounds = math.ceil(found.trials / efficiency.WORKERS)
+    assert found.steps == found.trials * 200 + rounds * 200
+    bill = efficiency.Bill(loaded)
+    for upto in (200, 200, 400, 100):
+        bill.train(0, 0, upto)
+    pretraining = loaded.configurations[0][PRETRAIN]
+    assert (bill.spent.steps, bill.spent.trials) == (400, 1)
+    assert bill.spent.seconds == pretraining + 2 * (400 - pretraining)
+
+
+def test_the_bound_of_an_oracle_holds(table):
+    loaded = recorded.load(table, "all")
+    for name in SEARCHES:
+        assert efficiency.replay(efficiency.ARMS[name], loaded, 1).steps >= 400 - 80
 
 
 def test_a_study_that_never_holds_a_good_one_has_tried_everything(table, monkeypatch):
-    loaded = efficiency.load(table, "all")
+    loaded = recorded.load(table, "all")
     hopeless = next(number for number, values in loaded.configurations.items() if values[WEIGHT] <= 0.01)
     monkeypatch.setattr(efficiency.Table, "good", {hopeless})
     spent = efficiency.replay(efficiency.ARMS["random"], loaded, 0)

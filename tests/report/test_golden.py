@@ -19,7 +19,7 @@ ACCEPT = "pytest -n 0 tests/report/test_golden.py --accept"
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study with every end, its two best confirmed on three further seeds."""
-    ends = ["balanced", "exhausted", "capped", "failed", "diverged", None, "balanced", "collapsed"]
+    ends = ["balanced", "exhausted", "capped", "failed", "diverged", None, "balanced", "lost"]
     study, folder = made(tmp_path_factory.mktemp("golden"), ends, small() | {"confirm": {"top": 2, "seeds": 3}})
     confirm_all(folder, study, n0=(80, None, 100), n6=(84, 84, 100))
     return study, folder, records_in(study, folder)

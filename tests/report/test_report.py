@@ -162,7 +162,9 @@ def test_every_format_is_written_beside_the_page(real):
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     found = json.loads((real / "report.json").read_text())
     assert len(found["trials"]) == 8
-    answer = f"Winner: trial {found['answer']['number']}, balanced from step {found['answer']['steps']} of 100."
+    answer = (
+        f"Winner: trial {found['answer']['number']}, in balance from step {found['answer']['steps']} to the end at 100."
+    )
     assert answer in (real / "report.md").read_text()
     assert answer in (real / "report.html").read_text()
     assert (real / "best.yaml").exists()
@@ -182,7 +184,7 @@ def test_status_says_where_a_study_stands(real):
     assert "at work: none" in text
     found = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
     assert sum(found["trials"].values()) == 8
-    assert sum(found["confirmations"].values()) == found["wanted"]["in_all"] - 8 == 4
+    assert sum(found["confirmations"].values()) == found["wanted"]["in_all"] - 8 >= 4  # two candidates on two seeds
     assert found["steps_left_at_most"] == 0
     assert found["best"]["cost"] == found["best_so_far"][-1]
     assert found["running"] == []
@@ -195,7 +197,7 @@ def html_of(study, folder):
 def test_a_study_of_one_trial(tmp_path):
     study, folder = made(tmp_path, ["balanced"])
     text = html_of(study, folder)
-    assert "Winner: trial 0, balanced from step 60 of 200." in text
+    assert "Winner: trial 0, in balance from step 60 to the end at 200." in text
     assert "Not confirmed on further seeds yet" in text
     assert "Importance needs six trials" in text
     assert "The baseline" not in text  # it is the winner
@@ -203,24 +205,24 @@ def test_a_study_of_one_trial(tmp_path):
 
 def test_a_study_that_has_not_begun(tmp_path):
     text = html_of(*made(tmp_path, []))
-    assert "No trial has reached the balance." in text
+    assert "No trial has kept the balance." in text
     assert "nan" not in text
 
 
 def test_without_balance_it_says_what_stood_in_the_way(tmp_path):
     study, folder = made(tmp_path, ["exhausted"] * 8)
     text = html_of(study, folder)
-    assert "No trial has reached the balance." in text
+    assert "No trial has kept the balance." in text
     assert "the discriminator cannot order real over generated" in text
     assert 'id="importance"' not in text  # all alike: nothing parts them
     assert "The patience of" not in text
 
 
 def test_failed_diverged_and_running_trials_are_shown_as_what_they_are(tmp_path):
-    study, folder = made(tmp_path, ["balanced", "failed", "diverged", "capped", "collapsed", None, "exhausted"])
+    study, folder = made(tmp_path, ["balanced", "failed", "diverged", "capped", "lost", None, "exhausted"])
     found = report_data(study, folder, records_in(study, folder), importances)
     assert [trial["end"] for trial in found["trials"]] == [
-        "balanced", "failed", "diverged", "capped", "collapsed", "unfinished", "exhausted"
+        "balanced", "failed", "diverged", "capped", "lost", "unfinished", "exhausted"
     ]  # fmt: skip
     assert [trial["cost"] is None for trial in found["trials"]] == [False, True, True, False, False, True, False]
     text = html(found)
@@ -282,8 +284,8 @@ def test_what_is_saved_is_said(tmp_path):
     answer = report_data(study, folder, records_in(study, folder))["answer"]
     assert answer["number"] == 1
     assert answer["baseline"] == {"number": 0, "end": "exhausted", "cost": answer["baseline"]["cost"], "trained": 200}
-    assert answer["random"] == {"count": 3, "reached": 3, "median": 68 + 4}
-    assert "had not reached it after 200 steps (exhausted)" in html_of(study, folder)
+    assert answer["random"] == {"count": 3, "kept": 3, "median": 68 + 4}
+    assert "had not kept it by step 200 (exhausted)" in html_of(study, folder)
     assert "median cost is 72 steps: 1.1 times" in html_of(study, folder)
 
 
@@ -349,7 +351,7 @@ def test_the_dashboard_is_served_on_loopback_with_notes_and_images(real):
         )
         assert len(detail["trials"]) == 8
         assert all(
-            "balanced from step" in t["note"]["body"] or "censored" in t["note"]["body"] for t in detail["trials"]
+            "in balance from step" in t["note"]["body"] or "censored" in t["note"]["body"] for t in detail["trials"]
         )
         images = [re.search(r"!\[samples\]\((.*?)\)", trial["note"]["body"]) for trial in detail["trials"]]
         assert sum(image is not None for image in images) >= 7  # a trial that is capped at once has none

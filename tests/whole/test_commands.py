@@ -164,7 +164,7 @@ def answers(tmp_path_factory):
     (folder / "corrupt.tif").write_bytes(SAMPLE.read_bytes()[:20_000])
     (folder / "file").write_text("no folder")
     taken = small() | {"study": "taken"}
-    taken["space"][PATIENCE] = {"int": [2, 3]}
+    taken["space"][PATIENCE] = {"int": [2, 30]}
     open_study(StudyFolder(folder / "runs" / "taken"), loaded(folder, taken))
     for name, (edit, _, _) in WRONG.items():
         document = small()
@@ -199,7 +199,7 @@ def test_there_is_nothing_to_resume(answers):
 def test_wrong_input_leaves_nothing_behind(answers):
     runs = answers[0] / "runs"
     assert sorted(str(file.relative_to(runs)) for file in runs.rglob("*")) == ["taken", "taken/study.yaml"]
-    assert study_in(StudyFolder(runs / "taken")).space[PATIENCE].bounds == (2, 3)
+    assert study_in(StudyFolder(runs / "taken")).space[PATIENCE].bounds == (2, 30)
 
 
 def invoke(*arguments):
@@ -229,7 +229,7 @@ def test_a_training_leaves_its_records(trained):
     assert said.exit_code == 0
     steps, outcome = [int(reading["step"]) for reading in trial.readings()], trial.outcome()
     assert steps == list(range(2, outcome["trained_steps"] + 1, 2))
-    assert outcome["end"] in {"balanced", "exhausted"}
+    assert outcome["end"] in {"balanced", "lost", "exhausted"}
     assert trial.checkpoint.stat().st_size > 0
     with Image.open(trial.samples) as sheet:
         assert (sheet.mode, sheet.size) == (
@@ -241,13 +241,53 @@ def test_a_training_leaves_its_records(trained):
     assert saved["low"] < saved["high"]
 
 
-def test_a_training_says_whether_the_balance_was_reached(trained):
+def test_a_training_says_whether_the_balance_was_kept(trained):
     folder, said = trained
     trial = TrialFolder(folder / "out")
     verdict = judge(trial.readings(), Ruler.of(trial.configuration()))
-    reached, missed = "Balance reached: steps_to_nash", "Balance not reached: exhausted at step 100"
-    assert (reached in said.stdout) == verdict.reached
-    assert (missed in said.stdout) != verdict.reached
+    assert verdict.over
+    assert ("Balance kept from step" in said.stdout) == verdict.kept
+    assert (f"Balance not kept: {trial.outcome()['end']} at step 100" in said.stdout) != verdict.kept
+
+
+def test_a_training_is_judged_again_with_other_numbers(trained):
+    folder, _ = trained
+    trial = TrialFolder(folder / "out")
+    verdict = judge(trial.readings(), Ruler.of(trial.configuration()))
+    said = invoke("judge", trial.path)
+    assert said.exit_code == 0, said.exception
+    assert ("Kept from step" in said.stdout) == verdict.kept
+    assert "#" in said.stdout or "." in said.stdout
+    lax = ("probability_tolerance=1", "rank_tolerance=0.5", "control_auc=0.500001", "kept=0.01", "last_required=0")
+    said = invoke("judge", trial.path, *(word for change in lax for word in ("--nash", change)), "--nash", "window=2",
+                  "--nash", "required=1", "--nash", "latest=1", "--nash", "psnr_slack_db=90")  # fmt: skip
+    assert "Kept from step" in said.stdout
+    assert "Ruler other than the default: " in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["--nash", "kept=2"], "kept: found 2"),
+        (["--nash", "kpet=1"], "'kept'"),
+        (["--nash", "x"], "x"),
+        (["--nash", "window=5"], "required: found 9"),
+        (["--nash", "last=5"], "last_required: found 8"),
+    ],
+)
+def test_a_wrong_number_of_the_ruler_is_one_clear_error(trained, arguments, key):
+    said = invoke("judge", trained[0] / "out", *arguments)
+    assert said.exit_code == 2
+    assert said.stderr.startswith("error --nash: ")
+    assert key in said.stderr
+
+
+def test_what_cannot_be_judged_is_refused(tmp_path):
+    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "no.parquet"):
+        said = invoke("judge", place)
+        assert (said.exit_code, "expected the folder of a trial" in said.stderr) == (2, True)
+    (tmp_path / "a.parquet").write_text("no table")
+    assert "no table of recorded trainings" in invoke("judge", tmp_path / "a.parquet").stderr
 
 
 def test_a_training_that_has_ended_is_not_trained_again(trained):

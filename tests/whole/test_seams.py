@@ -222,7 +222,7 @@ def test_a_study_that_may_only_be_read_has_a_best_and_a_report(read_only, tmp_pa
     assert said.exit_code == 0, said.output
     assert "# The winner of study 'small': trial 0" in said.stdout
     said = invoke("report", read_only.path)
-    assert "Winner: trial 0, balanced from step 100 of 200." in said.stdout
+    assert "Winner: trial 0, in balance from step 100 to the end at 200." in said.stdout
     one_error(said, "--out: found a folder that cannot be written (Read-only file system)")
     said = invoke("report", read_only.path, "--out", tmp_path)
     assert said.exit_code == 0, said.output

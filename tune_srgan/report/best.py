@@ -14,7 +14,7 @@ from tune_srgan.study.settings import Study
 def best_configuration(study: Study, best: TrialRecord) -> str:
     """Return the winner's complete configuration as a file, with what it is and what to do with it."""
     note = (
-        f"# The winner of study '{study.study}': trial {best.number}, balanced from step {best.steps}.\n"
+        f"# The winner of study '{study.study}': trial {best.number}, in balance from step {best.steps} to its end.\n"
         f"# Train it again: python tune.py train best.yaml\n"
     )
     return note + best.trial.configuration_file.read_text(encoding="utf-8")

@@ -22,6 +22,7 @@ from tune_srgan.store.ending import StudyEnd, why_still
 from tune_srgan.store.records import StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import Proposer, TrialFolder, read_json
+from tune_srgan.study.edges import edges
 from tune_srgan.study.settings import Study
 from tune_srgan.tracking.marks import complaints, sync_commands
 
@@ -72,7 +73,7 @@ def report_data(
     Reads the readings of the trials whose curves are shown, and no others.
     """
     search, sure = records.search, confirmed(study, records)
-    best, baseline = winner_of(study, search, sure), baseline_of(search)
+    best, baseline = winner_of(study, records, sure), baseline_of(search)
     shown = {record.number: record for record in (best, baseline) if record is not None and record.trained_steps}
     still = why_still(folder, left_to_do(study, records))
     data = {
@@ -90,7 +91,7 @@ def report_data(
         },
         "names": {key: short(key) for key in study.space},
         "log_keys": [key for key, parameter in study.space.items() if parameter.log],
-        "answer": None if best is None else _answer(best, baseline, search, sure),
+        "answer": None if best is None else _answer(study, best, baseline, search, sure),
         "nearest": _nearest(search) if best is None else None,
         "baseline": baseline.number if baseline else None,
         "curves": {number: _curves(record) for number, record in shown.items()},
@@ -114,7 +115,11 @@ def _complaints(records: StudyRecords) -> dict[str, int]:
 
 
 def _answer(
-    best: TrialRecord, baseline: TrialRecord | None, records: Sequence[TrialRecord], sure: Sequence[Confirmed]
+    study: Study,
+    best: TrialRecord,
+    baseline: TrialRecord | None,
+    records: Sequence[TrialRecord],
+    sure: Sequence[Confirmed],
 ) -> dict[str, Any]:
     """The winner, and what it saves."""
     random = [record for record in records if record.proposed_by in {Proposer.STARTUP, Proposer.RANDOM}]
@@ -125,8 +130,16 @@ def _answer(
         "values": best.values,
         "steps": best.steps,
         "cost": best.cost,
+        "first": best.first,
+        "share": best.share,
+        "pace": best.held.pace,
         "exploitability": best.exploitability,
+        "edges": {
+            key: {"value": best.values[key], "range": study.space[key].describe(), "try": parameter.describe()}
+            for key, parameter in edges(study, best.values).items()
+        },
         "seeds": own.costs if own else [],
+        "kept": own.kept if own else 0,
         "median": own.median if own else None,
         "baseline": None
         if baseline is None
@@ -138,7 +151,7 @@ def _answer(
         },
         "random": {
             "count": len(random),
-            "reached": sum(record.end is End.BALANCED for record in random),
+            "kept": sum(record.end is End.BALANCED for record in random),
             "median": statistics.median(costs) if costs else None,
         },
     }
@@ -151,7 +164,8 @@ def _nearest(records: Sequence[TrialRecord]) -> dict[str, Any] | None:
         return None
     nearest = min(ended, key=lambda record: record.cost or 0.0)
     worst = max(CONDITIONS, key=lambda name: nearest.held.missed[name])
-    told = {"number": nearest.number, "gap": nearest.gap, "of": nearest.held.readings}
+    told = {"number": nearest.number, "end": nearest.label, "first": nearest.first, "gap": nearest.gap}
+    told["of"] = nearest.held.readings
     return told | {"missed": nearest.held.missed[worst], "condition": CONDITIONS[worst]}
 
 
@@ -173,6 +187,7 @@ def _phases(configuration: Configuration) -> dict[str, Any]:
         "tolerance": ruler.nash.probability_tolerance,
         "patience_g": schedulers.patience_g,
         "patience_d": schedulers.patience_d,
+        "cut": schedulers.cut,
     }
 
 
@@ -186,6 +201,8 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "end": record.label,
         "censored": record.end is not None and record.end.is_censored,
         "cost": record.cost,
+        "first": record.first,
+        "share": record.share,
         "gap": record.gap,
         "exploitability": record.exploitability,
         "trained": record.trained_steps,
@@ -207,14 +224,17 @@ def _history(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
 def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
     """A confirmed configuration, beside the best of them."""
     faster, slower, p = compared(best, one)
-    kept = [held.balanced / held.readings for held in one.held if held.readings]
+    shares = [held.balanced / held.readings for held in one.held if held.readings]
+    paces = [held.pace for held in one.held if held.pace is not None]
     missed = sum((held.missed for held in one.held), Counter()).most_common(1)
     return {
         "number": one.record.number,
         "search": one.record.cost,
         "seeds": one.costs,
         "median": one.median,
-        "kept": statistics.median(kept) if kept else None,
+        "kept": one.kept,
+        "share": statistics.median(shares) if shares else None,
+        "pace": statistics.median(paces) if paces else None,
         "later": sum(held.readings for held in one.held),
         "missed": {"condition": CONDITIONS[missed[0][0]], "readings": missed[0][1]} if missed else None,
         "probes": {name: _middle([held.probes[key] for held in one.held]) for key, name in PROBE_NAMES.items()},

@@ -22,7 +22,7 @@ MARKS = {  # a trial in the history: colour and shape by its end
     End.EXHAUSTED: ("muted", "x"),
     End.CAPPED: ("b", "v"),
     End.BUDGET: ("b", "^"),
-    End.COLLAPSED: ("c", "s"),
+    End.LOST: ("c", "s"),
 }
 
 

@@ -84,7 +84,18 @@ def html(data: dict[str, Any], watched: bool = False, home: str = ".") -> str:
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawn = dict.fromkeys(figures.FIGURES, "") | figures.drawn(data, "svg")
-    heads = ["trial", *data["names"].values(), *TEXTS, "cost", "gap", "exploitability", "steps", "shared"]
+    heads = [
+        "trial",
+        *data["names"].values(),
+        *TEXTS,
+        "cost",
+        "first",
+        "share",
+        "gap",
+        "exploitability",
+        "steps",
+        "shared",
+    ]
     return template.render(
         r=data,
         figures=drawn,

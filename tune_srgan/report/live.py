@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_srgan.console import duration, ending, figure
-from tune_srgan.search.confirmation import candidates
-from tune_srgan.store.records import StudyRecords, TrialRecord, best_of
+from tune_srgan.search.confirmation import in_all, winner
+from tune_srgan.store.records import StudyRecords, TrialRecord, arranged
 from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
 
@@ -51,9 +51,8 @@ class StudyView:
         self._abreast = max(self._abreast, len(self._last))
         if self._live is None and self._phases.get(trial) != reading["phase"]:
             self._phases[trial] = reading["phase"]
-            self._console.print(
-                f"trial {trial.name:>3s}  step {int(reading['step']):6d}  {reading['phase']}", highlight=False
-            )
+            said = ": ".join(reading[key] for key in ("phase", "cause") if key in reading)
+            self._console.print(f"trial {trial.name:>3s}  step {int(reading['step']):6d}  {said}", highlight=False)
 
     def on_end(self, record: TrialRecord) -> None:
         """Show that a trial ended, or its attempt did."""
@@ -84,36 +83,39 @@ class StudyView:
             table.add_column(name, justify="left" if name == "phase" else "right")
         for trial, reading in sorted(self._last.items(), key=lambda item: item[0].path):
             shown = [figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank", "gap")]
-            table.add_row(trial.name, reading["phase"], f"{int(reading['step'])}/{self._study.max_steps}", *shown)
+            phase = Text(reading["phase"], style="red" if "cause" in reading else "")
+            table.add_row(trial.name, phase, f"{int(reading['step'])}/{self._study.max_steps}", *shown)
         searched = self._searched()
         counts = Counter(record.label for record in searched)
         summary = ", ".join(f"{count} {end}" for end, count in sorted(counts.items())) or "none ended yet"
         head = f"{self._study.study}: {len(searched)} of {self._study.search.trials} trials ({summary})"
         confirming = next((trial for trial in (*self._last, *self._ended) if trial.confirms), None)
         head += f", {self._count(confirming)}" if confirming else ""
-        best = best_of(searched)
-        foot = f"best so far: trial {best.number}, balanced from step {best.steps}" if best else "best so far: none"
-        return Group(Text(head, style="bold"), table, Text(f"{foot}; {self._forecast()}"))
+        best = winner(self._study, arranged(self._ended.values()))
+        foot = f"best so far: trial {best.number}, in balance from step {best.steps}" if best else "best so far: none"
+        ruined = sorted({reading["cause"] for reading in self._last.values() if "cause" in reading})
+        notes = [Text(cause, style="red") for cause in ruined]
+        return Group(Text(head, style="bold"), table, *notes, Text(f"{foot}; {self._forecast()}"))
 
     def _count(self, like: TrialFolder) -> str:
         """How many trials of its kind have ended, of how many."""
         ended = [trial for trial in self._ended if bool(trial.confirms) == bool(like.confirms)]
         if not like.confirms:
             return f"{len(ended)} of {self._study.search.trials}"
-        return f"{len(ended)} of {self._to_confirm()} confirmations"
+        return f"{len(ended)} of {self._in_all() - self._study.search.trials} confirmations"
 
     def _searched(self) -> list[TrialRecord]:
         """The search's trials that have ended."""
         return [record for trial, record in self._ended.items() if not trial.confirms]
 
-    def _to_confirm(self) -> int:
-        """Confirmations there will be, as things stand."""
-        return len(candidates(self._study, self._searched())) * self._study.confirm.seeds
+    def _in_all(self) -> int:
+        """Trials and confirmations there will be, as things stand."""
+        return in_all(self._study, arranged(self._ended.values()), self._last)
 
     def _forecast(self) -> str:
         """Time used and time left, from the trials that ended in this run."""
         elapsed = self._elapsed_s()
-        left = self._study.search.trials + self._to_confirm() - len(self._ended)
+        left = self._in_all() - len(self._ended)
         ended = [record.seconds for record in self._ended.values() if record.seconds]
         text = f"{duration(elapsed)} so far"
         if ended and left > 0:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from tune_srgan.console import duration, ending
-from tune_srgan.search.confirmation import candidates, left_to_do, winner
+from tune_srgan.search.confirmation import in_all, left_to_do, winner
 from tune_srgan.store.ending import why_still
 from tune_srgan.store.records import StudyRecords, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
@@ -30,7 +30,7 @@ def standing(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[s
         for record in every
         if still is None and record.end is None and _at_work(record.trial)
     ]
-    wanted = study.search.trials + len(candidates(study, records.search)) * study.confirm.seeds
+    wanted = in_all(study, records)
     per_trial = sum(record.seconds for record in ended) / len(ended) if ended else None
     left = max(0, wanted - len(ended))
     at_once = max(1, len(running), study.resources.concurrent or 1)
@@ -64,7 +64,7 @@ def print_status(study: Study, folder: StudyFolder, records: StudyRecords, conso
         console.print(f"trial {record.trial.name:>3s}  {ending(record)}", highlight=False)
     stands = standing(study, folder, records)
     best = stands["best"]
-    text = f"trial {best['trial']}, balanced from step {best['steps']}" if best else "none"
+    text = f"trial {best['trial']}, in balance from step {best['steps']}" if best else "none"
     ended = records.ended()
     console.print(f"{ended} of {study.search.trials} trials ended; best so far: {text}.", highlight=False)
     _print_standing(stands, console)

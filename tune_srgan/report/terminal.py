@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.outcome import End
-from tune_srgan.console import COLOURS, figure, setting
+from tune_srgan.console import COLOURS, figure, setting, share_text
 from tune_srgan.report import words
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder
@@ -19,16 +19,19 @@ from tune_srgan.tracking.marks import sweep_address
 
 
 def print_training(trial: TrialFolder, console: Console) -> End:
-    """Print whether and when a single training reached the balance; returns how it ended."""
+    """Print whether and from when on a single training kept the balance; returns how it ended."""
     result, configuration = trial.outcome() or {}, trial.configuration()
     end = End(result["end"])
     marks = "".join("#" if reading["nash/balanced"] else "." for reading in trial.readings())
     console.print(Text(f"Readings, one every {configuration.Training.validate_every} steps, # balanced:\n{marks}"))
     if end is End.BALANCED:
-        text = f"Balance reached: steps_to_nash {result['steps']}, exploitability {figure(result['exploitability'])}."
+        text = (
+            f"Balance kept from step {result['steps']} to the end, exploitability {figure(result['exploitability'])}."
+        )
         console.print(text, style="bold green", highlight=False)
     else:
-        text = f"Balance not reached: {end} at step {result['trained_steps']}, gap {figure(result['gap'])}."
+        first = "never balanced" if result["first"] is None else f"balanced first at step {result['first']}"
+        text = f"Balance not kept: {end} at step {result['trained_steps']}, {first}, gap {figure(result['gap'])}."
         console.print(f"{text} {result['cause']}".strip(), style="bold yellow", highlight=False)
     console.print(Text(f"Readings, checkpoint, generator and sample images: {trial.path}"), soft_wrap=True)
     return end
@@ -62,13 +65,14 @@ def _print_confirmation(data: dict[str, Any], console: Console) -> None:
     console.print(f"Confirmed on {seeds} further seed(s), the same for each, to max_steps:", highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0))
     heads = ("warm 100", "warm 300", "fresh 300", "bicubic", "real")
-    for name in ("trial", "median", "by seed", "kept", *heads):
+    for name in ("trial", "kept", "median", "by seed", "share", "rates", *heads):
         table.add_column(name, justify="left" if name == "by seed" else "right", no_wrap=True)
     for one in confirmed:
-        kept = "–" if one["kept"] is None else f"{one['kept']:.0%}"
         steps = ", ".join(map(words.cost_text, one["seeds"]))
         probed = [figure(rank) for rank in one["probes"].values()]
-        table.add_row(str(one["number"]), words.cost_text(one["median"]), steps, kept, *probed)
+        kept = f"{one['kept']} of {len(one['seeds'])}"
+        since = share_text(one["share"]), share_text(one["pace"])
+        table.add_row(str(one["number"]), kept, words.cost_text(one["median"]), steps, *since, *probed)
     console.print(table)
     console.print(words.PROBES_TEXT, style="dim", highlight=False)
     for line in words.confirmation_texts(data):
@@ -82,7 +86,7 @@ def _table(data: dict[str, Any]) -> Table:
     for name in data["names"].values():
         table.add_column(name, justify="right", no_wrap=True)
     in_seconds = data["unit"] == "s"
-    for name in ("by", "ended", "cost, s" if in_seconds else "cost", "gap", "exploit."):
+    for name in ("by", "ended", "cost, s" if in_seconds else "cost", "first", "share", "gap", "exploit."):
         table.add_column(name, justify="left" if name in {"by", "ended"} else "right", no_wrap=True)
     trials = data["trials"]
     for trial in sorted(trials, key=lambda t: (t["cost"] if t["cost"] is not None else math.inf, t["number"])):
@@ -92,6 +96,8 @@ def _table(data: dict[str, Any]) -> Table:
             trial["by"],
             Text(trial["end"], style=COLOURS.get(trial["end"], "")),
             figure(trial["cost"], 1 if in_seconds else 0),
+            figure(trial["first"], 0),
+            share_text(trial["share"]),
             figure(trial["gap"]),
             figure(trial["exploitability"]),
         )

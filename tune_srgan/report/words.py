@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.outcome import End
-from tune_srgan.console import duration, figure, milliseconds, setting
+from tune_srgan.console import duration, figure, milliseconds, setting, share_text
 
+FROZEN = 0.1  # pace of a game below which its balance is said to stand still: measured in `benchmarks/README.md`
 LIMITS = (
     "“No balance” can be proved by one better discriminator, “balance” cannot: it holds against this discriminator "
     "and, as its exploitability shows, not against every better one.",
     "One seed is an anecdote: rely on what was confirmed on further seeds, over the whole training.",
 )
 PROBES_TEXT = (
-    "kept: later readings still balanced. The ranks (medians; 0.5 cannot tell, 1 always tells) are those of D trained "
-    "on against the frozen generator at its rate for 100 and 300 steps, of a fresh one for 300 steps at 2e-4, and of "
-    "the fresh one against bicubic and against other real images."
+    "share: of balanced readings since the balance began, the median of seeds that kept it. Ranks (medians; 0.5 "
+    "cannot tell, 1 always tells) are those of D trained on against the frozen generator at its rate for 100 and 300 "
+    "steps, of a fresh one for 300 steps at 2e-4, and of the fresh one against bicubic and against other real images."
 )
 
 
@@ -38,29 +39,50 @@ def answer_of(data: Mapping[str, Any]) -> Answer:
     """Say which trial won, with what, how surely, and what that saves; or what stood in the way."""
     winner = data["answer"]
     if winner is None:
-        headline = f"No trial has reached the balance{' yet' if data['running'] else ''}."
+        headline = f"No trial has kept the balance{' yet' if data['running'] else ''}."
         return Answer(headline, details=[_nearest(data["nearest"])] if data["nearest"] else [])
     unit = data["unit"]
-    headline = f"Winner: trial {winner['number']}, balanced from step {winner['steps']} of {data['max_steps']}."
+    headline = (
+        f"Winner: trial {winner['number']}, in balance from step {winner['steps']} to the end at {data['max_steps']}."
+    )
     seconds = f", seconds_to_nash {winner['cost']:.1f}" if unit == "s" else ""
     details = [
-        f"steps_to_nash {winner['steps']}{seconds}, exploitability {figure(winner['exploitability'])} "
-        "(held-out rank of a best response; 0.5 none, 1 full)."
+        f"steps_to_nash {winner['steps']}{seconds}, balanced first at step {winner['first']}, "
+        f"{share_text(winner['share'])} of the readings since step {winner['steps']} balanced, the rates at "
+        f"{share_text(winner['pace'])} of theirs on average; exploitability "
+        f"{figure(winner['exploitability'])} (held-out rank of a best response; 0.5 none, 1 full)."
     ]
+    if winner["pace"] is not None and winner["pace"] < FROZEN:
+        details.append(
+            "A balance kept by standing still: the plateau schedulers all but stopped both networks. Longer patiences "
+            "keep them at play; a best response may still win, as the exploitability says."
+        )
     if winner["seeds"]:
-        median = "never" if winner["median"] is None else f"{winner['median']:g} {unit}"
-        by_seed = ", ".join(map(cost_text, winner["seeds"]))
-        details.append(f"On {len(winner['seeds'])} further seeds, to the last step: {by_seed}; median {median}.")
+        count, by_seed = len(winner["seeds"]), ", ".join(map(cost_text, winner["seeds"]))
+        details.append(
+            f"On {count} further seeds: kept on {winner['kept']} of {count}, from {by_seed}; "
+            f"median {cost_text(winner['median'])} {unit}."
+        )
     else:
         details.append("Not confirmed on further seeds yet: one seed is an anecdote.")
+    details += [
+        f"{key} = {setting(edge['value'])} lies on the edge of its range ({edge['range']}): try {edge['try']} "
+        "(`resume STUDY --extend` does)."
+        for key, edge in winner["edges"].items()
+    ]
     details += [line for line in (_baseline(winner, unit), _random(winner, unit)) if line]
     return Answer(headline, {key: setting(value) for key, value in winner["values"].items()}, details)
 
 
 def _nearest(nearest: Mapping[str, Any]) -> str:
+    first = nearest["first"]
+    of = f"last {nearest['of']} readings"
+    if first is not None:
+        of = f"{nearest['of']} readings from its first balance on, at step {first},"
+    reached = f", gap {figure(nearest['gap'])}" if first is None else ""
     return (
-        f"Nearest: trial {nearest['number']}, gap {figure(nearest['gap'])}. Of its last {nearest['of']} readings "
-        f"{nearest['missed']} miss the condition “{nearest['condition']}”."
+        f"Nearest: trial {nearest['number']} ({nearest['end']}{reached}). {nearest['missed']} of its {of} miss the "
+        f"condition “{nearest['condition']}”."
     )
 
 
@@ -71,9 +93,9 @@ def _baseline(winner: Mapping[str, Any], unit: str) -> str:
     name = f"The baseline (trial {baseline['number']}, the first of try_first)"
     if baseline["end"] == End.BALANCED:
         times = baseline["cost"] / winner["cost"]
-        return f"{name} took {baseline['cost']:g} {unit}: {times:.1f} times as long."
+        return f"{name} kept it from {baseline['cost']:g} {unit} on: {times:.1f} times as long."
     if baseline["trained"]:
-        return f"{name} had not reached it after {baseline['trained']} steps ({baseline['end']})."
+        return f"{name} had not kept it by step {baseline['trained']} ({baseline['end']})."
     return f"{name} was never started: it could not win any more."
 
 
@@ -81,9 +103,9 @@ def _random(winner: Mapping[str, Any], unit: str) -> str:
     random = winner["random"]
     if not random["count"] or random["median"] is None:
         return ""
-    penalty = ", censored trials counted with their penalty" if random["reached"] < random["count"] else ""
+    penalty = ", censored trials counted with their penalty" if random["kept"] < random["count"] else ""
     return (
-        f"Of {random['count']} random configurations {random['reached']} reached it; their median cost is "
+        f"Of {random['count']} random configurations {random['kept']} kept it; their median cost is "
         f"{random['median']:.0f} {unit}{penalty}: {random['median'] / winner['cost']:.1f} times the winner's."
     )
 
@@ -112,7 +134,7 @@ def confirmation_texts(data: Mapping[str, Any]) -> list[str]:
     """Return what later readings missed, and which confirmed configurations cannot be told apart."""
     confirmed = data["confirmed"]
     lines = [
-        f"Trial {one['number']}: {one['missed']['readings']} of {one['later']} readings after the balance miss the "
+        f"Trial {one['number']}: {one['missed']['readings']} of {one['later']} readings since the balance miss the "
         f"condition “{one['missed']['condition']}”."
         for one in confirmed
         if one["missed"] is not None
@@ -130,13 +152,19 @@ def patience_texts(data: Mapping[str, Any]) -> list[str]:
     winner = data["answer"]
     curve: dict[str, Any] = data["curves"].get(str(winner["number"]), {}) if winner else {}
     lines = []
-    for which in "gd" if curve else "":
+    if curve and curve["cut"] == "both":
+        cuts = int(max((count or 0 for count in curve["cuts_g"]), default=0))
+        lines.append(f"Either scheduler cuts both rates (`Schedulers.cut: both`): {_times(cuts)}.")
+    for which in "gd" if curve and curve["cut"] == "each" else "":
         cuts = int(max((count or 0 for count in curve[f"cuts_{which}"]), default=0))
         patience, name = curve[f"patience_{which}"], which.upper()
-        times = "once" if cuts == 1 else f"{cuts} times"
-        acted = f"cut its rate {times}" if cuts else "never acted: any longer one would have done the same"
+        acted = f"cut its rate {_times(cuts)}" if cuts else "never acted: any longer one would have done the same"
         lines.append(f"The patience of {name}'s scheduler, {patience} validations, {acted}.")
     return lines
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once"}.get(count, f"{count} times")
 
 
 def account_text(data: Mapping[str, Any]) -> str:
@@ -146,7 +174,7 @@ def account_text(data: Mapping[str, Any]) -> str:
     return (
         f"{search['executed']} steps of the search{f' and {more} of the confirmation' if more else ''} in "
         f"{duration(account['wall_s'])}. Saved: {search['sharing']} by sharing pretraining; at most "
-        f"{search['capping']} by capping and {search['balance']} by stopping at the balance."
+        f"{search['capping']} by capping."
     )
 
 
@@ -180,5 +208,5 @@ def paragraphs(data: Mapping[str, Any]) -> list[str]:
     first = f"{answer.headline} Its run has the tag `best`; its settings: {settings}." if winner else ""
     ended = [trial for trial in data["trials"] if trial["end"] in set(End)]
     censored = sum(trial["censored"] for trial in ended)
-    last = f"{len(ended)} of {data['wanted_trials']} trials have ended; {censored} are censored: without a balance."
+    last = f"{len(ended)} of {data['wanted_trials']} trials have ended; {censored} are censored: they kept no balance."
     return [first or answer.headline, *answer.details, last]

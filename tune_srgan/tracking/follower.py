@@ -195,6 +195,8 @@ class _Follower:
         summary |= {f"steps/{kind}": steps for kind, steps in record.account.items()}
         if not outcome["censored"]:
             summary["steps_to_nash"] = outcome["steps"]
+        if record.held.pace is not None:
+            summary["pace"] = record.held.pace
         if record.cost is not None:
             summary["nash_cost"] = record.cost
         if best:

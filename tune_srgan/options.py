@@ -1,0 +1,32 @@
+"""The options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+STORAGE = "TUNE_SRGAN_STORAGE"  # in the environment: where this machine keeps its studies
+Storage = Annotated[
+    str | None, typer.Option(envvar=STORAGE, help="Folder or URL of studies; default: the study file's, else runs.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster to join, or its dashboard (http://…) to do it there; `local` starts one here. Default: "
+        "RAY_ADDRESS, one that runs on this machine, else local."
+    ),
+]
+Dashboard = Annotated[
+    str | None,
+    typer.Option("--address", help="Do it on the head of a Ray cluster: its dashboard, like http://127.0.0.1:8265."),
+]
+Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all, instead of the study file's.")]
+Concurrent = Annotated[
+    int | None, typer.Option(min=1, help="Trials at once; needed where a cluster does not say how far it grows.")
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, URL, file or name.")]
+Formats = Annotated[list[str], typer.Option("--format", help="Of the report: html, md or json; may be given again.")]
