@@ -57,7 +57,7 @@ def stub(config: dict[str, Any]) -> None:
         trial.append(found)
         tune.report({**found, "phase": "game"})
         time.sleep(PAUSE_S)
-    trial.end(Outcome(End.COLLAPSED, 4 * reports, True, 0.5 + trial.number % 7 / 10, 4 * reports))
+    trial.end(Outcome(End.EXHAUSTED, 4 * reports, True, 0.5 + trial.number % 7 / 10, 4 * reports))
 
 
 class Watch:
@@ -118,7 +118,7 @@ def checked(folder: StudyFolder, study: Study, trials: int, reports: int) -> Non
     """Every trial once, in the records, in Optuna; every reading once."""
     records = read_records(study, folder.every_trial()).search
     assert [record.number for record in records] == list(range(trials))
-    assert all(record.end is End.COLLAPSED for record in records)
+    assert all(record.end is End.EXHAUSTED for record in records)
     assert all([r["step"] for r in trial.readings()] == list(range(4, 4 * reports + 1, 4)) for trial in folder.trials())
     kept = optuna.load_study(study_name=study.study, storage=folder.optuna_url).trials
     assert [trial.number for trial in kept] == list(range(trials))

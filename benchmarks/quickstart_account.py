@@ -3,7 +3,7 @@
     python benchmarks/quickstart_account.py [--out quickstart_account.json]
 
 The quickstart's study with a random sampler, whose proposals do not depend on outcomes, so that all four studies train
-the same configurations; without confirmation, which neither changes. About 20 minutes on two cores.
+the same configurations; without further seeds, which neither changes. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ def run(name: str, sharing: bool, capping: bool, folder: Path) -> dict[str, Any]
     """One study; its account, its winner, and the seconds it took."""
     document = yaml.safe_load((ROOT / "search_spaces/quickstart.yaml").read_text())
     document |= {"study": name, "confirm": {"top": 0}, "training": str(ROOT / "search_spaces" / document["training"])}
-    document["search"] |= {"sampler": "random", "sharing": {"enabled": sharing}, "capping": {"enabled": capping}}
+    document["search"] |= {
+        "sampler": "random",
+        "race": 0,
+        "sharing": {"enabled": sharing},
+        "capping": {"enabled": capping},
+    }
     document["tracking"] = {"wandb": {"mode": "disabled"}}
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(document))
@@ -57,13 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
     results: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "cases": {}}
-    print("          executed   shared   capped  at balance  seconds  winner, steps_to_nash", flush=True)
+    print("          executed   shared   capped  seconds  winner, steps_to_nash", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name, (sharing, capping) in CASES.items():
             found = run(name, sharing, capping, Path(folder))
             results["cases"][name] = found
             print(
-                f"{name:9s} {found['executed']:8d} {found['sharing']:8d} {found['capping']:8d} {found['balance']:11d} "
+                f"{name:9s} {found['executed']:8d} {found['sharing']:8d} {found['capping']:8d} "
                 f"{found['seconds']:8.0f}  {found['winner']}, {found['steps_to_nash']}",
                 flush=True,
             )

@@ -1,11 +1,11 @@
-"""Record real learning curves: whole trainings over a grid of pretraining lengths crossed with a Latin hypercube.
+"""Record real learning curves: whole trainings of a Latin hypercube over a study's space.
 
-    python benchmarks/record_curves.py --scene SCENE --folder FOLDER [--minutes 8] [--workers 8] [--out curves.parquet]
+    python benchmarks/record_curves.py STUDY.yaml --folder FOLDER [--scene SCENE] [--minutes 8] [--out TABLE.parquet]
 
-Every training goes to its last step, whatever it reaches: the ruler is set so that no window is ever certified, and a
-reader judges the figures by any other. It resumes: a second call with the same folder trains what is missing, and
-`--out` writes the table of all that is there. On a GPU the workers share it through CUDA MPS where that can be
-started. Pretraining is shared between the lengths, by the project's own snapshots.
+Every training goes to its last step; a reader judges its readings by any ruler. It resumes: a second call with the same
+folder trains what is missing, and `--out` writes the table of all that is there. On a GPU the workers share it through
+CUDA MPS where that can be started, and several GPUs are shared out. A worker takes trainings with one warm-up and one
+seed, the longest pretraining first, and the others start from its snapshots.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ import numpy as np
 import torch
 
 from trainables.imagery import load_imagery
+from trainables.schedules import g_warmup
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import Diverged, pick_device, train
+from trainables.validation import best_response, figures_of_merit, held_out_images
 from tune_srgan.cluster import mps
-from tune_srgan.search.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of
+from tune_srgan.search.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of, values_in_pretraining
 from tune_srgan.store.account import step_seconds_of
 from tune_srgan.store.objects import storage_at, write_atomically
 from tune_srgan.study.loading import load_study
@@ -47,32 +50,28 @@ FIGURES = {  # column: a reading's key, and the digits kept
     "psnr": ("nash/psnr", 3),
     "psnr_bicubic": ("nash/psnr_bicubic", 3),
 }
-COLUMNS = (*FIGURES, "rate_d")  # the last one a share of the configured rate, since its floor is one
+Numbered = tuple[int, dict[str, Value]]  # a configuration of the hypercube
+COLUMNS = (*FIGURES, "rate_d", "rate_g")  # the last two as shares of the configured rates: the plateau factors
 
 
 def configurations(study: Study, points: int, seed: int = 0) -> list[dict[str, Value]]:
-    """All lengths of pretraining, crossed with `points` of a Latin hypercube over the other keys."""
-    lengths = study.space[PRETRAIN]
-    low, high = lengths.bounds
-    others = [key for key in study.space if key != PRETRAIN]
+    """A Latin hypercube over the space."""
     draw = np.random.default_rng(seed)
-    shares = {key: (draw.permutation(points) + draw.random(points)) / points for key in others}
+    shares = {key: (draw.permutation(points) + draw.random(points)) / points for key in study.space}
     return [
-        {PRETRAIN: length} | {key: study.space[key].at(shares[key][point]) for key in others}
-        for point in range(points)
-        for length in range(int(low), int(high) + 1, int(lengths.step or 1))
+        {key: dimension.at(shares[key][point]) for key, dimension in study.space.items()} for point in range(points)
     ]
 
 
-def record(job: tuple[Study, Path, str | None, int, int, list[tuple[int, dict[str, Value]]], float]) -> int:
-    """Train one point's lengths on one seed, the longest first, so that the others find its pretraining; how many."""
+def record(job: tuple[Study, Path, str | None, int, int, list[Numbered], float]) -> int:
+    """Train configurations on one seed, the longest pretraining first: the others find it; returns how many."""
     study, folder, scene, threads, seed, wanted, until = job
     done = 0
     for number, values in sorted(wanted, key=lambda item: -int(item[1][PRETRAIN])):
         file = folder / f"{number:04d}-{seed}.json"
         if file.exists() or time.time() > until:
             continue
-        configuration = whole(study.configuration(values), seed, scene, threads)
+        configuration = placed(study.configuration(values), seed, scene, threads)
         device = pick_device(configuration)
         imagery = load_imagery(configuration, device)
         snapshots = Snapshots(storage_at(str(folder / "pretraining")), 50e9, print)
@@ -84,28 +83,57 @@ def record(job: tuple[Study, Path, str | None, int, int, list[tuple[int, dict[st
                 shared.offer(state)
         except Diverged as error:
             end = str(error)
-        configured = configuration.Optimizers.optim_d_lr
         readings = [
             {"step": int(r["step"])}
             | {c: round(r[k], digits) for c, (k, digits) in FIGURES.items() if k in r}
-            | ({"rate_d": round(r["lr_discriminator"] / configured, 6)} if "lr_discriminator" in r else {})
+            | _plateau_factors(r, configuration)
             for r in state.readings
         ]
+        losses = configuration.Training.Losses
+        merits = figures_of_merit(held_out_images(state, imagery), imagery, losses) if end == "whole" else {}
+        response = best_response(state, imagery) if end == "whole" and state.discriminator is not None else None
         pretraining, game = step_seconds_of(state.readings, configuration.Training.pretrain_steps)
         validating = statistics.median([r["time/validate_s"] for r in state.readings] or [math.nan])
         times = {"pretraining_step_s": pretraining, "game_step_s": game, "validation_s": validating}
-        kept = {"number": number, "seed": seed, "values": values, "end": end, "readings": readings} | times
+        found = {"values": values, "end": end, "merits": merits, "exploitability": response, "readings": readings}
+        kept = {"number": number, "seed": seed} | found | times
         write_atomically(file, json.dumps(kept))
         done += 1
     return done
 
 
-def whole(configuration: Configuration, seed: int, scene: str | None, threads: int) -> Configuration:
-    """The same training on a seed, to its last step: no reading is balanced to within so little."""
+def take_gpu(counter: Any) -> None:
+    """Give a worker the GPU whose turn it is."""
+    with counter.get_lock():
+        counter.value += 1
+        if torch.cuda.device_count():
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(counter.value % torch.cuda.device_count())
+
+
+def shared_out(study: Study, points: int, seeds: int, workers: int) -> list[tuple[int, list[Numbered]]]:
+    """Seeds and their configurations: those of a list share their pretraining; at least a list for each worker."""
+    alike: dict[tuple[object, ...], list[Numbered]] = {}
+    for number, values in enumerate(configurations(study, points)):
+        alike.setdefault(values_in_pretraining(values), []).append((number, values))
+    parts = math.ceil(workers / (seeds * len(alike)))
+    return [(seed, wanted[part::parts]) for seed in range(seeds) for wanted in alike.values() for part in range(parts)]
+
+
+def placed(configuration: Configuration, seed: int, scene: str | None, threads: int) -> Configuration:
+    """The same training on a seed, a scene and this machine."""
     data = configuration.Data.model_copy(update={"path": scene} if scene else {})
     training = configuration.Training.model_copy(update={"seed": seed, "threads": threads, "device": "auto"})
-    nash = configuration.Nash.model_copy(update={"probability_tolerance": 1e-12})
-    return configuration.model_copy(update={"Data": data, "Training": training, "Nash": nash})
+    return configuration.model_copy(update={"Data": data, "Training": training})
+
+
+def _plateau_factors(reading: Mapping[str, float], configuration: Configuration) -> dict[str, float]:
+    """What the plateau schedulers left of both rates, once there is a discriminator."""
+    if "lr_discriminator" not in reading:
+        return {}
+    rates, warm = configuration.Optimizers, g_warmup(int(reading["step"]), configuration)
+    factors = {"rate_d": reading["lr_discriminator"] / rates.optim_d_lr}
+    factors["rate_g"] = reading["lr_generator"] / (rates.optim_g_lr * warm)
+    return {name: round(factor, 6) for name, factor in factors.items()}
 
 
 def write_table(study_file: Path, folder: Path, out: Path) -> None:
@@ -126,8 +154,7 @@ def write_table(study_file: Path, folder: Path, out: Path) -> None:
         {name: pa.array(values, whole_numbers.get(name, pa.float32())) for name, values in columns.items()}
     )
     trainings = [
-        {key: training[key] for key in ("number", "seed", "end", "pretraining_step_s", "game_step_s", "validation_s")}
-        for training in found
+        {key: value for key, value in training.items() if key not in ("values", "readings")} for training in found
     ]
     made = {
         "study": study_file.read_text(),
@@ -149,10 +176,10 @@ def describe_machine() -> dict[str, str]:
 def main() -> None:
     """Train what is missing, as long as there is time; write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=HERE / "curves.yaml")
+    parser.add_argument("study", type=Path)
     parser.add_argument("--scene", help="the imagery; as .npy where rasterio is missing")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--points", type=int, default=20, help="of the Latin hypercube")
+    parser.add_argument("--points", type=int, default=120, help="of the Latin hypercube")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -162,17 +189,16 @@ def main() -> None:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     if not (chosen.folder / "machine.json").exists():
         write_atomically(chosen.folder / "machine.json", json.dumps(describe_machine()))
-    numbered = list(enumerate(configurations(study, chosen.points)))
-    until, lengths = time.time() + 60 * chosen.minutes, len(numbered) // chosen.points
+    until = time.time() + 60 * chosen.minutes
     jobs = [
-        (study, chosen.folder, chosen.scene, 1, seed, numbered[point * lengths : (point + 1) * lengths], until)
-        for seed in range(chosen.seeds)
-        for point in range(chosen.points)
+        (study, chosen.folder, chosen.scene, 1, seed, wanted, until)
+        for seed, wanted in shared_out(study, chosen.points, chosen.seeds, chosen.workers)
     ]
     if torch.cuda.is_available() and chosen.workers > 1:
         mps.join()  # before the workers start, which inherit it
     began, done = time.perf_counter(), 0
-    with multiprocessing.get_context("spawn").Pool(chosen.workers) as pool:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(chosen.workers, take_gpu, (context.Value("i", 0),)) as pool:
         for count in pool.imap_unordered(record, jobs):
             done += count
             print(f"{done} trainings in {time.perf_counter() - began:.0f} s", flush=True)

@@ -1,16 +1,13 @@
 """What a search spends until it holds a good configuration: studies replayed over recorded learning curves.
 
-    python benchmarks/search_efficiency.py [--table curves.parquet] [--part report] [--repetitions 50] [--out FILE.json]
+    python benchmarks/search_efficiency.py [--part report] [--repetitions 60] [--among arms] [--out FILE.json]
 
-No training and no GPU: trials read recorded curves. Each arm proposes with the real thing: Ray Tune's OptunaSearch and
-AsyncHyperBandScheduler, this project's Searcher, capping, meter and order of starts. A proposal becomes the nearest
-recorded configuration that the study has not tried. Four trials run at a time; the clock is the measured cost of both
-kinds of steps. A study holds a good configuration once a trial of one has a certified balance, where good is a median
-of `steps_to_nash` over the recorded seeds within 10 % of the table's best.
-
-The table is split by bands of the adversarial weight: `choose` is what defaults were chosen on, `report` is reported.
-`--never-until 200` replays a harder world, in which no training with so little pretraining ever balances: the shortest
-pretraining is a good bet in the recorded one, and a default must not live by that bet alone.
+No training and no GPU: trials read recorded curves, a whole training each. Each arm proposes with the real thing: Ray
+Tune's OptunaSearch and AsyncHyperBandScheduler, SMAC's facade with its adaptive capping, this project's Searcher,
+capping, meter and order of starts. A proposal becomes the nearest recorded configuration that the study has not tried.
+WORKERS (4) trials run at a time; the clock is the measured cost of both kinds of steps. A study holds a good
+configuration once a training of one has ended with its balance kept, where good is a configuration kept on every
+recorded seed with a median of `steps_to_nash` within 10 % of the best. `oracle` trains the best one once, nothing else.
 """
 
 from __future__ import annotations
@@ -21,12 +18,13 @@ import json
 import math
 import os
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -36,11 +34,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import numpy as np
 import optuna
-import pyarrow.parquet as pq
-import yaml
+from recorded import PARTS, TABLES, Curve, Table, load
 
-from trainables.balance import Ruler, Verdict, earliest_possible, judge, lost, nash_cost
-from trainables.outcome import End
+from trainables.balance import Verdict, nash_cost
+from trainables.outcome import End, end_of
 from tune_srgan.search.capping import Incumbent, better
 from tune_srgan.search.samplers import good_trials
 from tune_srgan.search.searcher import Searcher
@@ -50,139 +47,32 @@ from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value
 
-HERE = Path(__file__).resolve().parent
-WEIGHT = "Training.Losses.adv_loss_beta"
-WORKERS = 4
-WITHIN = 1.1  # of the best median
-NEVER_GAP = 1e3  # what ASHA is told before the game
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One recorded training, judged once: by reading, what a search would know after it."""
-
-    steps: list[int]
-    gaps: list[float]  # the smallest window gap so far
-    earliest: list[float]  # `earliest_possible` after so many readings, from none on
-    lost: list[bool]
-    steps_to_nash: float  # ∞ where it never was
-    certified_at: float
-
-    def cost(self, readings: int, max_steps: int) -> float:
-        """`nash_cost` after so many readings."""
-        if readings and self.steps[readings - 1] >= self.certified_at:
-            return self.steps_to_nash
-        gap = self.gaps[readings - 1] if readings else math.inf
-        return nash_cost(Verdict(None, None, 0, gap), max_steps)
-
-    def without_balance(self) -> Curve:
-        """A training of the same length in which no reading of the game is balanced."""
-        first, every = self.earliest[0], self.steps[0]
-        earliest = [first, *(max(first, step + every) for step in self.steps)]
-        return replace(
-            self, gaps=[1.0] * len(self.gaps), earliest=earliest, steps_to_nash=math.inf, certified_at=math.inf
-        )
-
-
-@dataclass(frozen=True)
-class Table:
-    """Recorded configurations of one part, their curves by seed, and the cost of both kinds of steps."""
-
-    study: Study
-    configurations: dict[int, dict[str, Value]]
-    curves: dict[tuple[int, int], Curve]
-    seeds: list[int]
-    step_s: tuple[float, float]
-    machine: dict[str, str]
-
-    def median(self, number: int) -> float:
-        """Median steps to Nash over the seeds."""
-        return statistics.median(self.curves[number, seed].steps_to_nash for seed in self.seeds)
-
-    @property
-    def good(self) -> set[int]:
-        """The configurations within 10 % of the best median."""
-        best = min(self.median(number) for number in self.configurations)
-        return {number for number in self.configurations if self.median(number) <= WITHIN * best}
-
-
-@cache
-def load(file: Path, part: str, never_until: int = 0) -> Table:
-    """Read and judge the table; `part` is choose, report or all."""
-    table = pq.read_table(file)
-    made = json.loads(table.schema.metadata[b"curves"])
-    document = yaml.safe_load(made["study"])
-    study = Study.model_validate(document)
-    values = {int(number): found for number, found in made["configurations"].items()}
-    rows: dict[tuple[int, int], list[dict[str, float]]] = {}
-    columns, rates = table.to_pydict(), {n: study.configuration(v).Optimizers.optim_d_lr for n, v in values.items()}
-    names = [name for name in columns if name not in ("number", "seed", "step")]
-    for index, (number, seed) in enumerate(zip(columns["number"], columns["seed"], strict=True)):
-        reading = {"step": float(columns["step"][index])}
-        for name in names:
-            if columns[name][index] is not None:
-                reading[f"nash/{name}"] = columns[name][index]
-        if "nash/rate_d" in reading:  # recorded as a share of the configured rate, so that the floor is met exactly
-            reading["lr_discriminator"] = reading.pop("nash/rate_d") * rates[number]
-        rows.setdefault((number, seed), []).append(reading)
-    seeds = sorted({seed for _, seed in rows})
-    whole = [number for number in values if all((number, seed) in rows for seed in seeds)]
-    by_weight = sorted({float(values[number][WEIGHT]) for number in whole})
-    band = {weight: index // 2 % 2 for index, weight in enumerate(by_weight)}
-    wanted = {"choose": (0,), "report": (1,), "all": (0, 1)}[part]
-    chosen = {number: values[number] for number in whole if band[float(values[number][WEIGHT])] in wanted}
-    curves = {
-        (number, seed): judged(rows[number, seed], Ruler.of(study.configuration(chosen[number])), study)
-        for number in chosen
-        for seed in seeds
-    }
-    for place, curve in curves.items():
-        if int(values[place[0]][PRETRAIN]) <= never_until:
-            curves[place] = curve.without_balance()
-    costs = [
-        statistics.median(t[key] for t in made["trainings"] if math.isfinite(t[key]))
-        for key in ("pretraining_step_s", "game_step_s")
-    ]
-    return Table(study, chosen, curves, seeds, (costs[0], costs[1]), made["machine"])
-
-
-def judged(readings: list[dict[str, float]], ruler: Ruler, study: Study) -> Curve:
-    """What the meter says after each reading. What certifies a balance later does not change what it said before."""
-    whole, lost_after = judge(readings, ruler), study.search.capping.lost_after
-    certified = whole.certified_at or math.inf
-    gaps, earliest, gone = [], [earliest_possible([], ruler)], []
-    for count in range(1, len(readings) + 1):
-        late = readings[max(0, count - 2 * ruler.nash.window) : count]  # windows that are full and older do not change
-        gap = judge(late, ruler).gap
-        gaps.append(min(gap, gaps[-1] if gaps else math.inf))
-        earliest.append(whole.steps_to_nash if late[-1]["step"] >= certified else earliest_possible(late, ruler))
-        gone.append(lost(readings[:count], ruler, lost_after))
-    steps = [int(reading["step"]) for reading in readings]
-    return Curve(steps, gaps, earliest, gone, whole.steps_to_nash or math.inf, certified)
+WORKERS = int(os.environ.get("WORKERS", "4"))
+NEVER = 1e6  # what ASHA is told before the game
+FIXED_SHARE = 0.5  # of max_steps, to which i-Epoch trains everything
 
 
 # --- proposals -------------------------------------------------------------------------------------------------------
 
 
 class Proposer(Protocol):
-    """Proposes points of the space and is told their costs."""
+    """Proposes points of the space and is told what became of them."""
 
     def propose(self, name: str) -> dict[str, Value]:
         """A point of the space."""
 
-    def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
+    def tell(self, name: str, verdict: Verdict, end: End, trained: int) -> None:
         """What became of it."""
 
 
 class Ours:
     """The project's searcher."""
 
-    def __init__(self, study: Study, seed: int, sampler: str = "tpe", censored: Any = "cost", startup: int = 8) -> None:
-        self._never = 2.0 * study.max_steps  # the cost of one whose game never began
-        own = None if sampler in {"tpe", "gp", "cmaes", "random"} else SAMPLERS[sampler](seed, startup)
-        known = "tpe" if own is not None else sampler
-        search = study.search.model_copy(update={"seed": seed, "sampler": known, "startup": startup})
-        self._searcher = Searcher(study.model_copy(update={"search": search}), sampler=own, censored=censored)
+    def __init__(self, study: Study, seed: int, sampler: str = "wait", startup: int = 8) -> None:
+        own = SAMPLERS[sampler](seed, startup) if sampler in SAMPLERS else None
+        search = {"seed": seed, "sampler": "tpe" if own is not None else sampler, "startup": startup}
+        study = study.model_copy(update={"search": study.search.model_copy(update=search)})
+        self._searcher, self._max_steps = Searcher(study, sampler=own), study.max_steps
         self._numbers: dict[str, int] = {}
 
     def propose(self, name: str) -> dict[str, Value]:
@@ -191,24 +81,22 @@ class Ours:
         self._numbers[name] = proposal.number
         return proposal.values
 
-    def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
+    def tell(self, name: str, verdict: Verdict, end: End, trained: int) -> None:
         """To the searcher."""
-        number, gap = self._numbers[name], 0.0 if cost < self._never else None
-        end = End.CAPPED if censored else End.BALANCED
+        number, gap = self._numbers[name], verdict.gap if math.isfinite(verdict.gap) else None
+        steps, cost = int(min(verdict.earliest, self._max_steps)), nash_cost(verdict, self._max_steps)
+        trial, censored = TrialFolder(Path(f"{number:05d}")), not verdict.kept
         self._searcher.tell(
-            TrialRecord(TrialFolder(Path(f"{number:05d}")), {}, "", end, 0, censored, gap, cost, trained)
+            TrialRecord(trial, {}, "", end, steps, censored, gap, cost, trained, verdict.first, verdict.share)
         )
 
 
 SAMPLERS: dict[str, Callable[[int, int], optuna.samplers.BaseSampler]] = {
-    "tpe, a quarter of all": lambda seed, startup: optuna.samplers.TPESampler(
-        n_startup_trials=startup, multivariate=True, constant_liar=True, gamma=good_trials, seed=seed
-    ),
-    "tpe, independent": lambda seed, startup: optuna.samplers.TPESampler(
-        n_startup_trials=startup, multivariate=False, constant_liar=True, seed=seed
-    ),
     "tpe, Optuna's tenth": lambda seed, startup: optuna.samplers.TPESampler(
         n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed
+    ),
+    "tpe, a quarter of all": lambda seed, startup: optuna.samplers.TPESampler(
+        n_startup_trials=startup, multivariate=True, constant_liar=True, gamma=good_trials, seed=seed
     ),
     "quasirandom": lambda seed, startup: optuna.samplers.QMCSampler(seed=seed, scramble=True),
 }
@@ -220,7 +108,7 @@ class RayOptuna:
     def __init__(self, study: Study, seed: int) -> None:
         from ray.tune.search.optuna import OptunaSearch
 
-        space = Searcher(study)._space
+        space, self._max_steps = Searcher(study)._space, study.max_steps
         sampler = optuna.samplers.TPESampler(seed=seed)
         self._search = OptunaSearch(space=space, metric="cost", mode="min", sampler=sampler)
 
@@ -229,8 +117,9 @@ class RayOptuna:
         found: dict[str, Value] = self._search.suggest(name)
         return found
 
-    def tell(self, name: str, cost: float, censored: bool, trained: int) -> None:
+    def tell(self, name: str, verdict: Verdict, end: End, trained: int) -> None:
         """To OptunaSearch."""
+        cost = nash_cost(verdict, self._max_steps)
         self._search.on_trial_complete(name, {"cost": cost, "training_iteration": 1})
 
 
@@ -239,61 +128,34 @@ class RayOptuna:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to search."""
+    """A way to search with many trials side by side."""
 
     proposer: Callable[[Study, int], Proposer]
-    stops_at_balance: bool = False
     asha: bool = False
-    halves: bool = False  # ASHA with the half of the grace period and of the reduction, which suits it better
+    halves: bool = False  # ASHA with the half of the grace period and of the reduction
     capping: float | None = None  # slack
     sharing: bool = False
     blind: int = 0  # best first: proposals that are asked for at once, of which the soonest starts first
-    margin: float = math.inf  # a trial makes way when it is this many times as late as one that waits
+    margin: float = math.inf  # a trial pauses when it is this many times as late as one that waits
+    race: int = 0  # further seeds that have to keep the balance too before it caps others
 
 
 STARTUP, MARGIN = 32, 1.25
-OURS = Arm(
-    partial(Ours, startup=STARTUP), stops_at_balance=True, capping=1.25, sharing=True, blind=STARTUP, margin=MARGIN
-)
+OURS = Arm(partial(Ours, startup=STARTUP), capping=1.25, sharing=True, blind=STARTUP, margin=MARGIN, race=2)
+FEW = replace(OURS, proposer=partial(Ours, startup=8), blind=8)  # so that the sampler has its say
 RANDOM = partial(Ours, sampler="random")
-ARMS = {
-    "random": Arm(RANDOM),
-    "random, stop": Arm(RANDOM, stops_at_balance=True),
-    "Ray Tune + OptunaSearch": Arm(RayOptuna),
-    "Ray Tune + OptunaSearch, stop": Arm(RayOptuna, stops_at_balance=True),
-    "Ray Tune + OptunaSearch + ASHA": Arm(RayOptuna, asha=True),
-    "Ray Tune + OptunaSearch + ASHA, stop": Arm(RayOptuna, asha=True, stops_at_balance=True),
-    "Ray Tune + OptunaSearch + ASHA by halves, stop": Arm(RayOptuna, asha=True, halves=True, stops_at_balance=True),
-    "ours": OURS,
-    "ours without capping": replace(OURS, capping=None, blind=0, margin=math.inf),  # it takes best first with it
-    "ours without sharing": replace(OURS, sharing=False),
-    "ours without best first": replace(OURS, blind=0, margin=math.inf),
-    "ours, nobody makes way": replace(OURS, margin=math.inf),
-    "ours, random proposals": replace(OURS, proposer=RANDOM),
-}
-
-
-def variants() -> dict[str, Arm]:
-    """Ours with other proposals, encodings and slacks: what the defaults are chosen among."""
-
-    def ours(startup: int = STARTUP, **changes: Any) -> Arm:
-        return replace(OURS, proposer=partial(Ours, startup=startup, **changes), blind=startup)
-
-    names = ("tpe", *SAMPLERS, "gp", "cmaes", "random")
-    found = {f"startup 8, sampler {name}": ours(8, sampler=name) for name in names}  # so that the sampler has its say
-    found |= {f"startup 8, censored as {name}": ours(8, censored=name) for name in ("cost", "pruned", "clipped")}
-    found |= {f"startup {count}": ours(startup=count) for count in (4, 8, 16, 24, 32, 48, 64)}
-    found |= {f"startup {n}, tpe, a quarter of all": ours(n, sampler="tpe, a quarter of all") for n in (16, 32)}
-    for margin in (1.0, 1.1, 1.25, 1.5, 2.0, math.inf):
-        found |= {
-            f"startup {count}, margin {margin:g}": replace(ours(startup=count), margin=margin) for count in (16, 32)
-        }
-    for slack in (1.0, 1.1, 1.25, 1.5, 2.0):
-        found[f"slack {slack:g}"] = replace(OURS, capping=slack)
-    return found
-
 
 # --- a study, replayed -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that a study wants: a recorded configuration on a recorded seed."""
+
+    name: str
+    number: int
+    seed: int
+    further: int = 0  # which further seed of its configuration it is; it is known to be kept on the first
 
 
 @dataclass(order=True)
@@ -302,8 +164,7 @@ class Running:
 
     due: float
     order: int
-    name: str = field(compare=False)
-    number: int = field(compare=False)
+    job: Job = field(compare=False)
     curve: Curve = field(compare=False)
     pretraining: int = field(compare=False)
     at: int = field(compare=False, default=0)
@@ -322,113 +183,126 @@ class Spent:
 
 def replay(arm: Arm, table: Table, repetition: int) -> Spent:
     """One study until it holds a good configuration, or has tried all that is recorded."""
-    study, seed = table.study, table.seeds[repetition % len(table.seeds)]
+    study, seeds = table.study, [*table.seeds[repetition % len(table.seeds) :], *table.seeds]
     every, max_steps, good = study.lowest().Training.validate_every, study.max_steps, table.good
     proposer, scheduler = arm.proposer(study, repetition), asha(study, arm.halves) if arm.asha else None
     untried, points = dict(table.configurations), points_of(study) if arm.sharing else []
     reached: dict[tuple[Any, ...], int] = {}  # by path, how far snapshots go
     heap: list[Running] = []
-    waiting: list[tuple[str, int]] = []
-    paused: dict[str, Running] = {}  # of those that wait, the ones that made way
+    waiting: list[Job] = []
+    paused: dict[Job, Running] = {}  # of those that wait, the ones that made way
+    costs: dict[int, list[float]] = {}  # of configurations kept so far, by seed
     best: Incumbent | None = None
     spent, now = Spent(), 0.0
 
-    def overlaps(number: int) -> bool:
-        values = table.configurations[number]
-        path, own = values_in_pretraining(values), reach(points, int(values[PRETRAIN]))
-        alike = [r for r in heap if values_in_pretraining(table.configurations[r.number]) == path]
-        return any(r.at * every < min(own, reach(points, r.pretraining)) for r in alike)
+    def path_of(job: Job) -> tuple[Any, ...]:
+        return (job.seed, *values_in_pretraining(table.configurations[job.number]))
 
-    def soonest(name: str, number: int) -> float:
-        return table.curves[number, seed].earliest[paused[name].at if name in paused else 0]
+    def overlaps(job: Job) -> bool:
+        own = reach(points, int(table.configurations[job.number][PRETRAIN]))
+        alike = [trial for trial in heap if path_of(trial.job) == path_of(job)]
+        return any(trial.at * every < min(own, reach(points, trial.pretraining)) for trial in alike)
 
-    def too_long(name: str, number: int) -> bool:
-        if not arm.capping or best is None or not best.before(soonest(name, number), number, arm.capping):
+    def soonest(job: Job) -> float:
+        return table.curves[job.number, job.seed].verdicts[paused[job].at if job in paused else 0].earliest
+
+    def too_long(job: Job) -> bool:
+        if not arm.capping or best is None or job.further:
             return False
-        spent.trials += name not in paused
-        readings = paused.pop(name).at if name in paused else 0
-        proposer.tell(name, table.curves[number, seed].cost(readings, max_steps), True, readings * every)
+        if not best.before(soonest(job), job.number, arm.capping):
+            return False
+        spent.trials += job not in paused
+        readings = paused.pop(job).at if job in paused else 0
+        verdict = table.curves[job.number, job.seed].verdicts[readings]
+        proposer.tell(job.name, verdict, End.CAPPED, readings * every)
         return True
 
     def makes_way(trial: Running) -> bool:
-        if math.isinf(arm.margin) or trial.at * every < trial.pretraining:
+        if math.isinf(arm.margin) or trial.at * every < trial.pretraining or trial.job.further:
             return False
-        earliest = trial.curve.earliest[trial.at]
-        if earliest <= trial.at * every:  # a window is open: it is seen through
-            return False
-        ready = [soonest(*other) for other in waiting if not overlaps(other[1])]
+        earliest = trial.curve.verdicts[trial.at].earliest
+        ready = [0.0 if other.further else soonest(other) for other in waiting if not overlaps(other)]
         return bool(ready) and earliest > arm.margin * min(ready)
 
-    def next_trial() -> tuple[str, int] | None:
-        waiting[:] = [trial for trial in waiting if not too_long(*trial)]
+    def next_trial() -> Job | None:
+        waiting[:] = [job for job in waiting if not too_long(job)]
         while untried:
             proposed = len(table.configurations) - len(untried)
-            if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(overlaps(n) for _, n in waiting)):
+            if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(map(overlaps, waiting))):
                 break
             name = f"t{proposed}"
-            number = nearest(study, untried, proposer.propose(name))
-            del untried[number]
-            if not too_long(name, number):
-                waiting.append((name, number))
+            job = Job(name, nearest(study, untried, proposer.propose(name)), seeds[0])
+            del untried[job.number]
+            if not too_long(job):
+                waiting.append(job)
         if not waiting:
             return None
-        order = {trial: (overlaps(trial[1]), soonest(*trial) if arm.blind else 0) for trial in waiting}
-        chosen = min(waiting, key=lambda trial: (order[trial], waiting.index(trial)))
+        order = {job: (overlaps(job), -bool(job.further), soonest(job) if arm.blind else 0) for job in waiting}
+        chosen = min(waiting, key=lambda job: (order[job], waiting.index(job)))
         waiting.remove(chosen)
         return chosen
 
     def fill() -> None:
-        while len(heap) < WORKERS and (found := next_trial()) is not None:
-            name, number = found
-            values = table.configurations[number]
-            if name in paused:
-                trial = paused.pop(name)
+        while len(heap) < WORKERS and (job := next_trial()) is not None:
+            if job in paused:
+                trial = paused.pop(job)
             else:
-                trial = Running(now, spent.trials, name, number, table.curves[number, seed], int(values[PRETRAIN]))
-                trial.at = min(reached.get(values_in_pretraining(values), 0), reach(points, trial.pretraining)) // every
+                curve = table.curves[job.number, job.seed]
+                trial = Running(now, spent.trials, job, curve, int(table.configurations[job.number][PRETRAIN]))
+                trial.at = min(reached.get(path_of(job), 0), reach(points, trial.pretraining)) // every
                 spent.trials += 1
             trial.due = now + seconds_of(trial)
             heapq.heappush(heap, trial)
 
     def seconds_of(trial: Running) -> float:
-        first, last = trial.at * every, min((trial.at + 1) * every, max_steps)
-        alone = max(0, min(last, trial.pretraining) - first)
-        return alone * table.step_s[0] + (last - first - alone) * table.step_s[1]
+        return seconds_between(trial.at * every, (trial.at + 1) * every, trial.pretraining, table)
+
+    def raced(job: Job, verdict: Verdict) -> None:
+        nonlocal best
+        known = costs.setdefault(job.number, [])
+        known.append(verdict.earliest)
+        further = len(known)
+        if further <= arm.race and (best is None or statistics.median(known) < best.cost):
+            waiting.append(Job(job.name, job.number, seeds[further], further))
+        if arm.capping and len(known) == 1 + arm.race:
+            best = better(best, Incumbent(statistics.median(known), job.number))
 
     fill()
     while heap:
         trial = heapq.heappop(heap)
+        job = trial.job
         now, step = trial.due, min((trial.at + 1) * every, max_steps)
         spent.steps += step - trial.at * every
         spent.seconds += seconds_of(trial)
         trial.at += 1
-        path = values_in_pretraining(table.configurations[trial.number])
         if step <= trial.pretraining:
-            reached[path] = max(reached.get(path, 0), reach(points, step))
-        curve, balanced = trial.curve, step >= trial.curve.certified_at
-        if balanced and trial.number in good:
-            spent.held = True
-            return spent
-        if balanced and arm.capping:
-            best = better(best, Incumbent(curve.steps_to_nash, trial.number))
-        cost = curve.cost(trial.at, max_steps)
-        ends = step >= max_steps or trial.at >= len(curve.steps) or (balanced and arm.stops_at_balance)
-        if not ends and arm.capping:
-            earliest = curve.earliest[trial.at]
-            ends = math.isinf(earliest) or curve.lost[trial.at - 1]
-            ends = ends or (best is not None and best.before(earliest, trial.number, arm.capping))
-        if not ends and scheduler is not None:
-            stub = SimpleNamespace(trial_id=trial.name)
-            told = NEVER_GAP if step <= trial.pretraining else min(curve.gaps[trial.at - 1], NEVER_GAP)
+            reached[path_of(job)] = max(reached.get(path_of(job), 0), reach(points, step))
+        verdict, end = trial.curve.verdicts[trial.at], None
+        if verdict.over:
+            end = end_of(verdict)
+            if verdict.kept and job.number in good:
+                spent.held = True
+                return spent
+            if verdict.kept:
+                raced(job, verdict)
+        elif arm.capping and not job.further:
+            end = end_of(verdict) if math.isinf(verdict.earliest) else None
+            if best is not None and best.before(verdict.earliest, job.number, arm.capping):
+                end = End.CAPPED
+        if end is None and scheduler is not None:
+            stub = SimpleNamespace(trial_id=job.name)
+            told = NEVER if step <= trial.pretraining else trial.curve.cost(trial.at)
             if trial.at == 1:
                 scheduler.on_trial_add(None, stub)
-            ends = scheduler.on_trial_result(None, stub, {"step": step, "gap": told}) == "STOP"
-        if ends:
-            proposer.tell(trial.name, cost, not balanced, step)
+            if scheduler.on_trial_result(None, stub, {"step": step, "cost": told}) == "STOP":
+                end = End.CAPPED
+        if end is not None:
+            if not job.further:
+                proposer.tell(job.name, verdict, end, step)
             fill()
         elif makes_way(trial):
-            paused[trial.name] = trial
-            waiting.append((trial.name, trial.number))
+            paused[job] = trial
+            waiting.append(job)
             spent.pauses += 1
             fill()
         else:
@@ -438,12 +312,12 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
 
 
 def asha(study: Study, halves: bool) -> Any:
-    """Ray's scheduler on the gap; the grace period is the longest pretraining, or half of it."""
+    """Ray's scheduler on `nash_cost` so far; the grace period is the longest pretraining, or half of it."""
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     return AsyncHyperBandScheduler(
         time_attr="step",
-        metric="gap",
+        metric="cost",
         mode="min",
         max_t=study.max_steps,
         grace_period=int(study.space[PRETRAIN].high) // (2 if halves else 1),
@@ -455,26 +329,180 @@ def nearest(study: Study, untried: dict[int, dict[str, Value]], point: dict[str,
     """The recorded configuration nearest to a point, by the space's own scales."""
 
     def place(values: dict[str, Value]) -> np.ndarray:
-        found = []
-        for key, parameter in study.space.items():
-            low, high = parameter.bounds
-            scale = math.log if parameter.log else float
-            found.append((scale(float(values[key])) - scale(low)) / (scale(high) - scale(low)))
-        return np.array(found)
+        return np.array([parameter.share_of(values[key]) for key, parameter in study.space.items()])
 
     wanted = place(point)
     return min(untried, key=lambda number: (float(np.linalg.norm(place(untried[number]) - wanted)), number))
 
 
+def seconds_between(first: int, last: int, pretraining: int, table: Table) -> float:
+    """Seconds of the steps of a training from one to another."""
+    last = min(last, table.study.max_steps)
+    alone = max(0, min(last, pretraining) - first)
+    return alone * table.step_s[0] + (last - first - alone) * table.step_s[1]
+
+
+class Bill:
+    """What a rival that trains one after the other has spent; a training may go on later."""
+
+    def __init__(self, table: Table) -> None:
+        self._table, self._trained = table, dict[tuple[int, int], int]()
+        self.spent = Spent()
+
+    def train(self, number: int, seed: int, upto: int) -> None:
+        """Train a configuration on a seed to a step."""
+        begun = self._trained.get((number, seed), 0)
+        pretraining = int(self._table.configurations[number][PRETRAIN])
+        self.spent.trials += begun == 0
+        self.spent.steps += max(0, upto - begun)
+        self.spent.seconds += seconds_between(begun, max(begun, upto), pretraining, self._table)
+        self._trained[number, seed] = max(begun, upto)
+
+
+def i_epoch(table: Table, repetition: int) -> Spent:
+    """Random configurations to one fixed length, the best of each four on to the end (Egele et al. 2023's simplest)."""
+    study, seed, bill = table.study, table.seeds[repetition % len(table.seeds)], Bill(table)
+    fixed = round(FIXED_SHARE * study.max_steps)
+    order = np.random.default_rng(repetition).permutation(sorted(table.configurations))
+    for begin in range(0, len(order), WORKERS):
+        some = [int(number) for number in order[begin : begin + WORKERS]]
+        for number in some:
+            bill.train(number, seed, fixed)
+        seen = {n: table.curves[n, seed] for n in some}
+        best = min(some, key=lambda n: (seen[n].cost(sum(step <= fixed for step in seen[n].steps)), n))
+        bill.train(best, seed, study.max_steps)
+        if best in table.good and seen[best].kept:
+            bill.spent.held = True
+            break
+    return bill.spent
+
+
+def smac(table: Table, repetition: int) -> Spent:
+    """SMAC's algorithm configuration: seeds are its instances, `steps_to_nash` its runtime; it races and caps itself.
+
+    It is lent the meter's bound: a training ends where no balance within its cutoff is possible any more.
+    """
+    from ConfigSpace import Categorical, ConfigurationSpace, Float, Integer
+    from smac import AlgorithmConfigurationFacade, Scenario
+    from smac.runhistory import StatusType, TrialValue
+
+    study, bill = table.study, Bill(table)
+    space = ConfigurationSpace(seed=repetition)
+    for key, parameter in study.space.items():
+        if parameter.choice is not None:
+            space.add(Categorical(key, parameter.choice))
+        elif parameter.int_range is not None:
+            space.add(Integer(key, tuple(map(int, parameter.bounds)), log=parameter.log))
+        else:
+            space.add(Float(key, parameter.bounds, log=parameter.log))
+    longest = 2 * study.max_steps
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = Scenario(
+            space,
+            output_directory=Path(folder),
+            deterministic=True,
+            instances=[str(seed) for seed in table.seeds],
+            instance_features={str(seed): [float(seed)] for seed in table.seeds},
+            n_trials=100_000,
+            adaptive_capping=True,
+            adaptive_capping_slackfactor=1.2,
+            runtime_cutoff=longest * len(table.seeds),
+            seed=repetition,
+        )
+        facade = AlgorithmConfigurationFacade(scenario, _never_called, overwrite=True, logging_level=False)
+        placed: dict[Any, int] = {}
+        untried = dict(table.configurations)
+        while True:
+            info = facade.ask()
+            if info.config not in placed:
+                if not untried:
+                    return bill.spent
+                placed[info.config] = nearest(study, untried, dict(info.config))
+                del untried[placed[info.config]]
+            number, seed = placed[info.config], int(info.instance)
+            curve, cutoff = table.curves[number, seed], (info.additional_info or {}).get("cutoff", longest)
+            ends = (at for at, verdict in enumerate(curve.verdicts) if verdict.earliest > cutoff)
+            at = min(next(ends, len(curve.steps)), len(curve.steps))
+            bill.train(number, seed, curve.steps[at - 1] if at else 0)
+            if at == len(curve.steps) and curve.kept and number in table.good:
+                bill.spent.held = True
+                return bill.spent
+            whole = at == len(curve.steps)
+            cost = curve.cost(at) if whole else float(max(1.0, cutoff))
+            status = StatusType.SUCCESS if whole else StatusType.TIMEOUT
+            facade.tell(info, TrialValue(cost=cost, time=cost, status=status))
+
+
+def _never_called(config: Any, seed: int, instance: str, cutoff: float) -> float:
+    """What SMAC is given to run, by name and arguments; the replay asks and tells instead."""
+    raise AssertionError(config, seed, instance, cutoff)
+
+
+def the_guide(table: Table, repetition: int) -> Spent:
+    """No search: the middle of the space, with the cut that keeps a game even; one training."""
+    space = table.study.space
+    middle = {key: parameter.at(0.5) for key, parameter in space.items()}
+    number = nearest(table.study, dict(table.configurations), middle | {"Schedulers.cut": "both"})
+    bill, seed = Bill(table), table.seeds[repetition % len(table.seeds)]
+    bill.train(number, seed, table.study.max_steps)
+    bill.spent.held = number in table.good and table.curves[number, seed].kept
+    return bill.spent
+
+
+def oracle(table: Table, repetition: int) -> Spent:
+    """The best configuration, trained once."""
+    bill = Bill(table)
+    best = min(table.configurations, key=table.median)
+    bill.train(best, table.seeds[repetition % len(table.seeds)], table.study.max_steps)
+    bill.spent.held = True
+    return bill.spent
+
+
+ARMS: dict[str, Arm | Callable[[Table, int], Spent]] = {
+    "random": Arm(RANDOM),
+    "random, capping": Arm(RANDOM, capping=1.25),
+    "Ray Tune + OptunaSearch": Arm(RayOptuna),
+    "Ray Tune + OptunaSearch + ASHA": Arm(RayOptuna, asha=True),
+    "Ray Tune + OptunaSearch + ASHA by halves": Arm(RayOptuna, asha=True, halves=True),
+    "i-Epoch": i_epoch,
+    "SMAC3 + adaptive capping": smac,
+    "the guide, cut: both": the_guide,
+    "oracle": oracle,
+    "ours": OURS,
+    "ours without capping": replace(OURS, capping=None, blind=0, margin=math.inf),  # it takes best first with it
+    "ours without sharing": replace(OURS, sharing=False),
+    "ours without best first": replace(OURS, blind=0, margin=math.inf),
+    "ours without the race": replace(OURS, race=0),
+    "ours, random proposals": replace(OURS, proposer=RANDOM),
+    "ours, 8 at random": FEW,
+    "ours, 8 at random, then tpe": replace(FEW, proposer=partial(Ours, sampler="tpe, a quarter of all")),
+    "ours, 8 at random, then random": replace(FEW, proposer=RANDOM),
+}
+
+
+def variants() -> dict[str, Arm]:
+    """Ours with other proposals and slacks: what the defaults are chosen among."""
+
+    def ours(startup: int, **changes: Any) -> Arm:
+        return replace(OURS, proposer=partial(Ours, startup=startup, **changes), blind=startup)
+
+    found = {f"startup 8, {name}": ours(8, sampler=name) for name in ("wait", "tpe", *SAMPLERS, "gp", "random")}
+    found |= {f"startup {count}": ours(count) for count in (4, 8, 16, 24, 32, 48)}
+    found |= {f"margin {margin:g}": replace(OURS, margin=margin) for margin in (1.0, 1.1, 1.25, 1.5, 2.0, math.inf)}
+    found |= {f"race {further}": replace(OURS, race=further) for further in (0, 1, 2)}
+    return found | {f"slack {slack:g}": replace(OURS, capping=slack) for slack in (1.0, 1.1, 1.25, 1.5, 2.0)}
+
+
 # --- the benchmark ---------------------------------------------------------------------------------------------------
 
 
-def measure(name: str, file: Path, part: str, never_until: int, repetition: int, among: str) -> Spent:
+def measure(name: str, file: Path, part: str, repetition: int, among: str) -> Spent:
     """One replayed study, in a process of its own kind."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     arm = (ARMS if among == "arms" else variants())[name]
-    return replay(arm, load(file, part, never_until), repetition)
+    table = load(file, part)
+    return replay(arm, table, repetition) if isinstance(arm, Arm) else arm(table, repetition)
 
 
 def interval(values: list[float], seeds: list[int], draws: int = 2000) -> tuple[float, float]:
@@ -502,83 +530,81 @@ def summary(found: list[Spent], table: Table) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
-    """The share of studies that hold a good configuration by GPU steps."""
+    """The share of studies that hold a good configuration by GPU steps, a panel a table."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(9, 5))
-    for index, (name, arm) in enumerate(results["arms"].items()):
-        values = sorted(value for value in arm["steps"]["all"] if math.isfinite(value))
-        share = np.arange(1, len(values) + 1) / len(arm["steps"]["all"])
-        mine = name.startswith("ours")
-        style = {"color": f"C{index}", "linestyle": "-" if mine else "--", "linewidth": 2.5 if name == "ours" else 1.2}
-        axis.step([1, *values], [0, *share], where="post", label=name, **style)
-    axis.set(xscale="log", xlabel="GPU steps", ylabel="share of studies that hold a good configuration", ylim=(0, 1.02))
-    axis.set_xlim(left=table_floor(results))
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 5), squeeze=False)
+    for axis, (name, table) in zip(axes[0], results.items(), strict=True):
+        for index, (arm, told) in enumerate(table["arms"].items()):
+            values = sorted(value for value in told["steps"]["all"] if math.isfinite(value))
+            share = np.arange(1, len(values) + 1) / len(told["steps"]["all"])
+            line, width = "-" if arm.startswith("ours") else "--", 2.5 if arm == "ours" else 1.2
+            axis.step([1, *values], [0, *share], "C" + str(index % 10) + line, where="post", label=arm, linewidth=width)
+        axis.set(xscale="log", xlabel="GPU steps", ylim=(0, 1.02), title=f"{name}, {table['part']}")
+        axis.set_xlim(left=0.7 * table["oracle"])
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("share of studies that hold a good configuration")
+    axes[0][-1].legend(fontsize=7, loc="lower right")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 
 
-def table_floor(results: dict[str, Any]) -> float:
-    """Where the plot begins."""
-    return 0.7 * min(min(arm["steps"]["all"]) for arm in results["arms"].values())
+def measured(file: Path, names: list[str], part: str, repetitions: int, among: str, pool: Any) -> dict[str, Any]:
+    """Replay a table with each arm, and print."""
+    table = load(file, part)
+    print(
+        f"\n{table.name}, {part}: {len(table.configurations)} configurations × {len(table.seeds)} seeds; best median "
+        f"{table.best:g} of {table.study.max_steps} steps; good: {len(table.good)}; steps cost "
+        f"{table.step_s[0] * 1e3:.2f} and {table.step_s[1] * 1e3:.2f} ms ({table.machine})"
+    )
+    print(f"{'':42s} GPU steps, median [95 %]        GPU seconds  trials  never  of random  oracles", flush=True)
+    arms: dict[str, Any] = {}
+    for name in names:
+        jobs = [(name, file, part, repetition, among) for repetition in range(repetitions)]
+        result = arms[name] = summary(list(pool.map(measure, *zip(*jobs, strict=True))), table)
+        steps, (low, high) = result["steps"]["median"], result["steps"]["interval"]
+        print(
+            f"{name:42s} {steps:9.0f} [{low:7.0f}, {min(high, 1e9):9.0f}] {result['seconds']['median']:12.1f} "
+            f"{result['trials']:7.0f} {result['never']:6.0%} {steps / arms[names[0]]['steps']['median']:10.3f} "
+            f"{steps / table.study.max_steps:8.1f}",
+            flush=True,
+        )
+    known = {
+        "part": part,
+        "at once": WORKERS,
+        "machine": table.machine,
+        "best_median": table.best,
+        "good": len(table.good),
+    }
+    return known | {"oracle": table.study.max_steps, "arms": arms}
 
 
 def main() -> None:
     """Replay, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, default=HERE / "curves.parquet")
-    parser.add_argument("--part", choices=["choose", "report", "all"], default="report")
-    parser.add_argument("--never-until", type=int, default=0, metavar="STEPS", help="the harder world, see above")
+    parser.add_argument("--tables", type=Path, nargs="+", default=TABLES)
+    parser.add_argument("--part", choices=list(PARTS), default="report")
     parser.add_argument("--among", choices=["arms", "variants"], default="arms", help="variants: of ours")
+    parser.add_argument("--only", nargs="*", default=[], help="names of arms; default: all")
     parser.add_argument("--repetitions", type=int, default=60)
     parser.add_argument("--out", type=Path, help="JSON; a plot is written beside it")
     chosen = parser.parse_args()
-    table, began = load(chosen.table, chosen.part, chosen.never_until), time.perf_counter()
-    names = list(ARMS if chosen.among == "arms" else variants())
-    best = min(table.median(number) for number in table.configurations)
-    print(
-        f"{len(table.configurations)} configurations × {len(table.seeds)} seeds, part {chosen.part}; best median "
-        f"{best:g} steps of {table.study.max_steps}; good: {len(table.good)}; steps cost "
-        f"{table.step_s[0] * 1e3:.2f} and {table.step_s[1] * 1e3:.2f} ms ({table.machine})"
-    )
-    results: dict[str, Any] = {
-        "part": chosen.part,
-        "never_until": chosen.never_until,
-        "machine": table.machine,
-        "best_median": best,
-        "arms": {},
-    }
-    print(f"{'':46s} GPU steps, median [95 %]        GPU seconds   trials   never   of random", flush=True)
+    names = [
+        name for name in (ARMS if chosen.among == "arms" else variants()) if name in chosen.only or not chosen.only
+    ]
+    began = time.perf_counter()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for name in names:
-            jobs = [
-                (name, chosen.table, chosen.part, chosen.never_until, repetition, chosen.among)
-                for repetition in range(chosen.repetitions)
-            ]
-            found = list(pool.map(measure, *zip(*jobs, strict=True)))
-            result = summary(found, table)
-            results["arms"][name] = result
-            first = results["arms"][names[0]]["steps"]["median"]
-            low, high = result["steps"]["interval"]
-            print(
-                f"{name:46s} {result['steps']['median']:9.0f} [{low:7.0f}, {high:7.0f}] "
-                f"{result['seconds']['median']:14.1f} {result['trials']:8.0f} {result['never']:7.0%} "
-                f"{result['steps']['median'] / first:9.2f}",
-                flush=True,
-            )
+        results = {
+            file.stem: measured(file, names, chosen.part, chosen.repetitions, chosen.among, pool)
+            for file in chosen.tables
+        }
     print(f"{time.perf_counter() - began:.0f} s")
     if chosen.out:
-        if chosen.among == "variants":
-            for arm in results["arms"].values():
-                del arm["steps"]["all"], arm["seconds"]["all"]
         chosen.out.write_text(json.dumps(results, indent=1))
-        if chosen.among == "arms":
-            draw(results, chosen.out.with_suffix(".png"))
+        draw(results, chosen.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
