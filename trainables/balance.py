@@ -155,10 +155,12 @@ def pace_of(readings: Sequence[Reading], ruler: Ruler) -> float | None:
     return statistics.fmean(left_of_both(one, ruler) for one in readings) if readings else None
 
 
-def stood_still(readings: Sequence[Reading], ruler: Ruler) -> str:
+def stood_still(verdict: Verdict, readings: Sequence[Reading], ruler: Ruler) -> str:
     """Return the cause, for a person, where but for the pace of the game its balance would be kept; else nothing."""
+    if math.isfinite(verdict.earliest) or not ruler.nash.pace:
+        return ""
     any_pace = replace(ruler, nash=ruler.nash.model_copy(update={"pace": 0.0}))
-    if math.isfinite(judge(readings, ruler).earliest) or math.isinf(judge(readings, any_pace).earliest):
+    if math.isinf(judge(readings, any_pace).earliest):
         return ""
     left = left_of_both(readings[-1], ruler)
     return f"the rates are cut to {left:.0%} of theirs, too far for a game of a pace of {ruler.nash.pace:.0%}"

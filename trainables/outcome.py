@@ -90,7 +90,7 @@ def outcome_of(
     """Derive a training's outcome from its readings: `end_of` the verdict, unless something else ended it."""
     ruler = Ruler.of(configuration)
     verdict, ruin = judge(readings, ruler), ruin_of(readings[-1], ruler) if readings else None
-    causes = [cause, stood_still(readings, ruler), ruin.cause if ruin is not None else ""]
+    causes = [cause, stood_still(verdict, readings, ruler), ruin.cause if ruin is not None else ""]
     return Outcome(
         end=end or end_of(verdict),
         steps=int(min(verdict.earliest, configuration.Training.max_steps)),

@@ -242,6 +242,9 @@ class LoggingSettings(Section):
     wandb: WandbSettings = WandbSettings()
 
 
+COUNTED_OF = {"required": "window", "last_required": "last"}  # of the ruler: readings, and of how many
+
+
 class NashSettings(Section):
     """The ruler: when a reading is balanced and when the balance counts as kept."""
 
@@ -261,6 +264,15 @@ class NashSettings(Section):
     last_required: Count = 8
     pace: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the game from there on; 0: one that stands still counts too
     exploitability: Annotated[float, Field(ge=0.5, le=1)] | None = None
+
+    def changed(self) -> dict[str, float | None]:
+        """Return the numbers that are not the defaults, by name."""
+        default = NashSettings().model_dump()
+        return {key: value for key, value in self.model_dump().items() if value != default[key]}
+
+    def impossible(self) -> dict[str, str]:
+        """Return the counts that are larger than what they are counted of, by name: `required`, of `window`."""
+        return {key: of for key, of in COUNTED_OF.items() if getattr(self, key) > getattr(self, of)}
 
 
 class Configuration(Section):

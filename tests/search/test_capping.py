@@ -18,25 +18,30 @@ from tune_srgan.study.settings import Capping
 EXACT = Capping(slack=1)
 
 
+def why(text, *rest):
+    """Why a game that went so ends."""
+    return why_end(judge(marks(text), RULER), *rest)
+
+
 def test_why_a_trial_ends():
-    assert why_end(marks("...."), RULER, 1, None, EXACT) is None
-    assert why_end(marks("...."), RULER, 1, Incumbent(GAME_ON + 4 * EVERY, 0), EXACT)[0] == "capped"  # a tie, and later
-    assert why_end(marks("...."), RULER, 0, Incumbent(GAME_ON + 4 * EVERY, 1), EXACT) is None  # a tie, and earlier
-    assert why_end(marks("...#"), RULER, 1, Incumbent(GAME_ON + 4 * EVERY, 0), EXACT) is None  # an open window may win
-    assert why_end(marks("...#"), RULER, 1, Incumbent(GAME_ON + 3 * EVERY, 0), EXACT)[0] == "capped"
-    assert why_end(marks("...."), RULER, 1, Incumbent(GAME_ON + 3 * EVERY, 0), Capping(slack=1.25)) is None
-    assert why_end(marks("." * 29), RULER, 1, None, EXACT) is None
-    assert why_end(marks("." * 30), RULER, 1, None, EXACT)[0] == "exhausted"
+    assert why("....", 1, None, EXACT) is None
+    assert why("....", 1, Incumbent(GAME_ON + 4 * EVERY, 0), EXACT)[0] == "capped"  # a tie, and later
+    assert why("....", 0, Incumbent(GAME_ON + 4 * EVERY, 1), EXACT) is None  # a tie, and earlier
+    assert why("...#", 1, Incumbent(GAME_ON + 4 * EVERY, 0), EXACT) is None  # an open window may win
+    assert why("...#", 1, Incumbent(GAME_ON + 3 * EVERY, 0), EXACT)[0] == "capped"
+    assert why("....", 1, Incumbent(GAME_ON + 3 * EVERY, 0), Capping(slack=1.25)) is None
+    assert why("." * 29, 1, None, EXACT) is None
+    assert why("." * 30, 1, None, EXACT)[0] == "exhausted"
     once = "#" * 10 + "." * 20
-    assert why_end(marks(once), RULER, 1, None, EXACT)[0] == "lost"
-    assert why_end(marks(once[:-1]), RULER, 1, None, EXACT) is None
+    assert why(once, 1, None, EXACT)[0] == "lost"
+    assert why(once[:-1], 1, None, EXACT) is None
 
 
 def test_a_configuration_that_is_too_long_to_win_never_starts():
     found = Ruler.of(tiny(**{"Training.g_pretrain_steps": 40}))
-    assert why_end([], found, 3, Incumbent(30, 0), EXACT)[0] == "capped"
-    assert why_end([], found, 3, Incumbent(44, 0), EXACT)[0] == "capped"
-    assert why_end([], found, 3, Incumbent(45, 0), EXACT) is None
+    assert why_end(judge([], found), 3, Incumbent(30, 0), EXACT)[0] == "capped"
+    assert why_end(judge([], found), 3, Incumbent(44, 0), EXACT)[0] == "capped"
+    assert why_end(judge([], found), 3, Incumbent(45, 0), EXACT) is None
 
 
 CURVES = st.lists(
@@ -73,16 +78,17 @@ def studied(curves, order, ends):
     return best
 
 
+def capped(readings, found, number, best):
+    """Whether capping ends a training, at slack 1."""
+    return why_end(judge(readings, found), number, best, EXACT) is not None
+
+
 @settings(max_examples=400)
 @given(CURVES, st.integers(0, 10**6))
 def test_capping_at_slack_1_never_changes_the_winner(curves, seed):
     """Random curves, ties and open windows included, in any order of readings."""
     alone = studied(curves, random.Random(seed), lambda *_: False)
-
-    def ends(readings, found, number, best):
-        return why_end(readings, found, number, best, EXACT) is not None
-
-    assert studied(curves, random.Random(seed + 1), ends) == alone
+    assert studied(curves, random.Random(seed + 1), capped) == alone
 
 
 def test_capping_at_the_bound_alone_would_change_the_winner():
@@ -100,7 +106,7 @@ def test_capping_at_the_bound_alone_would_change_the_winner():
 
     alone = studied([(0, later_still), (0, late)], First(), lambda *_: False)
     assert alone.number == 1
-    assert studied([(0, later_still), (0, late)], First(), lambda *found: why_end(*found, EXACT) is not None) == alone
+    assert studied([(0, later_still), (0, late)], First(), capped) == alone
     assert studied([(0, later_still), (0, late)], First(), at_the_bound) != alone
 
 

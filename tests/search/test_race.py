@@ -26,7 +26,8 @@ def study_with(tmp_path, race=1, sinces=(100, 60, None)):
 def race(study, folder):
     """Where each trial of the search trains next."""
     records = records_in(study, folder)
-    found = [next_seed(study, folder, record, records) for record in records.search]
+    best = incumbent_of(study, records)
+    found = [next_seed(study, folder, record, records, best) for record in records.search]
     return [trial and trial.place for trial in found]
 
 

@@ -63,7 +63,7 @@ def test_ranges_that_are_widened_make_valid_trainings_together(tmp_path):
     assert ends(study, INSIDE | {PRETRAIN: 40, RAMP: 44}) == {RAMP: (4, 64)}
     assert (wider[PRETRAIN].high, wider[RAMP].high) == (80, 52)
     again = tmp_path / "again.yaml"
-    again.write_text(extended(study, INSIDE | {PRETRAIN: 60, RAMP: 44}).dump())
+    again.write_text(extended(study, wider).dump())
     assert load_study(again)[0].space[PRETRAIN].bounds == (20, 80)
 
 
@@ -78,7 +78,7 @@ def test_a_patience_that_never_acts_needs_no_longer_one(tmp_path):
 
 def test_a_study_goes_on_with_wider_ranges_and_knows_its_trials(tmp_path):
     study = loaded(tmp_path)
-    wider = extended(study, INSIDE | {WEIGHT: 0.3})
+    wider = extended(study, edges(study, INSIDE | {WEIGHT: 0.3}))
     assert wider.holds(study)
     assert not study.holds(wider)
     assert wider.search.trials == 12

@@ -155,9 +155,10 @@ def test_a_balance_that_only_stood_still_says_so():
     readings = [r | {"lr_discriminator": 1e-5, "lr_generator": 1e-5} for r in marks("#" * 47)]
     asked = replace(RULER, nash=RULER.nash.model_copy(update={"pace": 0.1}))
     assert judge(readings, RULER).kept
-    assert stood_still(readings, RULER) == ""
+    assert stood_still(judge(readings, RULER), readings, RULER) == ""
     said = "the rates are cut to 1% of theirs, too far for a game of a pace of 10%"
-    assert stood_still(readings, asked) == stood_still(readings[:-5], asked) == said
+    for seen in (readings, readings[:-5]):
+        assert stood_still(judge(seen, asked), seen, asked) == said
 
 
 def test_both_rates_cut_together_are_a_game_still():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from trainables.balance import CONDITIONS, Ruler, Verdict, excesses, judge, pace_of, reading_gap, ruin_of, stood_still
+from trainables.balance import CONDITIONS, Ruler, Verdict, excesses, judge, reading_gap, ruin_of, stood_still
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.outcome import end_of
 from trainables.schema import NashSettings
 from tune_srgan.console import figure, share_text
 from tune_srgan.store.curves import read_curves
 from tune_srgan.store.layout import StudyFiles
+from tune_srgan.store.records import held_of
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder
 
@@ -48,10 +50,12 @@ def nash_with(changes: Sequence[str], nash: NashSettings) -> NashSettings:
         changed = NashSettings.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(explain(error, NashSettings, "--nash")) from None
-    for key, most in {"required": changed.window, "last_required": changed.last}.items():
-        if getattr(changed, key) > most:
-            of = f"at most the readings it is of ({most})"
-            raise InvalidInput([Problem("--nash", key, str(getattr(changed, key)), of)])
+    problems = [
+        Problem("--nash", key, str(getattr(changed, key)), f"at most {of} ({getattr(changed, of)})")
+        for key, of in changed.impossible().items()
+    ]
+    if problems:
+        raise InvalidInput(problems)
     return changed
 
 
@@ -65,9 +69,7 @@ def judge_place(place: Path, changes: Sequence[str], console: Console) -> None:
         _print_one(found[0], console)
     else:
         _print_many(found, console)
-    default = NashSettings().model_dump()
-    changed = {k: v for k, v in found[0].ruler.nash.model_dump().items() if v != default[k]} if found else {}
-    if changed:
+    if found and (changed := found[0].ruler.nash.changed()):
         said = ", ".join(f"{key} = {value}" for key, value in changed.items())
         console.print(f"Ruler other than the default: {said}", style="yellow", highlight=False)
 
@@ -116,10 +118,9 @@ def _answer(one: Judged) -> str:
     )
     if verdict.kept:
         since = f"from step {verdict.steps_to_nash} to the end at {max_steps}"
-        late = [reading for reading in one.readings if reading["step"] >= verdict.earliest]
-        pace = f"the rates at {share_text(pace_of(late, one.ruler))} of theirs"
+        pace = f"the rates at {share_text(held_of(one.readings, one.ruler, verdict).pace)} of theirs"
         return f"Kept {since}: {share_text(verdict.share)} balanced, {pace} ({wanted})."
-    if not verdict.over and verdict.earliest <= nash.latest * max_steps:
+    if math.isfinite(verdict.earliest):
         return f"Not over: it may still be kept from step {int(verdict.earliest)} on ({wanted})."
     best = "" if verdict.share is None else f"; from no step on were more than {share_text(verdict.share)} balanced"
     return f"Not kept ({end_of(verdict)}), gap {figure(verdict.gap)}{best} ({wanted})."
@@ -130,7 +131,7 @@ def _conditions(one: Judged, game: Readings) -> Iterator[str]:
     missed = Counter(name for reading in game for name, excess in excesses(reading, one.ruler).items() if excess > 0)
     for name, count in missed.most_common():
         yield f"  {count} of {len(game)} readings miss the condition “{CONDITIONS[name]}”."
-    if still := stood_still(one.readings, one.ruler):
+    if still := stood_still(one.verdict, one.readings, one.ruler):
         yield f"  {still[0].upper()}{still[1:]}."
     ruin = ruin_of(game[-1], one.ruler) if game else None
     if ruin is not None:
@@ -140,7 +141,7 @@ def _conditions(one: Judged, game: Readings) -> Iterator[str]:
 def _print_many(found: Sequence[Judged], console: Console) -> None:
     for one in found:
         verdict = one.verdict
-        end = end_of(verdict) if verdict.over or verdict.earliest > one.ruler.max_steps else "not over"
+        end = end_of(verdict) if verdict.over or math.isinf(verdict.earliest) else "not over"
         since = f"kept from step {verdict.steps_to_nash}" if verdict.kept else str(end)
         first = "–" if verdict.first is None else str(verdict.first)
         said = f"{one.name:>12s}  {since}, balanced first at {first}, share {share_text(verdict.share)}"

@@ -26,4 +26,4 @@ def extend_study(folder: StudyFolder, out: Console) -> Study:
         raise InvalidInput([Problem(folder.address, "--extend", "a winner on no edge", "one on an edge", fix)])
     for key, parameter in wider.items():
         out.print(Text(f"{key}: {study.space[key].describe()} becomes {parameter.describe()}."), soft_wrap=True)
-    return extended(study, best.values)
+    return extended(study, wider)

@@ -67,7 +67,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             self._waiting, self._to_propose = missing(self._study, self.folder, records), 0
         else:
             self._waiting = [record.trial for record in records.search if record.end is None]
-            further = [next_seed(self._study, self.folder, record, records) for record in records.search]
+            best = incumbent_of(self._study, records)
+            further = [next_seed(self._study, self.folder, record, records, best) for record in records.search]
             self._waiting += [trial for trial in further if trial is not None]
             self._to_propose = max(0, search.trials - len(records.search))
         self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
@@ -237,16 +238,15 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def _too_long(self, trial: TrialFolder) -> bool:
         """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""
         capping, readings, plan = self._study.search.capping, self._readings(trial), self._plan(trial)
-        configuration, ruler = plan.configuration, plan.ruler
-        if not capping.enabled or trial.confirms or judge(readings, ruler).over:
+        if not capping.enabled or trial.confirms or (verdict := judge(readings, plan.ruler)).over:
             return False
         in_steps = self._study.objective.metric == "steps_to_nash"
         best = self._best if in_steps or readings else None  # else what its steps will cost is not measured yet
         cost_of = cost_in(self._study, readings, plan.pretraining)
-        why = why_end(readings, ruler, trial.number, best, capping, cost_of)
+        why = why_end(verdict, trial.number, best, capping, cost_of)
         if why is None:
             return False
-        trial.end(outcome_of(readings, configuration, int(readings[-1]["step"]) if readings else 0, *why))
+        trial.end(outcome_of(readings, plan.configuration, int(readings[-1]["step"]) if readings else 0, *why))
         self._waited_with.pop(trial, None)
         self.folder.send(trial.place, PATIENCE_S)
         record = self.ledger.read(trial)
@@ -262,10 +262,10 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             self._searcher.tell(record)
         records = self.ledger.records()
         [searched] = [one for one in records.search if one.number == record.number]
-        further = next_seed(self._study, self.folder, searched, records)
+        best = incumbent_of(self._study, records)
+        further = next_seed(self._study, self.folder, searched, records, best)
         if further is not None:
             self._waiting.append(further)
-        best = incumbent_of(self._study, records)
         if best != self._best:
             self._best = best
             if self._board is not None:

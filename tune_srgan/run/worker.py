@@ -131,12 +131,12 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
         stays = trial.header()["proposed_by"] == Proposer.TRY_FIRST
 
         def why_stop(state: State) -> Stop | None:
-            earliest = judge(state.readings, ruler).earliest
+            verdict = judge(state.readings, ruler)
             # until the game the bound is what it was at the start; a baseline is seen through, until it is capped
             may_pause = not stays and state.step >= pretraining
-            answer = board(earliest if may_pause else -math.inf)
+            answer = board(verdict.earliest if may_pause else -math.inf)
             cost_of = cost_in(study, state.readings, pretraining)
-            why = why_end(state.readings, ruler, trial.number, answer.incumbent, search.capping, cost_of)
+            why = why_end(verdict, trial.number, answer.incumbent, search.capping, cost_of)
             if why is not None:
                 return Stop(*why)
             return PAUSE if answer.pauses else None

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainables.balance import Ruler, judge
+from trainables.balance import Verdict
 from trainables.outcome import End, end_of
 from tune_srgan.store.account import cost_in_seconds, step_seconds_of
 from tune_srgan.study.settings import Capping, Study
@@ -39,8 +39,7 @@ def better(one: Incumbent | None, other: Incumbent | None) -> Incumbent | None:
 
 
 def why_end(
-    readings: Sequence[Mapping[str, float]],
-    ruler: Ruler,
+    verdict: Verdict,
     number: int,
     incumbent: Incumbent | None,
     capping: Capping,
@@ -50,7 +49,6 @@ def why_end(
 
     `cost_of` turns a step from which the balance may be kept into the objective's number.
     """
-    verdict = judge(readings, ruler)
     if math.isinf(verdict.earliest):
         return end_of(verdict), "no balance can be kept to max_steps any more"
     if incumbent is not None and incumbent.before(cost_of(verdict.earliest), number, capping.slack):

@@ -11,11 +11,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tune_srgan.search.race import due, ranked
-from tune_srgan.store.patience import PATIENCE_S
+from tune_srgan.search.race import due, incumbent_of, ranked, training_on
 from tune_srgan.store.records import Held, StudyRecords, TrialRecord
 from tune_srgan.store.study_folder import StudyFolder
-from tune_srgan.store.trial_folder import Proposer, TrialFolder
+from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
 
 TOLD_APART = 0.1  # two-sided sign test over paired seeds
@@ -68,10 +67,7 @@ def missing(study: Study, folder: StudyFolder, records: StudyRecords) -> list[Tr
     """Return the confirmations that have not ended, created; seed by seed: those of a seed share pretraining."""
     left = []
     for record, further in _wanted(study, records):
-        trial = folder.confirmation(record.number, further)
-        if not trial.exists():
-            trial.create(record.values, Proposer.CONFIRM, study.confirming(record.values, further))
-            folder.send(trial.place, PATIENCE_S)
+        trial = training_on(study, folder, record, further)
         if trial.outcome() is None:
             left.append(trial)
     return left
@@ -83,7 +79,8 @@ def left_to_do(study: Study, records: StudyRecords) -> int:
     if searching > 0:
         return searching
     ended = {(one.number, one.trial.confirms) for one in records.confirmations if one.end is not None}
-    racing = {(record.number, due(study, record, records)) for record in records.search}
+    best = incumbent_of(study, records)
+    racing = {(record.number, due(study, record, records, best)) for record in records.search}
     wanted = {(record.number, further) for record, further in _wanted(study, records)}
     return len((wanted | {(number, further) for number, further in racing if further is not None}) - ended)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trainables.outcome import End
 from tune_srgan.search.capping import Incumbent
@@ -26,10 +26,10 @@ def seeds_of(record: TrialRecord, records: StudyRecords) -> dict[int, TrialRecor
     }
 
 
-def due(study: Study, record: TrialRecord, records: StudyRecords) -> int | None:
+def due(study: Study, record: TrialRecord, records: StudyRecords, best: Incumbent | None) -> int | None:
     """Return the further seed that a balanced trial has ahead, one after the other, so that luck costs one more.
 
-    None where all have ended, one did not keep the balance, or what is known of it does not beat the incumbent.
+    None where all have ended, one did not keep the balance, or what is known of it does not beat the incumbent, `best`.
     """
     if record.end is not End.BALANCED:
         return None
@@ -38,15 +38,19 @@ def due(study: Study, record: TrialRecord, records: StudyRecords) -> int | None:
     if further is None or any(one.end is not End.BALANCED for one in known.values()):
         return None
     begun = any((one.number, one.trial.confirms) == (record.number, further) for one in records.confirmations)
-    best = None if begun else incumbent_of(study, records)
-    return further if best is None or _median([record, *known.values()]) < best.cost else None
+    return further if begun or best is None or _median([record, *known.values()]) < best.cost else None
 
 
-def next_seed(study: Study, folder: StudyFolder, record: TrialRecord, records: StudyRecords) -> TrialFolder | None:
-    """Return the training of the seed that is due, made and sent where it is not there."""
-    further = due(study, record, records)
-    if further is None:
-        return None
+def next_seed(
+    study: Study, folder: StudyFolder, record: TrialRecord, records: StudyRecords, best: Incumbent | None
+) -> TrialFolder | None:
+    """Return the training of the seed that is due; None where none is."""
+    further = due(study, record, records, best)
+    return None if further is None else training_on(study, folder, record, further)
+
+
+def training_on(study: Study, folder: StudyFolder, record: TrialRecord, further: int) -> TrialFolder:
+    """Return a configuration's training on a further seed, made and sent where it is not there."""
     trial = folder.confirmation(record.number, further)
     if not trial.exists():
         trial.create(record.values, Proposer.CONFIRM, study.confirming(record.values, further))
@@ -58,11 +62,19 @@ def _median(seeds: Iterable[TrialRecord]) -> float:
     return statistics.median(one.cost for one in seeds if one.cost is not None)
 
 
+def _kept(study: Study, record: TrialRecord, records: StudyRecords) -> list[TrialRecord]:
+    """Those of a configuration's trainings in the race that kept the balance: the search's, and on further seeds."""
+    known = seeds_of(record, records)
+    raced = [record, *(known[further] for further in range(1, study.search.race + 1) if further in known)]
+    return [one for one in raced if one.end is End.BALANCED]
+
+
 def proven(study: Study, record: TrialRecord, records: StudyRecords) -> float:
     """Return what a configuration costs, the median of its seeds; ∞ until all that race have kept the balance."""
-    known = seeds_of(record, records)
-    seeds = [record, *(known[further] for further in range(1, study.search.race + 1) if further in known)]
-    kept = [one for one in seeds if one.end is End.BALANCED]
+    return _cost(study, _kept(study, record, records))
+
+
+def _cost(study: Study, kept: Sequence[TrialRecord]) -> float:
     return _median(kept) if len(kept) == 1 + study.search.race else math.inf
 
 
@@ -73,9 +85,8 @@ def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
     """
 
     def key(record: TrialRecord) -> tuple[float, int, float, int]:
-        known = seeds_of(record, records)
-        kept = sum(known[one].end is End.BALANCED for one in range(1, study.search.race + 1) if one in known)
-        return proven(study, record, records), -kept, record.cost or 0.0, record.number
+        kept = _kept(study, record, records)
+        return _cost(study, kept), -len(kept), record.cost or 0.0, record.number
 
     return sorted((record for record in records.search if record.end is End.BALANCED), key=key)
 

@@ -19,6 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
+from trainables.balance import Ruler
 from trainables.outcome import End
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value
@@ -39,7 +40,8 @@ class WaitSampler(BaseSampler):
         self._study, self._startup = study, startup
         self._random, self._draw = RandomSampler(seed=seed), np.random.default_rng(seed)
         self._price = PRETRAINING_SHARE if study.objective.metric == "seconds_to_nash" else 1.0
-        self._training = study.lowest().Training
+        lowest = study.lowest()
+        self._training, self._latest = lowest.Training, Ruler.of(lowest).latest
         self._lengths = [key for key in study.space if key in {f"Training.{name}" for name in LENGTHS}]
 
     # Optuna's BaseSampler: its documentation says what each is for.
@@ -116,8 +118,7 @@ class WaitSampler(BaseSampler):
 
         Of `before` + exp(Normal(`mean`, `deviation`)) under `best`: Jones et al. 1998, eq. 15, for a lognormal.
         """
-        latest = self._study.objective.nash.latest * self._study.max_steps
-        room = latest - before if math.isinf(best) else best - self._price * before
+        room = self._latest - before if math.isinf(best) else best - self._price * before
         spread = (np.log(np.maximum(room, 1e-9)) - mean) / deviation
         gain = room * ndtr(spread) - np.exp(mean + deviation**2 / 2) * ndtr(spread - deviation)
         # where no room is left, the soonest there is

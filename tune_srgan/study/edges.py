@@ -23,11 +23,11 @@ def edges(study: Study, values: Mapping[str, Value]) -> dict[str, Parameter]:
     return wider
 
 
-def extended(study: Study, values: Mapping[str, Value]) -> Study:
-    """Return the study with those ranges, and half as many trials again to look into them."""
+def extended(study: Study, wider: Mapping[str, Parameter]) -> Study:
+    """Return the study with wider ranges, and half as many trials again to look into them."""
     trials = study.search.trials + math.ceil(study.search.trials / 2)
     search = study.search.model_copy(update={"trials": trials})
-    return study.model_copy(update={"space": study.space | edges(study, values), "search": search})
+    return study.model_copy(update={"space": study.space | dict(wider), "search": search})
 
 
 def _wider(study: Study, key: str, parameter: Parameter, value: Value) -> Parameter | None:

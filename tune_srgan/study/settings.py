@@ -177,8 +177,7 @@ class Study(Section):
 
     def non_default_ruler(self) -> dict[str, Any]:
         """Return tolerances other than the defaults: printed beside every result."""
-        default = NashSettings().model_dump()
-        return {key: value for key, value in self.objective.nash.model_dump().items() if value != default[key]}
+        return self.objective.nash.changed()
 
     def earliest_balance(self) -> int:
         """Return the earliest step from which any configuration of the space can keep a balance."""
