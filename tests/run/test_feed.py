@@ -232,6 +232,17 @@ def test_a_balanced_trial_races_on_a_further_seed_before_it_caps_others(tmp_path
     assert study.folder.trial(1).outcome()["end"] == "capped"  # it pretrains to 60 and ramps to 80
 
 
+def test_a_trial_that_ray_gives_up_has_tries_left(tmp_path):
+    study = Study(tmp_path, [values(10, 20)])
+    tries = 1 + study.study.resources.max_failures
+    for attempt in range(tries):
+        assert study.named(f"a{attempt}") == 0
+        assert study.folder.trial(0).outcome() is None
+        study.feed.on_trial_complete(f"a{attempt}", error=True)
+    assert study.folder.trial(0).outcome()["end"] == "failed"
+    assert study.named("b") == FINISHED
+
+
 def test_the_incumbent_is_known_after_a_restart(tmp_path):
     study = Study(tmp_path, [values(10, 20), values(0, 60)], capping={"slack": 1.0})
     study.named("a")

@@ -6,6 +6,7 @@ An adapter: it keeps records, Optuna, the board and the budget in step with what
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._waited_with: dict[TrialFolder, list[dict[str, float]]] = {}  # readings of trials that wait
         self._pretrains: set[str] = set()  # those of them whose pretraining is not over
         self._plans: dict[TrialFolder, _Plan] = {}
+        # how often Ray gave up a trial that has tries left, as it may where a worker dies while it starts
+        self._given_up: Counter[TrialFolder] = Counter()
         self._points = points_of(self._study) if search.sharing.enabled else []
         self._best = incumbent_of(self._study, records)
         self.stopped: Ending | None = None
@@ -134,22 +137,25 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._pretrains.discard(trial_id)
         self.budget.end(trial)
         self.folder.fetch(trial.place, patience=PATIENCE_S)
-        record = self.ledger.read(trial)
+        record, again = self.ledger.read(trial), False
         if record.end is None and error:
             failures = [attempt.failure for attempt in trial.attempts() if attempt.failure is not None]
             if failures and failures[-1].fault in {Fault.NODE, Fault.STUDY}:
                 # every trial would fail by it: this one stays, to be resumed
                 self.stopped = Ending(StudyEnd.FAULT, failures[-1].message)
                 return
-            trial.end_failed()
-            record = self.ledger.read(trial)
-            self.folder.send(trial.place, PATIENCE_S)
-            catch_up(self._study, self.folder, [trial])
+            self._given_up[trial] += 1
+            again = self._asked_again and self._given_up[trial] <= self._study.resources.max_failures
+            if not again:
+                trial.end_failed()
+                record = self.ledger.read(trial)
+                self.folder.send(trial.place, PATIENCE_S)
+                catch_up(self._study, self.folder, [trial])
         self.budget.keep_time()
         self.folder.send(patience=PATIENCE_S)  # the clock: another machine may go on with it
         if record.end is not None:  # else it was interrupted: `resume` goes on with it
             self._tell(record)
-        elif self._best_first and not error:  # it paused
+        elif again or (self._best_first and not error):  # it paused, or has tries left
             self._waiting.append(trial)
         self._post()
 
@@ -164,8 +170,12 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
     def _none_to_start(self) -> str | None:
         """What Ray is told where no trial can start: one that runs may still pause, or race on further seeds."""
-        more = self._searcher is not None and (self._best_first or self._study.search.race)
-        return None if self._running and more else str(RaySearcher.FINISHED)
+        return None if self._running and self._asked_again else str(RaySearcher.FINISHED)
+
+    @property
+    def _asked_again(self) -> bool:
+        """Whether Ray asks for more when a running trial leaves, though none could start before."""
+        return self._searcher is not None and (self._best_first or self._study.search.race > 0)
 
     def _next(self) -> TrialFolder | None:
         """Choose the trial to start, or to go on with, now; None where none is left.
