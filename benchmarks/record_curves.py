@@ -1,11 +1,12 @@
 """Record real learning curves: whole trainings of a Latin hypercube over a study's space.
 
-    python benchmarks/record_curves.py STUDY.yaml --folder FOLDER [--scene SCENE] [--minutes 8] [--out TABLE.parquet]
+    python benchmarks/record_curves.py STUDY.yaml --folder FOLDER [--cube 1] [--scene SCENE] [--minutes 8]
+        [--out TABLE.parquet]
 
 Every training goes to its last step; a reader judges its readings by any ruler. It resumes: a second call with the same
-folder trains what is missing, and `--out` writes the table of all that is there. On a GPU the workers share it through
-CUDA MPS where that can be started, and several GPUs are shared out. A worker takes trainings with one warm-up and one
-seed, the longest pretraining first, and the others start from its snapshots.
+folder trains what is missing, and `--out` writes what is there to the table, beside what it holds. On a GPU the workers
+share it through CUDA MPS where that can be started, and several GPUs are shared out. A worker takes trainings with one
+warm-up and one seed, the longest pretraining first, and the others start from its snapshots.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from trainables.validation import best_response, figures_of_merit, held_out_imag
 from tune_srgan.cluster import mps
 from tune_srgan.search.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of, values_in_pretraining
 from tune_srgan.store.account import step_seconds_of
+from tune_srgan.store.curves import METADATA, metadata_of
 from tune_srgan.store.objects import storage_at, write_atomically
 from tune_srgan.study.loading import load_study
 from tune_srgan.study.settings import Study
@@ -54,13 +56,14 @@ Numbered = tuple[int, dict[str, Value]]  # a configuration of the hypercube
 COLUMNS = (*FIGURES, "rate_d", "rate_g")  # the last two as shares of the configured rates: the plateau factors
 
 
-def configurations(study: Study, points: int, seed: int = 0) -> list[dict[str, Value]]:
-    """A Latin hypercube over the space."""
-    draw = np.random.default_rng(seed)
+def configurations(study: Study, points: int, cube: int = 0) -> dict[int, dict[str, Value]]:
+    """A Latin hypercube over the space; the numbers of the next one go on where those of the last end."""
+    draw = np.random.default_rng(cube)
     shares = {key: (draw.permutation(points) + draw.random(points)) / points for key in study.space}
-    return [
-        {key: dimension.at(shares[key][point]) for key, dimension in study.space.items()} for point in range(points)
-    ]
+    return {
+        cube * points + point: {key: dimension.at(shares[key][point]) for key, dimension in study.space.items()}
+        for point in range(points)
+    }
 
 
 def record(job: tuple[Study, Path, str | None, int, int, list[Numbered], float]) -> int:
@@ -110,10 +113,10 @@ def take_gpu(counter: Any) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = str(counter.value % torch.cuda.device_count())
 
 
-def shared_out(study: Study, points: int, seeds: int, workers: int) -> list[tuple[int, list[Numbered]]]:
+def shared_out(drawn: dict[int, dict[str, Value]], seeds: int, workers: int) -> list[tuple[int, list[Numbered]]]:
     """Seeds and their configurations: those of a list share their pretraining; at least a list for each worker."""
     alike: dict[tuple[object, ...], list[Numbered]] = {}
-    for number, values in enumerate(configurations(study, points)):
+    for number, values in drawn.items():
         alike.setdefault(values_in_pretraining(values), []).append((number, values))
     parts = math.ceil(workers / (seeds * len(alike)))
     return [(seed, wanted[part::parts]) for seed in range(seeds) for wanted in alike.values() for part in range(parts)]
@@ -136,14 +139,19 @@ def _plateau_factors(reading: Mapping[str, float], configuration: Configuration)
     return {name: round(factor, 6) for name, factor in factors.items()}
 
 
-def write_table(study_file: Path, folder: Path, out: Path) -> None:
-    """One row a reading, sorted; how it was made is in the table's own metadata."""
+def write_table(study_file: Path, folder: Path, points: int, out: Path) -> None:
+    """Add a folder's trainings to a table, one row a reading; how it was made is in the table's own metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    machine = json.loads((folder / "machine.json").read_text())
+    made: dict[str, Any] = {"study": study_file.read_text(), "points": points}
+    made |= {"configurations": {}, "trainings": [], "machine": {}} | (metadata_of(out) if out.exists() else {})
+    known = {(training["number"], training["seed"]) for training in made["trainings"]}
     found = [json.loads(file.read_text()) for file in sorted(folder.glob("[0-9]*-*.json"))]
+    new = [training for training in found if (training["number"], training["seed"]) not in known]
     columns: dict[str, list[Any]] = {name: [] for name in ("number", "seed", "step", *COLUMNS)}
-    for training in found:
+    for training in new:
         for reading in training["readings"]:
             columns["number"].append(training["number"])
             columns["seed"].append(training["seed"])
@@ -153,18 +161,18 @@ def write_table(study_file: Path, folder: Path, out: Path) -> None:
     table = pa.table(
         {name: pa.array(values, whole_numbers.get(name, pa.float32())) for name, values in columns.items()}
     )
-    trainings = [
-        {key: value for key, value in training.items() if key not in ("values", "readings")} for training in found
+    if out.exists():
+        table = pa.concat_tables([pq.read_table(out).replace_schema_metadata(), table])
+    made["configurations"] |= {str(training["number"]): training["values"] for training in new}
+    made["trainings"] += [
+        {key: value for key, value in training.items() if key not in ("values", "readings")} for training in new
     ]
-    made = {
-        "study": study_file.read_text(),
-        "configurations": {str(training["number"]): training["values"] for training in found},
-        "trainings": trainings,
-        "machine": json.loads((folder / "machine.json").read_text()),
-    }
-    metadata = {"curves": json.dumps(made)}
+    for key, value in machine.items() if new else ():  # trainings of several machines name them all
+        told = made["machine"].get(key, value)
+        made["machine"][key] = told if value in told.split(", ") else f"{told}, {value}"
+    metadata = {METADATA: json.dumps(made)}
     pq.write_table(table.replace_schema_metadata(metadata), out, compression="zstd", compression_level=19)
-    print(f"{out}: {len(found)} trainings, {table.num_rows} readings, {out.stat().st_size / 1e6:.2f} MB")
+    print(f"{out}: {len(made['trainings'])} trainings, {table.num_rows} readings, {out.stat().st_size / 1e6:.2f} MB")
 
 
 def describe_machine() -> dict[str, str]:
@@ -179,7 +187,8 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--scene", help="the imagery; as .npy where rasterio is missing")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--points", type=int, default=120, help="of the Latin hypercube")
+    parser.add_argument("--points", type=int, default=100, help="of the Latin hypercube")
+    parser.add_argument("--cube", type=int, default=0, help="which one: defaults are chosen on 0, and 1 is reported")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -190,9 +199,10 @@ def main() -> None:
     if not (chosen.folder / "machine.json").exists():
         write_atomically(chosen.folder / "machine.json", json.dumps(describe_machine()))
     until = time.time() + 60 * chosen.minutes
+    drawn = configurations(study, chosen.points, chosen.cube)
     jobs = [
         (study, chosen.folder, chosen.scene, 1, seed, wanted, until)
-        for seed, wanted in shared_out(study, chosen.points, chosen.seeds, chosen.workers)
+        for seed, wanted in shared_out(drawn, chosen.seeds, chosen.workers)
     ]
     if torch.cuda.is_available() and chosen.workers > 1:
         mps.join()  # before the workers start, which inherit it
@@ -203,7 +213,7 @@ def main() -> None:
             done += count
             print(f"{done} trainings in {time.perf_counter() - began:.0f} s", flush=True)
     if chosen.out:
-        write_table(chosen.study, chosen.folder, chosen.out)
+        write_table(chosen.study, chosen.folder, chosen.points, chosen.out)
 
 
 if __name__ == "__main__":

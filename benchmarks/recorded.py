@@ -1,7 +1,7 @@
 """Recorded learning curves, judged: what a search would know after each reading of a training that nobody repeats.
 
-`record_curves.py` writes the tables. A table is split in two halves by bands of the adversarial weight: `choose` is
-what defaults were chosen on, `report` is reported.
+`record_curves.py` writes the tables. Defaults are chosen on the first Latin hypercube of a table, `choose`; the second,
+`report`, is reported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from tune_srgan.study.space import Value
 
 HERE = Path(__file__).resolve().parent
 TABLES = [HERE / f"{name}.parquet" for name in ("curves", "curves_rrdb", "curves_sentinel")]
-WEIGHT = "Training.Losses.adv_loss_beta"
 WITHIN = 1.1  # of the best median
 PARTS = {"choose": (0,), "report": (1,), "all": (0, 1)}
 
@@ -84,9 +83,7 @@ def load(file: Path, part: str = "all") -> Table:
     seeds = sorted({seed for _, seed in found})
     values = {number: one.values for (number, _), one in found.items()}
     whole = [number for number in values if all((number, seed) in found for seed in seeds)]
-    by_weight = sorted({float(values[number][WEIGHT]) for number in whole})
-    band = {weight: index // 2 % 2 for index, weight in enumerate(by_weight)}
-    chosen = {number: values[number] for number in whole if band[float(values[number][WEIGHT])] in PARTS[part]}
+    chosen = {number: values[number] for number in whole if number // made["points"] in PARTS[part]}
     curves = {(number, seed): judged(found[number, seed]) for number in chosen for seed in seeds}
     taken = (
         statistics.median(one[key] for one in made["trainings"] if math.isfinite(one[key]))

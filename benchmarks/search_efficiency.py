@@ -81,6 +81,10 @@ class Ours:
         self._numbers[name] = proposal.number
         return proposal.values
 
+    def see(self, name: str, verdict: Verdict) -> None:
+        """To the searcher, of a trial that has not ended."""
+        self._searcher.see(self._numbers[name], verdict)
+
     def tell(self, name: str, verdict: Verdict, end: End, trained: int) -> None:
         """To the searcher."""
         number, gap = self._numbers[name], verdict.gap if math.isfinite(verdict.gap) else None
@@ -136,6 +140,7 @@ class Arm:
     capping: float | None = None  # slack
     sharing: bool = False
     blind: int = 0  # best first: proposals that are asked for at once, of which the soonest starts first
+    ahead: bool = True  # best first: before a trial that made way goes on, another proposal is asked for
     margin: float = math.inf  # a trial pauses when it is this many times as late as one that waits
     race: int = 0  # further seeds that have to keep the balance too before it caps others
 
@@ -230,17 +235,25 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
             proposed = len(table.configurations) - len(untried)
             if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(map(overlaps, waiting))):
                 break
-            name = f"t{proposed}"
-            job = Job(name, nearest(study, untried, proposer.propose(name)), seeds[0])
-            del untried[job.number]
-            if not too_long(job):
-                waiting.append(job)
+            propose()
+        if arm.blind and arm.ahead and untried and waiting and first() in paused:
+            propose()
         if not waiting:
             return None
-        order = {job: (overlaps(job), -bool(job.further), soonest(job) if arm.blind else 0) for job in waiting}
-        chosen = min(waiting, key=lambda job: (order[job], waiting.index(job)))
+        chosen = first()
         waiting.remove(chosen)
         return chosen
+
+    def propose() -> None:
+        name = f"t{len(table.configurations) - len(untried)}"
+        job = Job(name, nearest(study, untried, proposer.propose(name)), seeds[0])
+        del untried[job.number]
+        if not too_long(job):
+            waiting.append(job)
+
+    def first() -> Job:
+        order = {job: (overlaps(job), -bool(job.further), soonest(job) if arm.blind else 0) for job in waiting}
+        return min(waiting, key=lambda job: (order[job], waiting.index(job)))
 
     def fill() -> None:
         while len(heap) < WORKERS and (job := next_trial()) is not None:
@@ -303,6 +316,8 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         elif makes_way(trial):
             paused[job] = trial
             waiting.append(job)
+            if isinstance(proposer, Ours):
+                proposer.see(job.name, verdict)
             spent.pauses += 1
             fill()
         else:
@@ -326,13 +341,17 @@ def asha(study: Study, halves: bool) -> Any:
 
 
 def nearest(study: Study, untried: dict[int, dict[str, Value]], point: dict[str, Value]) -> int:
-    """The recorded configuration nearest to a point, by the space's own scales."""
+    """The recorded configuration nearest to a point: first in pretraining, whose cost is known, then on all scales."""
 
     def place(values: dict[str, Value]) -> np.ndarray:
         return np.array([parameter.share_of(values[key]) for key, parameter in study.space.items()])
 
+    def far(number: int) -> tuple[float, float, int]:
+        values = untried[number]
+        return abs(values[PRETRAIN] - point[PRETRAIN]), float(np.linalg.norm(place(values) - wanted)), number
+
     wanted = place(point)
-    return min(untried, key=lambda number: (float(np.linalg.norm(place(untried[number]) - wanted)), number))
+    return min(untried, key=far)
 
 
 def seconds_between(first: int, last: int, pretraining: int, table: Table) -> float:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.support.service import ROOT
+from tune_srgan.store.curves import metadata_of, read_curves
 from tune_srgan.study.settings import Study
 
 pytest.importorskip("ray")
@@ -43,13 +44,13 @@ objective: {max_steps: 400, validate_every: 4, nash: {validation_pairs: 64}}
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """24 configurations on two seeds: those of a weight above 0.01 are balanced 40 steps after the ramp."""
+    """Two hypercubes of 12, on two seeds: those of a weight above 0.01 are balanced 40 steps after the ramp."""
     file = tmp_path_factory.mktemp("curves") / "curves.parquet"
     study = Study.model_validate(yaml.safe_load(STUDY))
-    configurations = curves.configurations(study, 24)
+    configurations = curves.configurations(study, 12) | curves.configurations(study, 12, cube=1)
     rows = {name: [] for name in ("number", "seed", "step", *curves.COLUMNS)}
     trainings = []
-    for number, values in enumerate(configurations):
+    for number, values in configurations.items():
         for seed in (0, 1):
             trainings.append(
                 {"pretraining_step_s": 1.0, "game_step_s": 2.0, "number": number, "seed": seed, "merits": {}}
@@ -63,7 +64,7 @@ def table(tmp_path_factory):
                     figures = {"psnr": 30.0, "psnr_bicubic": 30.0}
                 for name in rows:
                     rows[name].append({"number": number, "seed": seed, "step": step}.get(name, figures.get(name)))
-    made = {"study": STUDY, "configurations": dict(enumerate(configurations)), "trainings": trainings}
+    made = {"study": STUDY, "points": 12, "configurations": configurations, "trainings": trainings}
     made |= {"machine": {"device": "none"}}
     pq.write_table(pa.table(rows).replace_schema_metadata({"curves": json.dumps(made)}), file)
     return file
@@ -71,16 +72,19 @@ def table(tmp_path_factory):
 
 def test_a_hypercube_has_every_length_alike_and_no_other_value_twice():
     study = Study.model_validate(yaml.safe_load(STUDY))
-    found = curves.configurations(study, 24)
+    found = list(curves.configurations(study, 24).values())
     assert [sum(values[PRETRAIN] == steps for values in found) for steps in (20, 40, 60, 80)] == [6] * 4
     assert len({values[WEIGHT] for values in found}) == 24
     assert [sum(values[WARMUP] == steps for values in found) for steps in (0, 10, 20)] == [8] * 3
-    assert found == curves.configurations(study, 24)
+    assert found == list(curves.configurations(study, 24).values())
+    another = curves.configurations(study, 24, cube=1)
+    assert list(another) == list(range(24, 48))
+    assert not {values[WEIGHT] for values in found} & {values[WEIGHT] for values in another.values()}
 
 
 def test_what_shares_pretraining_is_one_workers_and_all_of_them_have_work():
     study = Study.model_validate(yaml.safe_load(STUDY))
-    jobs = curves.shared_out(study, 24, seeds=2, workers=12)
+    jobs = curves.shared_out(curves.configurations(study, 24), seeds=2, workers=12)
     assert len(jobs) == 12
     assert all(len({values[WARMUP] for _, values in wanted}) == 1 for _, wanted in jobs)
     trained = sorted((number, seed) for seed, wanted in jobs for number, _ in wanted)
@@ -107,11 +111,30 @@ def test_curves_are_judged_as_a_study_would(table):
     assert all(math.isinf(loaded.median(number)) for number in others)
 
 
-def test_the_parts_are_disjoint_bands_and_all_there_is(table):
-    parts = [recorded.load(table, part) for part in ("choose", "report")]
-    weights = [{values[WEIGHT] for values in part.configurations.values()} for part in parts]
-    assert not weights[0] & weights[1]
-    assert len(parts[0].configurations) + len(parts[1].configurations) == 24
+def test_the_parts_are_the_two_hypercubes(table):
+    chosen, reported = (list(recorded.load(table, part).configurations) for part in ("choose", "report"))
+    assert (chosen, reported) == (list(range(12)), list(range(12, 24)))
+    assert list(recorded.load(table, "all").configurations) == list(range(24))
+
+
+def test_a_table_grows_by_what_a_folder_holds_and_it_lacks(tmp_path):
+    out, file, study = tmp_path / "table.parquet", tmp_path / "study.yaml", Study.model_validate(yaml.safe_load(STUDY))
+    file.write_text(STUDY)
+    drawn = curves.configurations(study, 12) | curves.configurations(study, 12, cube=1)
+    for machine, psnr, numbers in (("one", 30.0, (0, 3)), ("another", 31.0, (3, 12)), ("another", 32.0, (3, 12))):
+        folder = tmp_path / f"{machine} {psnr}"
+        folder.mkdir()
+        (folder / "machine.json").write_text(json.dumps({"device": machine}))
+        for number in numbers:
+            readings = [{"step": step, "psnr": psnr, "psnr_bicubic": psnr} for step in range(4, 401, 4)]
+            training = {"number": number, "seed": 0, "values": drawn[number], "readings": readings}
+            (folder / f"{number:04d}-0.json").write_text(json.dumps(training))
+        curves.write_table(file, folder, 12, out)
+    found = {one.number: one for one in read_curves(out)}
+    assert {number: one.readings[0]["nash/psnr"] for number, one in found.items()} == {0: 30, 3: 30, 12: 31}
+    assert all(one.values == drawn[number] for number, one in found.items())
+    assert all([int(reading["step"]) for reading in one.readings] == list(range(4, 401, 4)) for one in found.values())
+    assert metadata_of(out)["machine"] == {"device": "one, another"}
 
 
 SEARCHES = [name for name, arm in efficiency.ARMS.items() if isinstance(arm, efficiency.Arm)]

@@ -62,7 +62,9 @@ class Study:
 
     def begin(self):
         self.watching, self.board = Watching(), Board()
-        searcher = Searcher(self.study, records_in(self.study, self.folder).search, self.folder.optuna_url)
+        self.searcher = searcher = Searcher(
+            self.study, records_in(self.study, self.folder).search, self.folder.optuna_url
+        )
         propose = searcher.propose
 
         def proposed():
@@ -156,6 +158,33 @@ def test_a_trial_that_falls_behind_pauses_and_goes_on_when_it_is_the_soonest_aga
     study.reach(1, 80, rank=0.875)
     study.feed.on_trial_complete("b")
     assert study.named("c") == 0
+
+
+@pytest.mark.parametrize(("pretraining", "goes_first"), [(20, True), (60, False)])
+def test_before_a_trial_that_made_way_goes_on_another_is_proposed(tmp_path, pretraining, goes_first):
+    tried = [values(10, 20), values(0, 40), values(0, 60), values(0, pretraining)]
+    study = Study(tmp_path, tried, startup=3, sharing={"enabled": False})
+    for name, number, step in (("a", 0, 64), ("b", 1, 80)):
+        assert study.named(name) == number
+        study.reach(number, step, rank=0.875)
+        study.feed.on_trial_complete(name)
+    assert study.folder.trial(3).exists() is False
+    assert study.named("c") == (3 if goes_first else 0)
+    assert study.folder.trial(3).exists()
+
+
+def test_the_next_proposal_knows_what_a_trial_that_waits_has_shown(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 40), values(0, 60)], startup=3)
+    study.named("a")
+    study.reach(0, 80, rank=0.875)
+    study.feed.on_trial_complete("a")
+
+    def shown():
+        return study.searcher._sampled.kept.get_trials()[0].user_attrs
+
+    assert (shown()["steps"], shown()["gap"] > 0) == (84, True)
+    study.begin()
+    assert (shown()["steps"], shown()["gap"] > 0) == (84, True)
 
 
 def test_a_trial_that_paused_and_cannot_win_any_more_never_goes_on(tmp_path):

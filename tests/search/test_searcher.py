@@ -17,10 +17,12 @@ from tests.support.studies import (
     loaded,
     never_begun,
     open_study,
+    reading,
     records_in,
     small,
     start,
 )
+from trainables.balance import Ruler, judge
 from trainables.errors import InvalidInput
 from tune_srgan.search.samplers import check_sampler
 from tune_srgan.search.searcher import Searcher, learnt_from
@@ -101,9 +103,8 @@ def test_a_first_try_that_was_asked_and_never_started_is_asked_again(tmp_path):
     assert sorted(proposal.values[PATIENCE] for proposal in found[:2]) == [4, 8]
 
 
-@pytest.mark.parametrize("sampler", ["wait", "tpe"])
-def test_a_model_proposes_once_startup_trials_have_ended(tmp_path, sampler):
-    driver = Driver(tmp_path, sampler=sampler, try_first=[VALUES])
+def test_a_model_proposes_once_startup_trials_have_ended(tmp_path):
+    driver = Driver(tmp_path, sampler="tpe", try_first=[VALUES])
     waiting = [driver.propose() for _ in range(4)]
     assert [proposal.proposed_by for proposal in waiting] == ["try_first", "startup", "startup", "startup"]
     driver.end(0)
@@ -111,9 +112,26 @@ def test_a_model_proposes_once_startup_trials_have_ended(tmp_path, sampler):
     driver.end(2, "exhausted")
     assert driver.propose().proposed_by == "startup"
     driver.end(3)
-    assert driver.propose().proposed_by == sampler
+    assert driver.propose().proposed_by == "tpe"
     driver.start()
-    assert driver.propose().proposed_by == sampler
+    assert driver.propose().proposed_by == "tpe"
+
+
+def test_our_own_model_proposes_after_startup_proposals_once_two_games_were_seen(tmp_path):
+    driver = Driver(tmp_path, sampler="wait", startup=3)
+    for _ in range(4):
+        assert driver.propose().proposed_by == "startup"  # the fourth: nothing was seen yet
+    driver.end(0)
+    driver.end(1, "failed")  # says nothing about the space
+    assert driver.propose().proposed_by == "startup"
+    ruler = Ruler.of(driver.study.lowest())
+    driver.searcher.see(2, judge([], ruler))  # it waits, and has shown nothing
+    assert driver.propose().proposed_by == "startup"
+    driver.searcher.see(2, judge([reading(step, 0.875) for step in range(4, 101, 4)], ruler))
+    assert driver.propose().proposed_by == "wait"
+    driver.end(3)
+    driver.start()
+    assert driver.propose().proposed_by == "wait"
 
 
 def test_what_was_never_played_is_no_example_for_tpe(tmp_path):

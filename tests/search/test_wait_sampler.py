@@ -17,13 +17,13 @@ from tune_srgan.search.wait_sampler import NOISE, WaitSampler, predicted
 from tune_srgan.study.space import Parameter
 
 
-def told(study, trials, startup=2, seed=0, gap=0.5):
+def told(study, trials, startup=2, seed=0, gap=0.5, state=TrialState.COMPLETE):
     """A sampler's study in which these have ended: values, outcome, steps."""
     found = optuna.create_study(sampler=WaitSampler(study, startup, seed))
     copy = OptunaCopy(study, found)
     for values, outcome, steps in trials:
         attributes = {"outcome": outcome, "steps": steps, "share_balanced": None, "gap": gap}
-        copy.add(TrialState.COMPLETE, values, 300.0, attributes)
+        copy.add(state, values, 300.0 if state.is_finished() else None, attributes)
     return found
 
 
@@ -79,6 +79,14 @@ def test_a_game_that_was_never_played_teaches_nothing(tmp_path):
     found = told(study, capped, gap=None)
     trial = found.ask({key: distribution(parameter) for key, parameter in study.space.items()})
     assert not trial.relative_params
+
+
+def test_a_trial_that_goes_on_counts_by_what_it_has_shown(tmp_path):
+    study = loaded(tmp_path)
+    long = [(VALUES | {WEIGHT: weight, PRETRAIN: 60}, None, 160) for weight in (1e-3, 2e-3, 4e-3, 8e-3)]
+    short = [(VALUES | {WEIGHT: weight, PRETRAIN: 60}, None, 90) for weight in (0.1, 0.2)]
+    values = [proposed(study, long + short, seed=seed, state=TrialState.RUNNING) for seed in range(8)]
+    assert all(found[WEIGHT] > 0.02 for found in values)
 
 
 def test_a_bound_is_a_wait_of_so_many_steps_and_a_training_without_balance_a_long_one(tmp_path):

@@ -83,6 +83,8 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._given_up: Counter[TrialFolder] = Counter()
         self._points = points_of(self._study) if search.sharing.enabled else []
         self._best = incumbent_of(self._study, records)
+        for trial in self._waiting:
+            self._see(trial)
         self.stopped: Ending | None = None
         self.run = f"run-{time.time():.3f}"
         if board is not None:
@@ -157,6 +159,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             self._tell(record)
         elif again or (self._best_first and not error):  # it paused, or has tries left
             self._waiting.append(trial)
+            self._see(trial)
         self._post()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,7 +185,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
 
         What the sampler proposes without knowing anything is asked for at once, so that the soonest of those can start
         first and the others need not start once it has balanced. What it proposes from knowledge is asked for one by
-        one.
+        one: where nothing else waits, and before a trial that made way goes on, since a new one may be sooner.
         """
         if self._searcher is not None:
             ended = [trial for trial in self._waiting if self._too_long(trial)]
@@ -190,15 +193,18 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
                 self._waiting = [trial for trial in self._waiting if trial not in ended]
                 catch_up(self._study, self.folder, ended)
         while self._to_propose and (self._proposed < self._blind or self._wants_another()):
-            proposed = self._propose()
-            if proposed is not None:
-                self._waiting.append(proposed)
+            self._propose()
+        if self._to_propose and self._best_first and self._waiting and self._readings(self._first()):
+            self._propose()
         if not self._waiting:
             return None
-        by_waiting = {self._waiting_as(trial): trial for trial in self._waiting}
-        chosen = by_waiting[order.next_to_start(list(by_waiting), self._at_work())]
+        chosen = self._first()
         self._waiting.remove(chosen)
         return chosen
+
+    def _first(self) -> TrialFolder:
+        by_waiting = {self._waiting_as(trial): trial for trial in self._waiting}
+        return by_waiting[order.next_to_start(list(by_waiting), self._at_work())]
 
     def _wants_another(self) -> bool:
         return order.wants_another(
@@ -235,15 +241,21 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             self._plans[trial] = _Plan(configuration, Ruler.of(configuration), stretch, named)
         return self._plans[trial]
 
-    def _propose(self) -> TrialFolder | None:
-        """Ask the searcher for a new trial; None where it is ended at once."""
+    def _propose(self) -> None:
+        """Ask the searcher for a new trial; it waits, where it is not ended at once."""
         assert self._searcher is not None
         proposal = self._searcher.propose()
         self._to_propose, self._proposed = self._to_propose - 1, self._proposed + 1
         trial = self.folder.trial(proposal.number)
         trial.create(proposal.values, proposal.proposed_by, self._study.configuration(proposal.values))
         self.folder.send(trial.place, PATIENCE_S)
-        return None if self._too_long(trial) else trial
+        if not self._too_long(trial):
+            self._waiting.append(trial)
+
+    def _see(self, trial: TrialFolder) -> None:
+        """Let the next proposal know what a trial that waits has shown."""
+        if self._searcher is not None and not trial.confirms:
+            self._searcher.see(trial.number, judge(self._readings(trial), self._plan(trial).ruler))
 
     def _too_long(self, trial: TrialFolder) -> bool:
         """Whether it can no longer win: for its pretraining and ramp alone, or for its readings; it is ended then."""

@@ -77,6 +77,12 @@ class OptunaCopy:
         else:
             self.kept.tell(known.number, cost, state=state)
 
+    def see(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Note what a trial that has not ended has shown."""
+        trial = optuna.trial.Trial(self.kept, self.kept.get_trials(deepcopy=False)[self._before + number]._trial_id)
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+
     def reconcile(self, records: Sequence[TrialRecord], system: Sequence[Mapping[str, Any]] = ()) -> None:
         """Say what the records say, but for how ended ones end; what runs and nobody owns has failed."""
         for record in records:

@@ -6,6 +6,7 @@ Where Optuna's database is absent or behind, the study is rebuilt from the trial
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from trainables.balance import Verdict
 from trainables.dotted import flatten
 from trainables.errors import one_line
 from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, attributes_of, open_database, told_of
@@ -103,6 +105,11 @@ class Searcher:
         """End a trial: COMPLETE with its cost, censored or not; FAIL when it has none. Telling twice is harmless."""
         self._sampled.tell(record, self._told(record), pruned_with=True)
         self._write(lambda log: log.tell(record, self._told(record)))
+
+    def see(self, number: int, verdict: Verdict) -> None:
+        """Note what a trial that has not ended has shown: `wait` counts it, other samplers learn costs alone."""
+        if math.isfinite(verdict.gap) and math.isfinite(verdict.earliest):
+            self._sampled.see(number, {"gap": verdict.gap, "steps": int(verdict.earliest)})
 
     def account(self, account: Mapping[str, int]) -> None:
         """Keep the study's own account beside its trials."""

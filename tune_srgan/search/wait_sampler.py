@@ -16,7 +16,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.special import ndtr
 
 from trainables.balance import Ruler
@@ -47,21 +47,21 @@ class WaitSampler(BaseSampler):
     # Optuna's BaseSampler: its documentation says what each is for.
     # ruff: noqa: D102
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        ended = self._ended(study)
-        played = sum(one.user_attrs["gap"] is not None for one in ended)
-        return dict(ended[0].distributions) if len(ended) >= self._startup and played >= FEWEST else {}
+        known = self._known(study)
+        played = sum(map(_played, known))
+        return dict(known[0].distributions) if len(known) >= self._startup and played >= FEWEST else {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         if not search_space:
             return {}
-        ended = [one for one in self._ended(study) if one.user_attrs["gap"] is not None]  # a game was played
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        believed = [self._place(one.params) for one in running if set(one.params) == set(self._study.space)]
-        where = np.array([self._place(one.params) for one in ended])
-        waits = np.log([self._wait(one) for one in ended])
-        kept = [one for one in ended if one.user_attrs["outcome"] == End.BALANCED]
+        known = self._known(study)
+        played = [one for one in known if _played(one)]
+        believed = [self._place(one.params) for one in known if not one.state.is_finished() and not _played(one)]
+        where = np.array([self._place(one.params) for one in played])
+        waits = np.log([self._wait(one) for one in played])
+        kept = [one for one in played if _in_balance(one)]
         best = min((self._price * self._before(one.params) + self._wait(one) for one in kept), default=math.inf)
         candidates = self._candidates(where[np.argsort(waits)[:BEST]])
         values = [self._values(place) for place in candidates]
@@ -76,12 +76,12 @@ class WaitSampler(BaseSampler):
     ) -> Any:
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _ended(self, study: optuna.Study) -> list[FrozenTrial]:
+    def _known(self, study: optuna.Study) -> list[FrozenTrial]:
         """The trials that say something of the space: an error says nothing; numbers nobody started have no values."""
         return [
             one
             for one in study.get_trials(deepcopy=False)
-            if one.state.is_finished() and one.params and one.user_attrs["outcome"] != End.FAILED
+            if set(one.params) == set(self._study.space) and one.user_attrs.get("outcome") != End.FAILED
         ]
 
     def _place(self, values: dict[str, Any]) -> list[float]:
@@ -105,10 +105,10 @@ class WaitSampler(BaseSampler):
         return float(self._training.model_copy(update=changes).game_on)
 
     def _wait(self, trial: FrozenTrial) -> float:
-        """What the game of an ended trial took: a bound where it was ended early, a penalty where nothing was kept."""
+        """What a game took: a bound where it was ended early or goes on, a penalty where nothing was kept."""
         told, longest = trial.user_attrs, self._study.max_steps
         shortest, before = float(self._training.validate_every), self._before(trial.params)
-        if told["outcome"] in {End.BALANCED, End.CAPPED, End.BUDGET}:
+        if not trial.state.is_finished() or told["outcome"] in {End.BALANCED, End.CAPPED, End.BUDGET}:
             return max(shortest, float(told["steps"]) - before)
         share = told["share_balanced"]
         return longest * (1.75 if share is None else 1.5 - 0.5 * share)
@@ -124,6 +124,17 @@ class WaitSampler(BaseSampler):
         # where no room is left, the soonest there is
         found: Array = np.where(room > 0, np.maximum(gain, 0.0), 0.0) - 1e-9 * (before + np.exp(mean))
         return found
+
+
+def _played(trial: FrozenTrial) -> bool:
+    """Whether anything was seen of its game."""
+    return trial.user_attrs.get("gap") is not None
+
+
+def _in_balance(trial: FrozenTrial) -> bool:
+    """Whether it kept the balance, or has found one so far."""
+    told = trial.user_attrs
+    return bool(told["outcome"] == End.BALANCED if trial.state.is_finished() else told["gap"] == 0)
 
 
 def predicted(
