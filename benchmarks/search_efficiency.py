@@ -38,6 +38,7 @@ from recorded import PARTS, TABLES, Curve, Table, load
 
 from trainables.balance import Verdict, nash_cost
 from trainables.outcome import End, end_of
+from tune_srgan.run.feed import BETTER, UNLIKELY
 from tune_srgan.search.capping import Incumbent, better
 from tune_srgan.search.samplers import good_trials
 from tune_srgan.search.searcher import Searcher
@@ -84,6 +85,10 @@ class Ours:
     def see(self, name: str, verdict: Verdict) -> None:
         """To the searcher, of a trial that has not ended."""
         self._searcher.see(self._numbers[name], verdict)
+
+    def chance(self, name: str, count: int, share: float) -> float:
+        """What the searcher gives for something better among so many more."""
+        return self._searcher.chance(count, self._numbers[name], share)
 
     def tell(self, name: str, verdict: Verdict, end: End, trained: int) -> None:
         """To the searcher."""
@@ -143,6 +148,7 @@ class Arm:
     ahead: bool = True  # best first: before a trial that made way goes on, another proposal is asked for
     margin: float = math.inf  # a trial pauses when it is this many times as late as one that waits
     race: int = 0  # further seeds that have to keep the balance too before it caps others
+    stop: bool = False  # goes on until it stops itself, whatever it holds
 
 
 STARTUP, MARGIN = 32, 1.25
@@ -184,6 +190,8 @@ class Spent:
     trials: int = 0
     pauses: int = 0  # how often a trial made way
     held: bool = False
+    stopped: bool = False  # whether the search stopped itself
+    best: float = math.inf  # what the incumbent costs, then
 
 
 def replay(arm: Arm, table: Table, repetition: int) -> Spent:
@@ -197,6 +205,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
     waiting: list[Job] = []
     paused: dict[Job, Running] = {}  # of those that wait, the ones that made way
     costs: dict[int, list[float]] = {}  # of configurations kept so far, by seed
+    names: dict[int, str] = {}
     best: Incumbent | None = None
     spent, now = Spent(), 0.0
 
@@ -231,12 +240,12 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
 
     def next_trial() -> Job | None:
         waiting[:] = [job for job in waiting if not too_long(job)]
-        while untried:
+        while untried and not enough():
             proposed = len(table.configurations) - len(untried)
             if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(map(overlaps, waiting))):
                 break
             propose()
-        if arm.blind and arm.ahead and untried and waiting and first() in paused:
+        if arm.blind and arm.ahead and waiting and first() in paused and untried and not enough():
             propose()
         if not waiting:
             return None
@@ -244,9 +253,16 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         waiting.remove(chosen)
         return chosen
 
+    def enough() -> bool:
+        if arm.stop and best is not None and isinstance(proposer, Ours) and not spent.stopped:
+            share = BETTER * best.cost / costs[best.number][0]
+            spent.stopped = proposer.chance(names[best.number], len(untried), share) < UNLIKELY
+        return spent.stopped
+
     def propose() -> None:
         name = f"t{len(table.configurations) - len(untried)}"
         job = Job(name, nearest(study, untried, proposer.propose(name)), seeds[0])
+        names[job.number] = name
         del untried[job.number]
         if not too_long(job):
             waiting.append(job)
@@ -293,8 +309,8 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         verdict, end = trial.curve.verdicts[trial.at], None
         if verdict.over:
             end = end_of(verdict)
-            if verdict.kept and job.number in good:
-                spent.held = True
+            spent.held |= verdict.kept and job.number in good
+            if spent.held and not arm.stop:
                 return spent
             if verdict.kept:
                 raced(job, verdict)
@@ -323,6 +339,7 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
         else:
             trial.due = now + seconds_of(trial)
             heapq.heappush(heap, trial)
+    spent.best = math.inf if best is None else best.cost
     return spent
 
 

@@ -287,3 +287,25 @@ def test_capping_that_is_switched_off_starts_everything(tmp_path):
     study.named("a")
     study.end("a", 0, since=60)
     assert study.named("b") == 1
+
+
+@pytest.mark.parametrize(("chance", "stops"), [(0.04, True), (0.06, False)])
+def test_a_search_that_sees_nothing_better_left_proposes_no_more(tmp_path, chance, stops):
+    study = Study(tmp_path, [values(10, 20), values(0, 20)], trials=6, startup=2, stop="auto")
+    asked = []
+    study.searcher.chance = lambda *question: asked.append(question) or chance
+    study.named("a")
+    study.named("b")
+    assert asked == []  # there is no incumbent
+    study.end("a", 0, since=60)
+    found = study.named("c")
+    assert asked[0] == (4, 0, 0.9)
+    assert (found in (FINISHED, NOT_NOW), study.folder.trial(2).exists()) == (stops, not stops)
+    study.end("b", 1, since=80)
+    assert (study.named("d") == FINISHED) == stops
+    assert (study.feed.enough is not None) == stops
+    if stops:
+        assert study.feed.enough.text == (
+            "the search stopped itself after 2 of 6 trials: by its model, one of the others costs 10% less than "
+            "trial 0 with a chance of 4.0%"
+        )

@@ -393,3 +393,11 @@ def test_a_sampler_that_cannot_learn_from_others_is_not_asked_to(tmp_path):
     document["search"] |= {"sampler": "nsgaii", "startup": 4, "learn_from": ["old"]}
     with pytest.raises(InvalidInput, match=r"search\.learn_from: found sampler nsgaii; expected one of gp, tpe, wait"):
         check_sampler(loaded(tmp_path, document), "study.yaml")
+
+
+def test_a_search_that_stops_itself_takes_the_model_that_says_what_is_left(tmp_path):
+    study = Driver(tmp_path, sampler="tpe", stop="auto").study
+    with pytest.raises(InvalidInput) as error:
+        check_sampler(study, "study.yaml")
+    [problem] = error.value.problems
+    assert (problem.key, problem.found) == ("search.stop", "auto with the sampler tpe")

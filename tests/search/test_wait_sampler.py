@@ -13,7 +13,7 @@ from tests.support.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, loaded, sm
 from trainables.outcome import End
 from tune_srgan.search.optuna_copy import OptunaCopy
 from tune_srgan.search.samplers import distribution
-from tune_srgan.search.wait_sampler import NOISE, WaitSampler, predicted
+from tune_srgan.search.wait_sampler import NOISE, SPREAD, WaitSampler, predicted
 from tune_srgan.study.space import Parameter
 
 
@@ -49,7 +49,7 @@ def test_the_model_passes_near_what_it_was_told_and_returns_to_the_mean_far_away
     mean, deviation = predicted(where, waits, np.array([[0.1, 0.1], [0.9, 0.9], [30.0, 30.0]]))
     assert mean[0] < math.log(40) < math.log(200) < mean[1]
     assert mean[2] == pytest.approx(waits.mean())
-    assert deviation[2] == pytest.approx(waits.std())
+    assert deviation[2] == pytest.approx(math.sqrt((3 * waits.var() + 2 * SPREAD**2) / 5))
     assert NOISE * waits.std() / 2 < deviation[0] < deviation[2] / 2
 
 
@@ -113,3 +113,19 @@ def test_a_patience_alone_is_searched_as_well(tmp_path):
     trials = [({PATIENCE: patience}, End.LOST, 200) for patience in (2, 3, 4, 6, 8)]
     trials += [({PATIENCE: patience}, End.BALANCED, 120) for patience in (100, 200)]
     assert all(proposed(study, trials, seed=seed)[PATIENCE] > 20 for seed in range(8))
+
+
+def chances(study, trials, share, counts=(1, 4, 40)):
+    found = told(study, trials)
+    return [WaitSampler(study, 2, 0).chance(found, count, len(trials) - 1, share) for count in counts]
+
+
+def test_the_chance_of_something_better_is_what_the_model_has_not_seen(tmp_path):
+    study = loaded(tmp_path)
+    near = [(VALUES | {WEIGHT: weight, PRETRAIN: 20}, End.BALANCED, 180) for weight in (1e-3, 2e-3, 4e-3)]
+    few = chances(study, [*near, (VALUES | {WEIGHT: 0.01, PRETRAIN: 20}, End.BALANCED, 170)], 0.9)
+    assert 0.01 < few[0] < few[1] <= few[2] < 1  # the more that may be tried, the likelier
+    soonest = [*near, (VALUES | {PRETRAIN: 20}, End.BALANCED, 40)]  # at the first reading of the shortest
+    assert chances(study, soonest, 0.9) == [0, 0, 0]
+    assert chances(study, soonest[:1], 0.9) == [1, 1, 1]  # no model yet
+    assert sum(chances(study, near, 0.5)) < sum(chances(study, near, 0.9))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.support.service import (
+    LAX,
     STUDY,
     assert_every_trial_ended_once,
     command,
@@ -253,3 +254,23 @@ def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
     assert f"Winner: trial {winner}" in printed
     again = finish(command("resume", "tiny", cwd=tmp_path))
     assert "All trials of 'tiny' have ended" in again
+
+
+@pytest.mark.ray
+def test_a_search_that_sees_nothing_better_left_stops_itself_and_confirms(tmp_path: Path) -> None:
+    """Only the length of pretraining is searched: once the shortest is the best, more of it is known."""
+    search = {"trials": 40, "startup": 3, "race": 0, "stop": "auto", "try_first": []}
+    space = {key: STUDY["space"][key] for key in ("Training.g_pretrain_steps",)}
+    study = STUDY | {"space": space, "search": STUDY["search"] | search, "confirm": {"top": 1, "seeds": 2}}
+    study["objective"] = STUDY["objective"] | {"nash": LAX | {"required": 1, "kept": 0.1, "last_required": 1}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    printed = " ".join(finish(command("run", "tiny.yaml", cwd=tmp_path)).split())
+    assert "The search stopped itself after" in printed
+    assert "of 40 trials: by its model, one of the others costs 10% less than trial" in printed
+    count = len(trials(tmp_path))
+    assert 3 <= count < 40
+    assert_every_trial_ended_once(tmp_path, count)
+    assert len(list((tmp_path / "runs/tiny/confirm").iterdir())) >= 2
+    assert f"{count} of {count} trials ended" in (stands := finish(command("status", "tiny", cwd=tmp_path)))
+    assert "the search stopped itself after" in " ".join(stands.split())
+    assert "have ended" in finish(command("resume", "tiny", cwd=tmp_path))

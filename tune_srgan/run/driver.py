@@ -100,7 +100,6 @@ class Driver:
         """Start Ray or join it, run all that is left, and let the trackers end; returns why it stopped."""
         from tune_srgan.cluster import connection  # with Ray, which a study that is complete does without
         from tune_srgan.cluster.look import look_around
-        from tune_srgan.run.runner import run_study
 
         study, folder = self._study, self._folder
         folder.forget_ending()
@@ -111,31 +110,46 @@ class Driver:
             self._say(f"Node {seen}")
         if note := sweep.sweep_note(folder, 1.0):
             self._err.print(Text(note, style="yellow"), soft_wrap=True)
-        budget, ending = Budget(ledger), None
-        with StudyView(study, ledger.records(), self._out, budget.elapsed_s) as view, storage_errors(folder):
-            try:
-                ending = run_study(ledger, budget, view)
-            except KeyboardInterrupt:
-                ending = Ending(StudyEnd.INTERRUPTED)
-            if taken.is_set():
-                ending = Ending(StudyEnd.INTERRUPTED)
+        budget = Budget(ledger)
+        ending, enough = self._watched(ledger, budget, taken), ""
+        if ending is not None and ending.why is StudyEnd.ENOUGH:  # from here on the study is one of so many trials
+            enough = ending.text
+            self._say(f"{enough[0].upper()}{enough[1:]}.")
+            study = ledger.study = self._study = study.changed(len(ledger.records().search), None, None)
+            keep_study(study, folder)
+            ending = self._watched(ledger, budget, taken)
         for trial in list(budget.running):  # an interruption stopped them
             budget.end(trial)
             ledger.read(trial)
-        ending = ending or self._why_over(ledger, budget)
+        ending = ending or self._why_over(ledger, budget, enough)
         if not taken.is_set():
             best = winner(study, ledger.records())
             seconds = max(TRACKERS_S, TRACKERS_SHARE * budget.elapsed_s())
             complete = not left_to_do(study, ledger.records())
             sweep.close_sweep(study, folder, best.number if best else None, complete, seconds)
-        if ending.text and ending.why is not StudyEnd.FAULT:
+        if ending.text and ending.why not in {StudyEnd.FAULT, StudyEnd.COMPLETE}:
             self._out.print(Text(f"Stopped early: {ending.text}.", style="yellow"), soft_wrap=True)
         return ending
 
-    def _why_over(self, ledger: Ledger, budget: Budget) -> Ending:
+    def _watched(self, ledger: Ledger, budget: Budget, taken: threading.Event) -> Ending | None:
+        """Run what is left under the live view; returns why it stopped early, or None."""
+        from tune_srgan.run.runner import run_study
+
+        ending = None
+        with (
+            StudyView(ledger.study, ledger.records(), self._out, budget.elapsed_s) as view,
+            storage_errors(self._folder),
+        ):
+            try:
+                ending = run_study(ledger, budget, view)
+            except KeyboardInterrupt:
+                ending = Ending(StudyEnd.INTERRUPTED)
+        return Ending(StudyEnd.INTERRUPTED) if taken.is_set() else ending
+
+    def _why_over(self, ledger: Ledger, budget: Budget, enough: str) -> Ending:
         """Why nothing more is started though nobody stopped it: all is done, or what is left is no time for a trial."""
         if not left_to_do(self._study, ledger.records()):
-            return Ending(StudyEnd.COMPLETE)
+            return Ending(StudyEnd.COMPLETE, enough)
         reason = budget.why_not_another() or "what is left is less than a confirmation takes"
         return Ending(StudyEnd.BUDGET, f"the study's budget is used up ({reason})")
 

@@ -33,6 +33,8 @@ from tune_srgan.store.records import TrialRecord
 from tune_srgan.store.trial_folder import Fault, Proposer, TrialFolder
 from tune_srgan.tracking.tracker import catch_up
 
+BETTER, UNLIKELY = 0.9, 0.05  # a search that stops itself: so much of the best cost, so seldom to be expected
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -86,6 +88,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         for trial in self._waiting:
             self._see(trial)
         self.stopped: Ending | None = None
+        self.enough: Ending | None = None
         self.run = f"run-{time.time():.3f}"
         if board is not None:
             board.offer.remote(self._best)
@@ -192,9 +195,9 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             if ended:
                 self._waiting = [trial for trial in self._waiting if trial not in ended]
                 catch_up(self._study, self.folder, ended)
-        while self._to_propose and (self._proposed < self._blind or self._wants_another()):
+        while self._may_propose() and (self._proposed < self._blind or self._wants_another()):
             self._propose()
-        if self._to_propose and self._best_first and self._waiting and self._readings(self._first()):
+        if self._best_first and self._waiting and self._readings(self._first()) and self._may_propose():
             self._propose()
         if not self._waiting:
             return None
@@ -205,6 +208,23 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
     def _first(self) -> TrialFolder:
         by_waiting = {self._waiting_as(trial): trial for trial in self._waiting}
         return by_waiting[order.next_to_start(list(by_waiting), self._at_work())]
+
+    def _may_propose(self) -> bool:
+        """Whether trials are left to propose, and something better may be among them where the study asks for that."""
+        search = self._study.search
+        if search.stop == "auto" and self._to_propose and self._best and self._proposed >= len(search.try_first):
+            [best] = [one for one in self.ledger.records().search if one.number == self._best.number]
+            assert best.cost is not None  # it balanced
+            share = BETTER * self._best.cost / best.cost  # of the cost of its first seed
+            chance = self._searcher.chance(self._to_propose, best.number, share) if self._searcher else 1.0
+            if chance < UNLIKELY:
+                self.enough = Ending(
+                    StudyEnd.ENOUGH,
+                    f"the search stopped itself after {self._proposed} of {search.trials} trials: by its model, one of "
+                    f"the others costs {1 - BETTER:.0%} less than trial {best.number} with a chance of {chance:.1%}",
+                )
+                self._to_propose = 0
+        return self._to_propose > 0
 
     def _wants_another(self) -> bool:
         return order.wants_another(

@@ -50,6 +50,7 @@ CLOCK_S = 1.0  # between two notes of the study's clock: readings may come faste
 def run_study(ledger: Ledger, budget: Budget, observer: Observer) -> Ending | None:
     """Search, then confirm, until all is done or the budget is used; returns why it stopped early, or None.
 
+    Where nothing better is left to propose, it returns that once what was proposed has ended, before it confirms.
     Ray must be connected. Ctrl-C: running trials are stopped, everything recorded is kept.
     """
     study, folder = ledger.study, ledger.folder
@@ -61,7 +62,8 @@ def run_study(ledger: Ledger, budget: Budget, observer: Observer) -> Ending | No
     searcher = Searcher(study, ledger.records().search, folder.optuna_url, folder.optuna_name, learnt)
     board = _board(study, folder)
     try:
-        stopped = _train(TrialFeed(ledger, budget, observer, searcher, board), study, budget)
+        search = TrialFeed(ledger, budget, observer, searcher, board)
+        stopped = _train(search, study, budget) or search.enough
         if stopped is None and ledger.records().ended() >= study.search.trials:
             stopped = _train(TrialFeed(ledger, budget, observer), study, budget)
             if stopped is None and not left_to_do(study, ledger.records()):

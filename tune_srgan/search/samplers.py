@@ -29,6 +29,9 @@ def check_sampler(study: Study, file: str) -> None:
     """Refuse a sampler whose library is missing, or that cannot begin so."""
     if study.search.sampler == "nsgaii" and study.search.startup < 2:
         raise InvalidInput([Problem(file, "search.startup", str(study.search.startup), "at least 2 with nsgaii")])
+    if study.search.stop == "auto" and study.search.sampler != "wait":
+        expected = "the sampler wait, whose model says what is left"
+        raise InvalidInput([Problem(file, "search.stop", f"auto with the sampler {study.search.sampler}", expected)])
     if study.search.learn_from and study.search.sampler not in MODELS:
         expected = f"one of {', '.join(sorted(MODELS))}, which can learn from others' trials"
         raise InvalidInput([Problem(file, "search.learn_from", f"sampler {study.search.sampler}", expected)])

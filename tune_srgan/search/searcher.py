@@ -21,6 +21,7 @@ from trainables.dotted import flatten
 from trainables.errors import one_line
 from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, attributes_of, open_database, told_of
 from tune_srgan.search.samplers import distribution, good_trials, sampler_of
+from tune_srgan.search.wait_sampler import WaitSampler
 from tune_srgan.store.records import StudyRecords, TrialRecord
 from tune_srgan.store.trial_folder import Proposer
 from tune_srgan.study.settings import Study
@@ -110,6 +111,12 @@ class Searcher:
         """Note what a trial that has not ended has shown: `wait` counts it, other samplers learn costs alone."""
         if math.isfinite(verdict.gap) and math.isfinite(verdict.earliest):
             self._sampled.see(number, {"gap": verdict.gap, "steps": int(verdict.earliest)})
+
+    def chance(self, count: int, number: int, share: float) -> float:
+        """Return how likely one of `count` more proposals costs less than a `share` of what trial `number` cost."""
+        sampler = self._sampled.kept.sampler
+        assert isinstance(sampler, WaitSampler)  # `stop: auto` takes it
+        return sampler.chance(self._sampled.kept, count, self._earlier + number, share)
 
     def account(self, account: Mapping[str, int]) -> None:
         """Keep the study's own account beside its trials."""

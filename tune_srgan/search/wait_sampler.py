@@ -26,6 +26,8 @@ from tune_srgan.study.space import Value
 
 LENGTH, NOISE = 0.4, 0.3  # in units of the cube's side, and of the waits' spread: chosen on recorded curves
 CANDIDATES, NEIGHBOURS, NEAR = 2048, 32, 0.05  # at random; around each of the best few; so far, in units of the side
+SPREAD = 1.5  # of the logarithms of waits over a space, before any is known: 1.3 to 1.9 on recorded curves
+MOST, DRAWS = 256, 512  # candidates and draws by which a chance is told
 BEST, FEWEST = 4, 2  # trials: around which candidates lie; that must have ended before there is a model
 LENGTHS = ("g_pretrain_steps", "pretrain_g_only", "adv_loss_ramp_steps")  # keys that say when the game is on
 PRETRAINING_SHARE = 0.5  # of a game step's seconds that a step of pretraining takes, about
@@ -42,14 +44,14 @@ class WaitSampler(BaseSampler):
         self._price = PRETRAINING_SHARE if study.objective.metric == "seconds_to_nash" else 1.0
         lowest = study.lowest()
         self._training, self._latest = lowest.Training, Ruler.of(lowest).latest
+        self._shortest = float(self._training.validate_every)  # wait that is told apart
         self._lengths = [key for key in study.space if key in {f"Training.{name}" for name in LENGTHS}]
 
     # Optuna's BaseSampler: its documentation says what each is for.
     # ruff: noqa: D102
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         known = self._known(study)
-        played = sum(map(_played, known))
-        return dict(known[0].distributions) if len(known) >= self._startup and played >= FEWEST else {}
+        return dict(known[0].distributions) if self._models(known) else {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -57,19 +59,28 @@ class WaitSampler(BaseSampler):
         if not search_space:
             return {}
         known = self._known(study)
-        played = [one for one in known if _played(one)]
-        believed = [self._place(one.params) for one in known if not one.state.is_finished() and not _played(one)]
-        where = np.array([self._place(one.params) for one in played])
-        waits = np.log([self._wait(one) for one in played])
-        kept = [one for one in played if _in_balance(one)]
-        best = min((self._price * self._before(one.params) + self._wait(one) for one in kept), default=math.inf)
-        candidates = self._candidates(where[np.argsort(waits)[:BEST]])
-        values = [self._values(place) for place in candidates]
-        before = np.array([self._before(one) for one in values])
-        mean, deviation = predicted(where, waits, candidates, believed)
-        gain = self._improvement(before, mean, deviation, best)
+        played, believed = self._told(known)
+        best = min((self._cost(one) for one in known if _in_balance(one)), default=math.inf)
+        values, gain = self._judged(played, believed, best)
         chosen = values[int(np.argmax(gain))]
         return {key: chosen[key] for key in search_space}
+
+    def chance(self, study: optuna.Study, count: int, number: int, share: float) -> float:
+        """Return how likely one of `count` further proposals costs less than a `share` of what trial `number` cost.
+
+        By joint draws of the model at the `count` candidates of the largest expected improvement; 1 before it proposes.
+        """
+        known = self._known(study)
+        if not self._models(known):
+            return 1.0
+        played, believed = self._told(known)
+        [own] = [self._cost(one) for one in known if one.number == number]
+        values, gain = self._judged(played, believed, share * own)
+        chosen = [values[index] for index in np.argsort(-gain)[: min(count, MOST)]]
+        before = np.array([self._before(one) for one in chosen])
+        waits = np.exp(drawn(*played, np.array([self._place(one) for one in chosen]), believed, self._draw))
+        waits = np.maximum(waits, self._shortest)
+        return float(((self._price * before[:, None] + waits).min(0) < share * own).mean())
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -83,6 +94,28 @@ class WaitSampler(BaseSampler):
             for one in study.get_trials(deepcopy=False)
             if set(one.params) == set(self._study.space) and one.user_attrs.get("outcome") != End.FAILED
         ]
+
+    def _models(self, known: list[FrozenTrial]) -> bool:
+        """Whether enough is known for a model."""
+        return len(known) >= self._startup and sum(map(_played, known)) >= FEWEST
+
+    def _told(self, known: list[FrozenTrial]) -> tuple[tuple[Array, Array], list[list[float]]]:
+        """Where games were seen and the logarithms of their waits; and where nothing was seen yet of what runs."""
+        played = [one for one in known if _played(one)]
+        where = np.array([self._place(one.params) for one in played])
+        unseen = [one for one in known if not one.state.is_finished() and not _played(one)]
+        return (where, np.log([self._wait(one) for one in played])), [self._place(one.params) for one in unseen]
+
+    def _judged(
+        self, played: tuple[Array, Array], believed: list[list[float]], best: float
+    ) -> tuple[list[dict[str, Value]], Array]:
+        """Draw candidates; returns their values and their expected improvements on `best`."""
+        where, waits = played
+        candidates = self._candidates(where[np.argsort(waits)[:BEST]])
+        values = [self._values(place) for place in candidates]
+        before = np.array([self._before(one) for one in values])
+        mean, deviation = predicted(where, waits, candidates, believed)
+        return values, self._improvement(before, mean, deviation, best)
 
     def _place(self, values: dict[str, Any]) -> list[float]:
         return [parameter.share_of(values[key]) for key, parameter in self._study.space.items()]
@@ -104,12 +137,15 @@ class WaitSampler(BaseSampler):
         changes = {key.rpartition(".")[2]: values[key] for key in self._lengths}
         return float(self._training.model_copy(update=changes).game_on)
 
+    def _cost(self, trial: FrozenTrial) -> float:
+        """What a trial cost, in steps of the game."""
+        return self._price * self._before(trial.params) + self._wait(trial)
+
     def _wait(self, trial: FrozenTrial) -> float:
         """What a game took: a bound where it was ended early or goes on, a penalty where nothing was kept."""
-        told, longest = trial.user_attrs, self._study.max_steps
-        shortest, before = float(self._training.validate_every), self._before(trial.params)
+        told, longest, before = trial.user_attrs, self._study.max_steps, self._before(trial.params)
         if not trial.state.is_finished() or told["outcome"] in {End.BALANCED, End.CAPPED, End.BUDGET}:
-            return max(shortest, float(told["steps"]) - before)
+            return max(self._shortest, float(told["steps"]) - before)
         share = told["share_balanced"]
         return longest * (1.75 if share is None else 1.5 - 0.5 * share)
 
@@ -134,7 +170,7 @@ def _played(trial: FrozenTrial) -> bool:
 def _in_balance(trial: FrozenTrial) -> bool:
     """Whether it kept the balance, or has found one so far."""
     told = trial.user_attrs
-    return bool(told["outcome"] == End.BALANCED if trial.state.is_finished() else told["gap"] == 0)
+    return bool(told["outcome"] == End.BALANCED if trial.state.is_finished() else told.get("gap") == 0)
 
 
 def predicted(
@@ -145,22 +181,42 @@ def predicted(
     A Gaussian process with a squared-exponential kernel (Rasmussen & Williams 2006, alg. 2.1). What runs counts as if
     it had come out as predicted, so that the next proposal lies elsewhere (kriging believer, Ginsbourger et al. 2010).
     """
-    centre, scale = float(waits.mean()), float(waits.std()) or 1.0
+    centre, scale, mean, explained = _posterior(where, waits, wanted, running)
+    return centre + scale * mean, scale * np.sqrt(np.maximum(1 - (explained**2).sum(0), 1e-6))
+
+
+def drawn(
+    where: Array,
+    waits: Array,
+    wanted: Array,
+    running: Sequence[Sequence[float]],
+    draw: np.random.Generator,
+) -> Array:
+    """Draw DRAWS logarithms of waits at each of `wanted`, jointly and with a training's noise; (n, DRAWS)."""
+    centre, scale, mean, explained = _posterior(where, waits, wanted, running)
+    spread = _kernel(wanted, wanted) - explained.T @ explained + NOISE**2 * np.eye(len(wanted))
+    found: Array = mean[:, None] + np.linalg.cholesky(spread) @ draw.standard_normal((len(wanted), DRAWS))
+    return centre + scale * found
+
+
+def _posterior(
+    where: Array, waits: Array, wanted: Array, running: Sequence[Sequence[float]]
+) -> tuple[float, float, Array, Array]:
+    """Centre and scale of the waits; the mean at `wanted` in these units, and a root of the variance explained."""
+    centre = float(waits.mean())  # few that happen to agree say little of the others: FEWEST more, SPREAD apart
+    scale = math.sqrt((float(((waits - centre) ** 2).sum()) + FEWEST * SPREAD**2) / (len(waits) + FEWEST))
     heights = (waits - centre) / scale
     if len(running):
         there = np.array(running)
-        mean, _ = _posterior(where, heights, there)
-        where, heights = np.concatenate([where, there]), np.concatenate([heights, mean])
-    mean, deviation = _posterior(where, heights, wanted)
-    return centre + scale * mean, scale * deviation
+        where, heights = np.concatenate([where, there]), np.concatenate([heights, _solved(where, heights, there)[0]])
+    return centre, scale, *_solved(where, heights, wanted)
 
 
-def _posterior(where: Array, heights: Array, wanted: Array) -> tuple[Array, Array]:
+def _solved(where: Array, heights: Array, wanted: Array) -> tuple[Array, Array]:
     factor = np.linalg.cholesky(_kernel(where, where) + NOISE**2 * np.eye(len(where)))
     across = _kernel(wanted, where)
-    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, heights))
-    explained = np.linalg.solve(factor, across.T)
-    return across @ weights, np.sqrt(np.maximum(1 - (explained**2).sum(0), 1e-6))
+    mean: Array = across @ np.linalg.solve(factor.T, np.linalg.solve(factor, heights))
+    return mean, np.linalg.solve(factor, across.T)
 
 
 def _kernel(one: Array, other: Array) -> Array:

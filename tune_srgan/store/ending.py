@@ -15,6 +15,7 @@ class StudyEnd(StrEnum):
     """Every way in which a driver stops."""
 
     COMPLETE = "complete"  # every trial and every confirmation has ended
+    ENOUGH = "nothing better left"  # by the search's model: what is proposed is trained, and confirmed, to its end
     BUDGET = "out of budget"
     FAULT = "stopped"  # by what is no trial's fault: imagery that is gone, a last GPU that is lost
     INTERRUPTED = "interrupted"  # by a person, or by another driver
@@ -40,9 +41,9 @@ def why_still(folder: StudyFolder, left: int) -> Ending | None:
     """Tell why nobody works at a study of which so many trials are left to do; None while somebody does."""
     if folder.is_driven():
         return None
-    if not left:
-        return Ending(StudyEnd.COMPLETE)
     known = ending_of(folder)
+    if not left:
+        return known if known is not None and known.why is StudyEnd.COMPLETE else Ending(StudyEnd.COMPLETE)
     # killed before it could say why, or more was asked for since
     return Ending(StudyEnd.INTERRUPTED) if known is None or known.why is StudyEnd.COMPLETE else known
 

@@ -68,6 +68,7 @@ class Search(Section):
     sampler: Literal["wait", "tpe", "gp", "cmaes", "nsgaii", "random"] = "wait"
     startup: Annotated[int, Field(ge=1)] = 32  # proposed blindly; the soonest of them are started first
     seed: Annotated[int, Field(ge=0)] = 0
+    stop: Literal["never", "auto"] = "never"  # before `trials`: where the model sees nothing better left
     race: Annotated[int, Field(ge=0)] = 2  # further seeds that have to keep a balance before it caps other trials
     try_first: list[dict[str, Value]] = []
     budget: BudgetLimits = BudgetLimits()
