@@ -192,10 +192,12 @@ def drawn(
     running: Sequence[Sequence[float]],
     draw: np.random.Generator,
 ) -> Array:
-    """Draw DRAWS logarithms of waits at each of `wanted`, jointly and with a training's noise; (n, DRAWS)."""
+    """Draw DRAWS logarithms of the waits of configurations, not of single trainings, jointly; (n, DRAWS)."""
     centre, scale, mean, explained = _posterior(where, waits, wanted, running)
-    spread = _kernel(wanted, wanted) - explained.T @ explained + NOISE**2 * np.eye(len(wanted))
-    found: Array = mean[:, None] + np.linalg.cholesky(spread) @ draw.standard_normal((len(wanted), DRAWS))
+    spread = _kernel(wanted, wanted) - explained.T @ explained
+    values, vectors = np.linalg.eigh(spread)  # near points make it singular
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    found: Array = mean[:, None] + root @ draw.standard_normal((len(wanted), DRAWS))
     return centre + scale * found
 
 
