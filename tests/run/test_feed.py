@@ -173,6 +173,16 @@ def test_before_a_trial_that_made_way_goes_on_another_is_proposed(tmp_path, pret
     assert study.folder.trial(3).exists()
 
 
+def test_nothing_is_proposed_ahead_by_a_sampler_that_knows_nothing_yet(tmp_path):
+    study = Study(tmp_path, [values(10, 20), values(0, 40), values(0, 20)], startup=2)
+    study.named("a")
+    study.named("b")
+    study.reach(0, 64, rank=0.875)
+    study.feed.on_trial_complete("a")
+    assert study.named("c") == 0  # of two games one was seen
+    assert study.folder.trial(2).exists() is False
+
+
 def test_the_next_proposal_knows_what_a_trial_that_waits_has_shown(tmp_path):
     study = Study(tmp_path, [values(10, 20), values(0, 40), values(0, 60)], startup=3)
     study.named("a")

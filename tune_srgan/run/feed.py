@@ -195,10 +195,11 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
             if ended:
                 self._waiting = [trial for trial in self._waiting if trial not in ended]
                 catch_up(self._study, self.folder, ended)
-        while self._may_propose() and (self._proposed < self._blind or self._wants_another()):
-            self._propose()
-        if self._best_first and self._waiting and self._readings(self._first()) and self._may_propose():
-            self._propose()
+            while self._may_propose() and (self._proposed < self._blind or self._wants_another()):
+                self._propose()
+            ahead = self._best_first and self._waiting and self._readings(self._first()) and self._searcher.knows
+            if ahead and self._may_propose():
+                self._propose()
         if not self._waiting:
             return None
         chosen = self._first()

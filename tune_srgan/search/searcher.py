@@ -112,6 +112,12 @@ class Searcher:
         if math.isfinite(verdict.gap) and math.isfinite(verdict.earliest):
             self._sampled.see(number, {"gap": verdict.gap, "steps": int(verdict.earliest)})
 
+    @property
+    def knows(self) -> bool:
+        """Whether the next proposal is made from what trials have shown: `wait` says it, others always may."""
+        sampler = self._sampled.kept.sampler
+        return not isinstance(sampler, WaitSampler) or sampler.knows(self._sampled.kept)
+
     def chance(self, count: int, number: int, share: float) -> float:
         """Return how likely one of `count` more proposals costs less than a `share` of what trial `number` cost."""
         sampler = self._sampled.kept.sampler

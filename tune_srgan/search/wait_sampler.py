@@ -28,7 +28,7 @@ LENGTH, NOISE = 0.4, 0.3  # in units of the cube's side, and of the waits' sprea
 CANDIDATES, NEIGHBOURS, NEAR = 2048, 32, 0.05  # at random; around each of the best few; so far, in units of the side
 SPREAD = 1.5  # of the logarithms of waits over a space, before any is known: 1.3 to 1.9 on recorded curves
 MOST, DRAWS = 256, 512  # candidates and draws by which a chance is told
-BEST, FEWEST = 4, 2  # trials: around which candidates lie; that must have ended before there is a model
+BEST, FEWEST = 4, 2  # trials: around which candidates lie; whose games must have been seen before there is a model
 LENGTHS = ("g_pretrain_steps", "pretrain_g_only", "adv_loss_ramp_steps")  # keys that say when the game is on
 PRETRAINING_SHARE = 0.5  # of a game step's seconds that a step of pretraining takes, about
 
@@ -50,8 +50,12 @@ class WaitSampler(BaseSampler):
     # Optuna's BaseSampler: its documentation says what each is for.
     # ruff: noqa: D102
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._known(study)[0].distributions) if self.knows(study) else {}
+
+    def knows(self, study: optuna.Study) -> bool:
+        """Whether the next proposal is the model's: `startup` trials were proposed, and enough games were seen."""
         known = self._known(study)
-        return dict(known[0].distributions) if self._models(known) else {}
+        return len(known) >= self._startup and sum(map(_played, known)) >= FEWEST
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -70,9 +74,9 @@ class WaitSampler(BaseSampler):
 
         By joint draws of the model at the `count` candidates of the largest expected improvement; 1 before it proposes.
         """
-        known = self._known(study)
-        if not self._models(known):
+        if not self.knows(study):
             return 1.0
+        known = self._known(study)
         played, believed = self._told(known)
         [own] = [self._cost(one) for one in known if one.number == number]
         values, gain = self._judged(played, believed, share * own)
@@ -94,10 +98,6 @@ class WaitSampler(BaseSampler):
             for one in study.get_trials(deepcopy=False)
             if set(one.params) == set(self._study.space) and one.user_attrs.get("outcome") != End.FAILED
         ]
-
-    def _models(self, known: list[FrozenTrial]) -> bool:
-        """Whether enough is known for a model."""
-        return len(known) >= self._startup and sum(map(_played, known)) >= FEWEST
 
     def _told(self, known: list[FrozenTrial]) -> tuple[tuple[Array, Array], list[list[float]]]:
         """Where games were seen and the logarithms of their waits; and where nothing was seen yet of what runs."""
