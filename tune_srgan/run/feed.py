@@ -66,12 +66,12 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._searcher, self._board = searcher, board
         self.budget, self.observer = budget, observer
         records, search = ledger.records(), ledger.study.search
+        self._best = incumbent_of(self._study, records)
         if searcher is None:
             self._waiting, self._to_propose = missing(self._study, self.folder, records), 0
         else:
             self._waiting = [record.trial for record in records.search if record.end is None]
-            best = incumbent_of(self._study, records)
-            further = [next_seed(self._study, self.folder, record, records, best) for record in records.search]
+            further = [next_seed(self._study, self.folder, record, records, self._best) for record in records.search]
             self._waiting += [trial for trial in further if trial is not None]
             self._to_propose = max(0, search.trials - len(records.search))
         self._best_first = searcher is not None and search.best_first.enabled and search.capping.enabled
@@ -84,7 +84,6 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         # how often Ray gave up a trial that has tries left, as it may where a worker dies while it starts
         self._given_up: Counter[TrialFolder] = Counter()
         self._points = points_of(self._study) if search.sharing.enabled else []
-        self._best = incumbent_of(self._study, records)
         for trial in self._waiting:
             self._see(trial)
         self.stopped: Ending | None = None
