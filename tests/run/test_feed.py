@@ -160,13 +160,14 @@ def test_a_trial_that_falls_behind_pauses_and_goes_on_when_it_is_the_soonest_aga
     assert study.named("c") == 0
 
 
-@pytest.mark.parametrize(("pretraining", "goes_first"), [(20, True), (60, False)])
-def test_before_a_trial_that_made_way_goes_on_another_is_proposed(tmp_path, pretraining, goes_first):
-    tried = [values(10, 20), values(0, 40), values(0, 60), values(0, pretraining)]
+@pytest.mark.parametrize(("proposed", "goes_first"), [((0, 20), True), ((20, 60), False)])
+def test_before_a_trial_that_made_way_goes_on_another_is_proposed(tmp_path, proposed, goes_first):
+    tried = [values(10, 20), values(0, 40), values(20, 60), values(*proposed)]
     study = Study(tmp_path, tried, startup=3, sharing={"enabled": False})
-    for name, number, step in (("a", 0, 64), ("b", 1, 80)):
-        assert study.named(name) == number
-        study.reach(number, step, rank=0.875)
+    assert [study.named(name) for name in "ab"] == [0, 1]
+    study.reach(0, 48, rank=0.875)
+    for name, number, step in (("a", 0, 88), ("b", 1, 100)):
+        study.reach(number, step)
         study.feed.on_trial_complete(name)
     assert study.folder.trial(3).exists() is False
     assert study.named("c") == (3 if goes_first else 0)
@@ -177,7 +178,7 @@ def test_nothing_is_proposed_ahead_by_a_sampler_that_knows_nothing_yet(tmp_path)
     study = Study(tmp_path, [values(10, 20), values(0, 40), values(0, 20)], startup=2)
     study.named("a")
     study.named("b")
-    study.reach(0, 64, rank=0.875)
+    study.reach(0, 80, rank=0.875)
     study.feed.on_trial_complete("a")
     assert study.named("c") == 0  # of two games one was seen
     assert study.folder.trial(2).exists() is False
