@@ -55,6 +55,7 @@ class Driver:
     def propose(self):
         proposal = self.searcher.propose()
         start(self.folder, self.study, proposal.number, proposal.values, proposal.proposed_by)
+        self.searcher.keep(proposal)
         return proposal
 
     def end(self, number, end="balanced", since=100):
@@ -213,10 +214,25 @@ def test_a_database_that_is_behind_catches_up(tmp_path, try_first):
     assert (following.number, following.proposed_by) == (3, "startup")
 
 
-def test_what_was_asked_and_never_started_fails(tmp_path):
+def test_a_driver_that_dies_between_a_proposal_and_its_record_leaves_no_gap(tmp_path):
     driver = Driver(tmp_path)
-    driver.searcher.propose()
     driver.propose()
+    driver.searcher.propose()  # and killed
+    driver.start()
+    assert driver.states() == [RUNNING]
+    assert driver.propose().number == 1
+    proposal = driver.searcher.propose()
+    start(driver.folder, driver.study, proposal.number, proposal.values)  # and killed
+    driver.start()
+    assert driver.states() == [RUNNING] * 3
+    assert driver.propose().number == 3
+
+
+def test_what_runs_in_the_database_alone_fails(tmp_path):
+    driver = Driver(tmp_path)
+    driver.propose()
+    driver.propose()
+    shutil.rmtree(driver.folder.trial(0).path)
     driver.start()
     assert driver.states() == [FAIL, RUNNING]
     assert driver.propose().number == 2
@@ -224,10 +240,10 @@ def test_what_was_asked_and_never_started_fails(tmp_path):
 
 def test_a_gap_in_the_numbers_stays_a_gap(tmp_path):
     driver = Driver(tmp_path)
-    driver.searcher.propose()
-    driver.end(driver.propose().number)
-    driver.searcher.propose()
-    driver.end(driver.propose().number)
+    for _ in range(4):
+        driver.end(driver.propose().number)
+    for number in (0, 2):
+        shutil.rmtree(driver.folder.trial(number).path)
     driver.lose_database()
     driver.start()
     assert driver.states() == [FAIL, COMPLETE, FAIL, COMPLETE]

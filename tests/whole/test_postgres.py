@@ -58,6 +58,7 @@ def test_studies_of_one_name_are_apart_and_a_server_that_goes_away_stops_no_sear
         proposal = searcher.propose()
         assert proposal.number == 0
         start(folder, study, 0, proposal.values)
+        searcher.keep(proposal)
         searcher.tell(finish(folder, study, 0))
         kept = optuna.load_study(study_name=folder.optuna_name, storage=url)
         assert [trial.state for trial in kept.trials] == [optuna.trial.TrialState.COMPLETE]
@@ -68,6 +69,7 @@ def test_studies_of_one_name_are_apart_and_a_server_that_goes_away_stops_no_sear
     for searcher, study, folder in searchers:
         proposal = searcher.propose()
         start(folder, study, 1, proposal.values)
+        searcher.keep(proposal)
         searcher.tell(finish(folder, study, 1))  # to the sampler, which is here
         assert searcher.propose().number == 2
     searcher, study, folder = searchers[0]

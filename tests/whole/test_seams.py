@@ -235,7 +235,8 @@ def test_a_study_that_may_only_be_read_has_a_best_and_a_report(read_only, tmp_pa
 
 def test_the_dashboard_leaves_the_drivers_database_as_it_is(folder, study, tmp_path):
     searcher = Searcher(study, records_in(study, folder).search, folder.optuna_url)
-    proposal = searcher.propose()  # a driver has asked for it and has not written its folder yet
+    proposal = searcher.propose()
+    searcher.keep(proposal)  # and the view does not see its folder yet
     before = (folder.path / "optuna.db").read_bytes()
     view = dashboard.View(study, folder, tmp_path)
     view.refresh()

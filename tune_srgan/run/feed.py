@@ -268,6 +268,7 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         self._to_propose, self._proposed = self._to_propose - 1, self._proposed + 1
         trial = self.folder.trial(proposal.number)
         trial.create(proposal.values, proposal.proposed_by, self._study.configuration(proposal.values))
+        self._searcher.keep(proposal)
         self.folder.send(trial.place, PATIENCE_S)
         if not self._too_long(trial):
             self._waiting.append(trial)

@@ -99,8 +99,13 @@ class Searcher:
             proposed_by = Proposer.TRY_FIRST
         elif self._name == Proposer.RANDOM:
             proposed_by = Proposer.RANDOM
-        self._write(lambda log: log.add(TrialState.RUNNING, values, None, {"proposed_by": proposed_by}, known))
         return Proposal(trial.number - self._earlier, values, proposed_by)
+
+    def keep(self, proposal: Proposal) -> None:
+        """Write a proposal whose record is there to the database: a driver that dies before leaves no gap."""
+        system = self._sampled.kept.get_trials(deepcopy=False)[self._earlier + proposal.number].system_attrs
+        attributes = {"proposed_by": proposal.proposed_by}
+        self._write(lambda log: log.add(TrialState.RUNNING, proposal.values, None, attributes, system))
 
     def tell(self, record: TrialRecord) -> None:
         """End a trial: COMPLETE with its cost, censored or not; FAIL when it has none. Telling twice is harmless."""
