@@ -28,7 +28,7 @@ from trainables.balance import judge, pace_of, reading_gap, ruin_of
 from tune_srgan.store.curves import Recorded, metadata_of, read_curves
 
 JUDGED = 0.75  # of the steps
-PACES = (0.0, 0.03, 0.1, 0.3, math.inf)
+PACES = (0.0, 0.1, math.inf)
 
 
 def of_table(file: Path) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class Ours:
         self._numbers[name] = proposal.number
         return proposal.values
 
+    @property
+    def knows(self) -> bool:
+        """Whether its next proposal is made from what trials have shown."""
+        return self._searcher.knows
+
     def see(self, name: str, verdict: Verdict) -> None:
         """To the searcher, of a trial that has not ended."""
         self._searcher.see(self._numbers[name], verdict)
@@ -245,7 +250,8 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
             if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(map(overlaps, waiting))):
                 break
             propose()
-        if arm.blind and arm.ahead and waiting and first() in paused and untried and not enough():
+        knows = isinstance(proposer, Ours) and proposer.knows
+        if arm.blind and arm.ahead and waiting and first() in paused and knows and untried and not enough():
             propose()
         if not waiting:
             return None
