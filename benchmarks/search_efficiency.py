@@ -578,19 +578,23 @@ def draw(results: dict[str, Any], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 5), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(results), figsize=(6 * len(results), 6), squeeze=False, sharey=True)
     for axis, (name, table) in zip(axes[0], results.items(), strict=True):
-        for index, (arm, told) in enumerate(table["arms"].items()):
+        seen = {True: 0, False: 0}  # of ours, of the others: each has colours of its own kind of line
+        for arm, told in table["arms"].items():
+            ours = arm.startswith("ours")
             values = sorted(value for value in told["steps"]["all"] if math.isfinite(value))
             share = np.arange(1, len(values) + 1) / len(told["steps"]["all"])
-            line, width = "-" if arm.startswith("ours") else "--", 2.5 if arm == "ours" else 1.2
-            axis.step([1, *values], [0, *share], "C" + str(index % 10) + line, where="post", label=arm, linewidth=width)
+            line, width = f"C{seen[ours]}" + ("-" if ours else "--"), 3 if arm == "ours" else 1.2
+            axis.step([1, *values], [0, *share], line, where="post", label=arm, linewidth=width)
+            seen[ours] += 1
         axis.set(xscale="log", xlabel="GPU steps", ylim=(0, 1.02), title=f"{name}, {table['part']}")
         axis.set_xlim(left=0.7 * table["oracle"])
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("share of studies that hold a good configuration")
-    axes[0][-1].legend(fontsize=7, loc="lower right")
-    figure.tight_layout()
+    lines, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=9, loc="lower center", ncols=6, frameon=False)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     figure.savefig(file, dpi=110)
 
 
