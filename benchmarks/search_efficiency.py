@@ -150,7 +150,6 @@ class Arm:
     capping: float | None = None  # slack
     sharing: bool = False
     blind: int = 0  # best first: proposals that are asked for at once, of which the soonest starts first
-    ahead: bool = True  # best first: before a trial that made way goes on, another proposal is asked for
     margin: float = math.inf  # a trial pauses when it is this many times as late as one that waits
     race: int = 0  # further seeds that have to keep the balance too before it caps others
     stop: bool = False  # goes on until it stops itself, whatever it holds
@@ -250,8 +249,8 @@ def replay(arm: Arm, table: Table, repetition: int) -> Spent:
             if proposed >= arm.blind and (len(waiting) >= WORKERS or not all(map(overlaps, waiting))):
                 break
             propose()
-        knows = isinstance(proposer, Ours) and proposer.knows
-        if arm.blind and arm.ahead and waiting and first() in paused and knows and untried and not enough():
+        made_way = arm.blind and waiting and first() in paused
+        if made_way and isinstance(proposer, Ours) and proposer.knows and untried and not enough():
             propose()
         if not waiting:
             return None

@@ -41,6 +41,10 @@ class OptunaCopy:
         """Trials of this study."""
         return len(self.kept.get_trials(deepcopy=False)) - self._before
 
+    def __getitem__(self, number: int) -> optuna.trial.FrozenTrial:
+        """A trial of this study."""
+        return self.kept.get_trials(deepcopy=False)[self._before + number]
+
     def add(
         self,
         state: TrialState,
@@ -58,13 +62,13 @@ class OptunaCopy:
         self.kept.add_trial(trial)
 
     def add_nobodys(self, upto: int) -> None:
-        """Add numbers, up to so many trials, that were asked for once and never started."""
+        """Add numbers, up to so many trials, that have no record."""
         for _ in range(self.count, upto):
             self.add(TrialState.FAIL, {})
 
     def tell(self, record: TrialRecord, told: Told, pruned_with: bool = False) -> None:
         """End a trial; telling twice is harmless. `pruned_with`: a pruned one's cost is its intermediate value."""
-        known = self.kept.get_trials(deepcopy=False)[self._before + record.number]
+        known = self[record.number]
         if known.state.is_finished():
             return
         trial = optuna.trial.Trial(self.kept, known._trial_id)
@@ -79,7 +83,7 @@ class OptunaCopy:
 
     def see(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Note what a trial that has not ended has shown."""
-        trial = optuna.trial.Trial(self.kept, self.kept.get_trials(deepcopy=False)[self._before + number]._trial_id)
+        trial = optuna.trial.Trial(self.kept, self[number]._trial_id)
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
 

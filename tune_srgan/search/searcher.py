@@ -92,18 +92,17 @@ class Searcher:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._sampled.kept.ask(fixed_distributions=self._space)
-        known = self._sampled.kept.get_trials(deepcopy=False)[trial.number].system_attrs
-        values = dict(trial.params)
+        number, values = trial.number - self._earlier, dict(trial.params)
         proposed_by: str = self._name if trial.relative_params else Proposer.STARTUP
-        if "fixed_params" in known:
+        if "fixed_params" in self._sampled[number].system_attrs:
             proposed_by = Proposer.TRY_FIRST
         elif self._name == Proposer.RANDOM:
             proposed_by = Proposer.RANDOM
-        return Proposal(trial.number - self._earlier, values, proposed_by)
+        return Proposal(number, values, proposed_by)
 
     def keep(self, proposal: Proposal) -> None:
         """Write a proposal whose record is there to the database: a driver that dies before leaves no gap."""
-        system = self._sampled.kept.get_trials(deepcopy=False)[self._earlier + proposal.number].system_attrs
+        system = self._sampled[proposal.number].system_attrs
         attributes = {"proposed_by": proposal.proposed_by}
         self._write(lambda log: log.add(TrialState.RUNNING, proposal.values, None, attributes, system))
 

@@ -50,12 +50,12 @@ class WaitSampler(BaseSampler):
     # Optuna's BaseSampler: its documentation says what each is for.
     # ruff: noqa: D102
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self._known(study)[0].distributions) if self.knows(study) else {}
+        known = self._known(study)
+        return dict(known[0].distributions) if self._models(known) else {}
 
     def knows(self, study: optuna.Study) -> bool:
-        """Whether the next proposal is the model's: `startup` trials were proposed, and enough games were seen."""
-        known = self._known(study)
-        return len(known) >= self._startup and sum(map(_played, known)) >= FEWEST
+        """Whether the next proposal is the model's."""
+        return self._models(self._known(study))
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -74,9 +74,9 @@ class WaitSampler(BaseSampler):
 
         By joint draws of the model at the `count` candidates of the largest expected improvement; 1 before it proposes.
         """
-        if not self.knows(study):
-            return 1.0
         known = self._known(study)
+        if not self._models(known):
+            return 1.0
         played, believed = self._told(known)
         [own] = [self._cost(one) for one in known if one.number == number]
         values, gain = self._judged(played, believed, share * own)
@@ -98,6 +98,10 @@ class WaitSampler(BaseSampler):
             for one in study.get_trials(deepcopy=False)
             if set(one.params) == set(self._study.space) and one.user_attrs.get("outcome") != End.FAILED
         ]
+
+    def _models(self, known: list[FrozenTrial]) -> bool:
+        """Whether there is a model: `startup` trials were proposed, and enough games were seen."""
+        return len(known) >= self._startup and sum(map(_played, known)) >= FEWEST
 
     def _told(self, known: list[FrozenTrial]) -> tuple[tuple[Array, Array], list[list[float]]]:
         """Where games were seen and the logarithms of their waits; and where nothing was seen yet of what runs."""
