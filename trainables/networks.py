@@ -1,8 +1,12 @@
-"""Generators and discriminators. Any band count; images are (batch, bands, height, width), around 0–1."""
+"""Generators and discriminators. Any band count; images are (batch, bands, height, width), around 0–1.
+
+The families are opensr-srgan's, with its initialisations; `names.py` has its names of their weights.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,6 +16,9 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from trainables.gpu import dense, layers, precision
 from trainables.schema import DiscriminatorSettings, GeneratorSettings
+
+BLOCK_SCALE = 0.2  # of what a block adds, in all but the standard and the plain one
+SQUEEZE = 16  # channels of a channel attention's inner layer are so many times fewer (Zhang et al. 2018, RCAN)
 
 
 def upsample(lr: Tensor, factor: int) -> Tensor:
@@ -26,7 +33,10 @@ def downsample(hr: Tensor, factor: int) -> Tensor:
 
 
 class _Layer(nn.Module):
-    """A convolution and what follows it: PixelShuffle by 2, activation (PReLU, leaky ReLU or none), a skip."""
+    """A convolution and what follows it: norm, PixelShuffle by 2, activation (PReLU, leaky ReLU or none), a skip.
+
+    `gain` is a factor of the convolution, its bias included.
+    """
 
     def __init__(
         self,
@@ -37,42 +47,141 @@ class _Layer(nn.Module):
         *,
         activation: Literal["prelu", "leaky"] | None = None,
         shuffle: bool = False,
+        norm: Literal["batch", "instance"] | None = None,
+        padding: int | None = None,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(fan_in, fan_out, kernel, stride, (kernel - 1) // 2)
+        self.conv = nn.Conv2d(fan_in, fan_out, kernel, stride, (kernel - 1) // 2 if padding is None else padding)
+        self.norm = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm](fan_out) if norm else None
         self.activation = nn.PReLU() if activation == "prelu" else None
         self.leaky = activation == "leaky"
-        self.shuffle = shuffle
+        self.shuffle, self.gain = shuffle, gain
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
-        if not x.is_cuda:  # with its bias a convolution is faster there
-            return layers.follow(self.conv(x), slope, skip, self.shuffle)
-        return layers.layer(x, self.conv, slope, skip, self.shuffle)
+        if x.is_cuda and self.norm is None:  # with its bias a convolution is faster on a CPU
+            return layers.layer(x, self.conv, slope, skip, self.shuffle, self.gain)
+        y = self.conv(x)
+        if self.norm is not None:
+            y = self.norm(y)
+        if self.gain != 1:
+            y = y * self.gain
+        return layers.follow(y, slope, skip, self.shuffle)
 
 
 class _Residual(nn.Module):
-    """Ledig et al. 2017, without its batch normalisation (Lim et al. 2017, EDSR)."""
+    """Two convolutions beside a skip (Ledig et al. 2017), normalised or not (Lim et al. 2017, EDSR)."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, channels: int, kernel: int, *, norm: bool = False, scale: float = 1.0) -> None:
         super().__init__()
-        self.first = _Layer(channels, channels, kernel, activation="prelu")
-        self.second = _Layer(channels, channels, kernel)
+        kind: Literal["batch"] | None = "batch" if norm else None
+        self.first = _Layer(channels, channels, kernel, activation="prelu", norm=kind)
+        self.second = _Layer(channels, channels, kernel, norm=kind, gain=scale)
 
     def forward(self, x: Tensor) -> Tensor:
         image: Tensor = self.second(self.first(x), skip=x)
         return image
 
 
+class _ChannelAttention(nn.Module):
+    """Two convolutions whose channels are weighed by their means (Zhang et al. 2018, RCAN)."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.first = _Layer(channels, channels, kernel, activation="prelu")
+        self.second = _Layer(channels, channels, kernel)
+        self.squeeze = nn.Conv2d(channels, channels // SQUEEZE, 1)
+        self.excite = nn.Conv2d(channels // SQUEEZE, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x))
+        weights = self.excite(functional.relu(self.squeeze(y.mean((2, 3), keepdim=True)))).sigmoid()
+        return x + BLOCK_SCALE * y * weights
+
+
+class _LargeKernel(nn.Module):
+    """Two convolutions around an attention of a large kernel, decomposed (Guo et al. 2022, eq. 3)."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.first = _Layer(channels, channels, kernel, activation="prelu")
+        self.near = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.far = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.second = _Layer(channels, channels, kernel, gain=BLOCK_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        image: Tensor = self.second(y * self.mix(self.far(self.near(y))).sigmoid(), skip=x)
+        return image
+
+
+class _Noisy(nn.Module):
+    """A residual block whose features a noise vector scales and shifts (Perez et al. 2018, FiLM)."""
+
+    def __init__(self, channels: int, kernel: int, noise: int, scale: float) -> None:
+        super().__init__()
+        self.first = _Layer(channels, channels, kernel)
+        self.activation = nn.PReLU()
+        self.second = _Layer(channels, channels, kernel, gain=scale)
+        self.hidden, self.film = _Linear(noise, channels), _Linear(channels, 2 * channels)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        scales, shifts = self.film(functional.silu(self.hidden(noise)))[..., None, None].chunk(2, 1)
+        y = self.first(x) * (1 + scales) + shifts
+        image: Tensor = self.second(functional.prelu(y, self.activation.weight.to(y.dtype)), skip=x)
+        return image
+
+
+class _NoisyTrunk(nn.ModuleList):
+    """Blocks under one draw of noise a forward pass.
+
+    In training each pass has its own, by a count that is saved with the weights; in evaluation an image's depends on
+    its place in the batch alone, so that what is measured does not depend on luck.
+    """
+
+    count: Tensor
+
+    def __init__(self, blocks: int, channels: int, kernel: int, noise: int, scale: float) -> None:
+        super().__init__(_Noisy(channels, kernel, noise, scale) for _ in range(blocks))
+        self.noise = noise
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is None:
+            if self.training:
+                self.count += 1
+            noise = normal(self.count * self.training, len(x), self.noise)
+        for block in self:
+            x = block(x, noise.to(x.dtype))
+        return x
+
+
+def normal(count: Tensor, rows: int, columns: int) -> Tensor:
+    """Draw (rows, columns) normal numbers that depend on a count alone, on any device and in a recorded step.
+
+    A hash of count and place (Steele et al. 2014, SplitMix64's finaliser), then Box and Muller 1958.
+    """
+    place = torch.arange(2 * rows * columns, device=count.device)
+    bits = (count * 0x9E3779B97F4A7C1 + place + 1) * 0x1F123BB5159A55E5
+    for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
+        bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    uniform = (((bits >> 40) & 0xFFFFFF).float() + 0.5) / 2**24
+    radius, angle = uniform.chunk(2)
+    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).view(rows, columns)
+
+
 class _DenseTrunk(nn.Module):
     """Residual in residual dense blocks (ESRGAN, Fig. 4): of five convolutions each is fed with all before it.
 
-    All weights of a dense block are one row of `weight`, in `dense.offsets`' order; (3·blocks, …).
+    Without `inner` a dense block has no skip of its own. All weights of a dense block are one row of `weight`, in
+    `dense.offsets`' order; (3·blocks, …).
     """
 
-    def __init__(self, blocks: int, channels: int, growth: int, scale: float) -> None:
+    def __init__(self, blocks: int, channels: int, growth: int, scale: float, *, inner: bool) -> None:
         super().__init__()
-        self.channels, self.growth, self.scale = channels, growth, scale
+        self.channels, self.growth, self.scale, self.inner = channels, growth, scale, inner
         self.offsets = dense.offsets(channels, growth)
         weights, biases = [], []
         for _ in range(3 * blocks):
@@ -85,14 +194,24 @@ class _DenseTrunk(nn.Module):
         self.weight = nn.Parameter(torch.stack(weights).detach())
         self.bias = nn.Parameter(torch.stack(biases).detach())
 
+    def kernel(self, weight: Tensor, layer: int) -> Tensor:
+        """A view of a row of `weight` (or of anything in its order): a layer's, (out, in, 3, 3)."""
+        part = weight[self.offsets[layer] : self.offsets[layer + 1]]
+        return part.view(-1, 3, 3, self.channels + layer * self.growth).permute(0, 3, 1, 2)
+
+    def shift(self, bias: Tensor, layer: int) -> Tensor:
+        """A view of a row of `bias`: a layer's, (out,)."""
+        return bias[layer * self.growth :] if layer == dense.LAYERS - 1 else bias[layer * self.growth :][: self.growth]
+
     def forward(self, x: Tensor) -> Tensor:
-        if dense.usable(x, self.channels, self.growth):
+        if self.inner and dense.usable(x, self.channels, self.growth):
             image: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale)
             return image
         for block, (weight, bias) in enumerate(zip(self.weight.to(x.dtype), self.bias.to(x.dtype), strict=True)):
             if block % 3 == 0:
                 around = x
-            x = x + self.scale * self._block(x, weight, bias)
+            y = self._block(x, weight, bias)
+            x = x + self.scale * y if self.inner else y
             if block % 3 == 2:
                 x = around + self.scale * x
         return x
@@ -100,106 +219,169 @@ class _DenseTrunk(nn.Module):
     def _block(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         features = x
         for layer in range(dense.LAYERS):
-            part = weight[self.offsets[layer] : self.offsets[layer + 1]]
-            kernel = part.view(-1, 3, 3, features.shape[1]).permute(0, 3, 1, 2)
-            begin = layer * self.growth
-            y = functional.conv2d(features, kernel, bias[begin : begin + len(kernel)], padding=1)
+            y = functional.conv2d(features, self.kernel(weight, layer), self.shift(bias, layer), padding=1)
             if layer < dense.LAYERS - 1:
                 features = torch.cat([features, functional.leaky_relu(y, dense.SLOPE)], 1)
         return y
 
 
+def _trunk(settings: GeneratorSettings) -> nn.Module:
+    """The blocks of a generator."""
+    channels, kernel, count = settings.n_channels, settings.small_kernel_size, settings.n_blocks
+    if settings.model_type == "esrgan":
+        growth, scale = settings.growth_channels, settings.res_scale
+        return _DenseTrunk(count, channels, growth, scale, inner=settings.inner_residual)
+    if settings.model_type == "stochasticgan":
+        return _NoisyTrunk(count, channels, kernel, settings.noise_dim, settings.res_scale)
+    if settings.block_type == "rrdb":
+        growth = max(16, channels // 3)
+        return _DenseTrunk(count, channels, growth, BLOCK_SCALE, inner=settings.inner_residual)
+    blocks: dict[str, Callable[[], nn.Module]] = {
+        "standard": lambda: _Residual(channels, kernel, norm=True),
+        "plain": lambda: _Residual(channels, kernel),
+        "res": lambda: _Residual(channels, kernel, scale=BLOCK_SCALE),
+        "rcab": lambda: _ChannelAttention(channels, kernel),
+        "lka": lambda: _LargeKernel(channels, kernel),
+    }
+    return nn.Sequential(*(blocks[settings.block_type]() for _ in range(count)))
+
+
 class Generator(nn.Module):
     """Super-resolution network: head, trunk of blocks with a long skip, PixelShuffle tail.
 
-    (batch, bands, h, w) → (batch, bands, h·factor, w·factor). SRResNet without batch normalisation, or RRDB.
+    (batch, bands, h, w) → (batch, bands, h·factor, w·factor).
     """
 
     def __init__(self, bands: int, settings: GeneratorSettings) -> None:
         super().__init__()
-        channels, small, large = settings.n_channels, settings.small_kernel_size, settings.large_kernel_size
-        rrdb = settings.model_type == "esrgan"
-        edge = small if rrdb else large
+        channels, small = settings.n_channels, settings.small_kernel_size
+        rrdb = settings.model_type == "esrgan"  # RRDBNet: 3 × 3 everywhere (Wang et al. 2018)
+        standard = settings.model_type == "srresnet" and settings.block_type == "standard"
+        edge = 3 if rrdb else settings.large_kernel_size
         self.factor = settings.scaling_factor
         self.bicubic_skip = settings.bicubic_skip
-        self.head = _Layer(bands, channels, edge, activation="prelu")
-        self.trunk: nn.Module
-        if rrdb:
-            self.trunk = _DenseTrunk(settings.n_blocks, channels, settings.growth_channels, settings.res_scale)
-        else:
-            self.trunk = nn.Sequential(*(_Residual(channels, small) for _ in range(settings.n_blocks)))
-        self.join = _Layer(channels, channels, small)
+        self.tanh = standard
+        self.head = _Layer(bands, channels, edge, activation=None if rrdb else "prelu")
+        self.trunk = _trunk(settings)
+        self.join = _Layer(channels, channels, 3 if rrdb else small, norm="batch" if standard else None)
         self.up = nn.Sequential()
+        kernel = small if settings.keeps_small_kernel else 3
         for _ in range(int(math.log2(self.factor))):
-            up = _Layer(channels, 4 * channels, small, activation="prelu", shuffle=True)
-            if settings.use_icnr:
-                _icnr(up.conv)
-            self.up.append(up)
-        if rrdb:  # RRDBNet convolves once more at full resolution
-            self.up.append(_Layer(channels, channels, small, activation="leaky"))
+            self.up.append(_Layer(channels, 4 * channels, kernel, activation="prelu", shuffle=True))
+        if rrdb:  # it convolves once more at full resolution
+            self.up.append(_Layer(channels, channels, 3, activation="leaky"))
         self.last = _Layer(channels, bands, edge)
+        if rrdb:
+            _start_small(self)
+        if settings.use_icnr and settings.takes_icnr:
+            for layer in self.up[: int(math.log2(self.factor))]:
+                _icnr(layer.conv, kaiming=rrdb)
         if self.bicubic_skip:  # starts as bicubic itself, not as bicubic plus noise
             nn.init.normal_(self.last.conv.weight, std=1e-3)
             assert self.last.conv.bias is not None
             nn.init.zeros_(self.last.conv.bias)
 
-    def forward(self, lr: Tensor) -> Tensor:
-        """Super-resolve."""
+    def forward(self, lr: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Super-resolve; `noise`, (batch, noise_dim), is for a stochastic generator and drawn where it is not given."""
         features = self.head(precision.enter(lr))
-        features = self.join(self.trunk(features), skip=features)
-        sr: Tensor = self.last(self.up(features))
+        deep = self.trunk(features) if noise is None else self.trunk(features, noise)
+        sr: Tensor = self.last(self.up(self.join(deep, skip=features)))
+        if self.tanh:
+            sr = sr.tanh()
         return sr.float() + upsample(lr, self.factor) if self.bicubic_skip else sr
 
 
-def _icnr(up: nn.Conv2d) -> None:
+def _start_small(network: Generator) -> None:
+    """Kaiming's normal weights over ten, biases of zero, in all convolutions but those before a PixelShuffle (ESRGAN).
+
+    Small weights keep residuals of residuals small at the start (Wang et al. 2018, section 3.1).
+    """
+    with torch.no_grad():
+        for layer in [network.head, network.join, network.last, *(up for up in network.up if not up.shuffle)]:
+            _kaiming(layer.conv.weight, 0.1)
+            layer.conv.bias.zero_()
+        trunk = network.trunk
+        assert isinstance(trunk, _DenseTrunk)
+        for row in trunk.weight:
+            for index in range(dense.LAYERS):
+                _kaiming(trunk.kernel(row, index), 0.1)
+        trunk.bias.zero_()
+
+
+def _kaiming(weight: Tensor, scale: float = 1.0) -> None:
+    """He et al. 2015, eq. 10 with a leaky slope of 0.2."""
+    fresh = torch.empty(weight.shape)
+    nn.init.kaiming_normal_(fresh, a=0.2)
+    weight.copy_(scale * fresh)
+
+
+def _icnr(up: nn.Conv2d, *, kaiming: bool) -> None:
     """Start PixelShuffle as nearest-neighbour upsampling (Aitken et al. 2017): no checkerboard."""
     with torch.no_grad():
-        first = up.weight[::4].clone()
-        up.weight.copy_(first.repeat_interleave(4, dim=0))
         assert up.bias is not None
-        up.bias.copy_(up.bias[::4].clone().repeat_interleave(4))
+        first, bias = up.weight[::4].clone(), up.bias[::4].clone()
+        if kaiming:
+            _kaiming(first)
+            bias.zero_()
+        up.weight.copy_(first.repeat_interleave(4, dim=0))
+        up.bias.copy_(bias.repeat_interleave(4))
 
 
 class Discriminator(nn.Module):
-    """Real or generated? (batch, bands, H, W) → (batch,) logits. No batch normalisation.
+    """Real or generated? (batch, bands, H, W) → (batch, k) logits, of patches or one of the image.
 
     `standard` (Ledig et al. 2017) and `esrgan` (Wang et al. 2018) end in two linear layers; `patchgan`
-    (Isola et al. 2017) judges patches, and its answer for an image is the mean of their logits.
+    (Isola et al. 2017) judges patches. Without `norm` nothing an image is judged by depends on the others of its batch.
     """
 
     def __init__(self, bands: int, settings: DiscriminatorSettings) -> None:
         super().__init__()
-        self.gain = 2 * settings.input_range
-        base, blocks = settings.base_channels, settings.n_blocks
-        plans = {
-            "standard": [(base, 3, 1)] + [(base * 2 ** min(i // 2, 3), 3, 1 + i % 2) for i in range(1, blocks)],
-            "esrgan": [(base, 3, 1), (base, 4, 2)]
-            + [(base * 2**i, kernel, stride) for i in range(1, 5) for kernel, stride in ((3, 1), (4, 2))],
-            "patchgan": [(base * 2 ** min(i, 3), 4, 2) for i in range(blocks)] + [(base * 2 ** min(blocks, 3), 3, 1)],
-        }
-        body, head = nn.Sequential(), nn.Sequential()
-        width = bands
-        for channels, kernel, stride in plans[settings.model_type]:
-            body.append(_Layer(width, channels, kernel, stride, activation="leaky"))
+        self.input_range, self.norm = settings.input_range, settings.norm
+        self.per_patch = settings.per_patch and settings.model_type == "patchgan"
+        plan = _plan(settings)
+        body, head, width = nn.Sequential(), nn.Sequential(), bands
+        kind: Literal["batch", "instance"] = "instance" if settings.model_type == "patchgan" else "batch"
+        for index, (channels, kernel, stride, padding) in enumerate(plan):
+            normed = kind if settings.norm and index > 0 else None
+            body.append(_Layer(width, channels, kernel, stride, activation="leaky", norm=normed, padding=padding))
             width = channels
         if settings.model_type == "patchgan":
-            body.append(_Layer(width, 1, 3))
+            body.append(_Layer(width, 1, plan[-1][1], padding=1))
         else:
             pooled = 6 if settings.model_type == "standard" else 1
             head.append(nn.AdaptiveAvgPool2d(pooled))
             head.append(nn.Flatten())
-            head.append(_Linear(width * pooled**2, settings.linear_size))
+            head.append(_Linear(width * pooled**2, settings.width_of_linear))
             head.append(nn.LeakyReLU(0.2, inplace=True))
-            head.append(_Linear(settings.linear_size, 1))
+            head.append(_Linear(settings.width_of_linear, 1))
         self.body, self.head = body, head
-        if settings.use_spectral_norm:
+        if settings.has_spectral_norm:
             for module in [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]:
                 register_parametrization(module, "weight", precision.SpectralNorm(module.weight))
 
+    @property
+    def apart(self) -> bool:
+        """Whether real and generated images are judged apart, in training mode: so opensr-srgan normalises them."""
+        return self.norm
+
     def forward(self, image: Tensor) -> Tensor:
-        """Judge."""
-        logits: Tensor = self.head(self.body(precision.enter((image - 0.5) * self.gain)))
-        return logits.flatten(1).mean(1)
+        """Judge: (batch, k) logits, k the patches of an image where each is judged, else 1."""
+        if self.input_range is not None:
+            image = (image - 0.5) * (2 * self.input_range)
+        logits: Tensor = self.head(self.body(precision.enter(image))).flatten(1)
+        return logits if self.per_patch else logits.mean(1, keepdim=True)
+
+
+def _plan(settings: DiscriminatorSettings) -> list[tuple[int, int, int, int]]:
+    """Channels, kernel, stride and padding of the layers before a discriminator's last ones."""
+    base, blocks = settings.width, settings.n_blocks
+    if settings.model_type == "standard":
+        return [(base * 2 ** (i // 2), 3, 1 + i % 2, 1) for i in range(blocks)]
+    if settings.model_type == "esrgan":
+        doubled = [(base * 2**i, kernel, stride, kernel // 2) for i in range(5) for kernel, stride in ((3, 1), (4, 2))]
+        return doubled
+    tail = 4 if settings.norm else 3
+    return [*((base * 2 ** min(i, 3), 4, 2, 1) for i in range(blocks)), (base * 2 ** min(blocks, 3), tail, 1, 1)]
 
 
 class _Linear(nn.Linear):

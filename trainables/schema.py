@@ -164,11 +164,18 @@ class TrainingSettings(Section):
         return self.label_smoothing
 
 
-class GeneratorSettings(Section):
-    """SRResNet (Ledig et al. 2017) or ESRGAN's RRDB network (Wang et al. 2018)."""
+Network = Literal["srresnet", "stochasticgan", "esrgan"]
+Block = Literal["standard", "res", "rcab", "rrdb", "lka", "plain"]
 
-    model_type: Annotated[Literal["srresnet", "esrgan"], BeforeValidator(lower)] = "srresnet"
-    block_type: str = "standard"
+
+class GeneratorSettings(Section):
+    """SRResNet (Ledig et al. 2017) of one kind of blocks, one driven by noise, or ESRGAN's RRDBNet (Wang et al. 2018).
+
+    The blocks are opensr-srgan's, and `plain`: no norm, no scale, no tanh (Lim et al. 2017, EDSR).
+    """
+
+    model_type: Annotated[Network, BeforeValidator(lower)] = "srresnet"
+    block_type: Annotated[Block, BeforeValidator(lower)] = "standard"
     large_kernel_size: Positive = 9
     small_kernel_size: Positive = 3
     n_channels: Positive = 64
@@ -176,12 +183,27 @@ class GeneratorSettings(Section):
     scaling_factor: Annotated[Literal[2, 4, 8], RULER] = 4
     growth_channels: Positive = 32
     res_scale: Annotated[float, Field(gt=0)] = 0.2
-    use_icnr: bool = False
+    noise_dim: Positive = 128
+    use_icnr: bool = True
     bicubic_skip: bool = False  # G(x) = bicubic(x) + network(x)
+    inner_residual: bool = False  # a dense block has a skip of its own, as in the paper
+
+    @property
+    def keeps_small_kernel(self) -> bool:
+        """Whether its upsampling has kernels of `small_kernel_size`; others have 3."""
+        return self.model_type == "srresnet" and self.block_type in {"standard", "plain"}
+
+    @property
+    def takes_icnr(self) -> bool:
+        """Whether `use_icnr` says how its upsampling starts."""
+        return self.model_type == "esrgan" or (self.model_type == "srresnet" and self.block_type == "plain")
 
 
 class DiscriminatorSettings(Section):
-    """VGG-style (`standard`, `esrgan`) or PatchGAN; spectral normalisation, never batch normalisation."""
+    """VGG-style (`standard`, `esrgan`) or PatchGAN, as opensr-srgan has them; or without norms, this project's own.
+
+    With norms `standard` and `patchgan` have widths of their own, and `standard` alone takes spectral normalisation.
+    """
 
     roles = frozenset({RULER, LATER})
 
@@ -190,7 +212,24 @@ class DiscriminatorSettings(Section):
     use_spectral_norm: bool = True
     base_channels: Positive = 64
     linear_size: Positive = 1024
-    input_range: Annotated[float, Field(gt=0)] = 1.0  # images in 0–1 enter as ± this
+    norm: bool = True  # of batches, or in patchgan of images
+    per_patch: bool = True  # a PatchGAN's loss is of every patch, not of their mean
+    input_range: Annotated[float, Field(gt=0)] | None = None  # images in 0–1 enter as ± this; None: as they are
+
+    @property
+    def width(self) -> int:
+        """Channels of the first layer."""
+        return self.base_channels if not self.norm or self.model_type == "esrgan" else 64
+
+    @property
+    def width_of_linear(self) -> int:
+        """Of the hidden linear layer."""
+        return self.linear_size if not self.norm or self.model_type == "esrgan" else 1024
+
+    @property
+    def has_spectral_norm(self) -> bool:
+        """Whether its weights are normalised by their largest singular value."""
+        return self.use_spectral_norm and (not self.norm or self.model_type == "standard")
 
 
 class OptimizerSettings(Section):

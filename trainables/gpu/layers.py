@@ -34,11 +34,18 @@ def usable(x: Tensor) -> bool:
 
 
 def layer(
-    x: Tensor, conv: nn.Conv2d, slope: Tensor | float | None = None, skip: Tensor | None = None, shuffle: bool = False
+    x: Tensor,
+    conv: nn.Conv2d,
+    slope: Tensor | float | None = None,
+    skip: Tensor | None = None,
+    shuffle: bool = False,
+    gain: float = 1.0,
 ) -> Tensor:
-    """Return a convolution and what follows it: act(shuffle(conv(x))) + skip."""
+    """Return a convolution and what follows it: act(shuffle(gain · conv(x))) + skip."""
     weight, bias = conv.weight, conv.bias
     assert bias is not None
+    if gain != 1:
+        weight, bias = gain * weight, gain * bias
     if shuffle:
         weight, bias = quarters(weight), quarters(bias)
     few = weight.shape[0] * weight.shape[2] * weight.shape[3]

@@ -77,8 +77,8 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def _iterate(self, matrix: Tensor, times: int) -> None:
         for _ in range(times):
-            functional.normalize(torch.mv(matrix, self.v), dim=0, eps=1e-12, out=self.u)
             functional.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=1e-12, out=self.v)
+            functional.normalize(torch.mv(matrix, self.v), dim=0, eps=1e-12, out=self.u)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Normalise: weight / σ, σ = uᵀ·W·v."""
@@ -95,7 +95,7 @@ class SpectralNorm(nn.Module):
 class _Normalise(torch.autograd.Function):
     """W/σ in half precision and, with G its gradient, (G − ⟨G, W⟩/σ·u·vᵀ)/σ, in as few passes as they take.
 
-    After a power iteration σ is the length of Wᵀu. u and v are written in place: the gradient must be asked for before
+    After a power iteration σ is the length of Wv. u and v are written in place: the gradient must be asked for before
     the next iteration, as a training step does.
     """
 
@@ -103,11 +103,11 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, iterate: bool) -> Tensor:
         matrix = weight.flatten(1)
         if iterate:
-            along = torch.mv(matrix, v)
-            torch.div(along, torch.linalg.vector_norm(along), out=u)
             along = torch.mv(matrix.t(), u)
+            torch.div(along, torch.linalg.vector_norm(along), out=v)
+            along = torch.mv(matrix, v)
             sigma = torch.linalg.vector_norm(along)
-            torch.div(along, sigma, out=v)
+            torch.div(along, sigma, out=u)
         else:
             sigma = torch.dot(u, torch.mv(matrix, v))
         layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format

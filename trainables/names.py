@@ -1,0 +1,172 @@
+"""opensr-srgan's names of the networks' weights: a state of one project as a state of the other, nothing left over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from trainables.gpu import dense
+from trainables.networks import Discriminator, Generator, _DenseTrunk
+from trainables.schema import DiscriminatorSettings, GeneratorSettings
+
+Rule = tuple[str, Callable[..., str]]  # a name here, as a pattern; what its groups make of it there
+
+_SRRESNET: list[Rule] = [
+    (r"head\.conv\.(\w+)", lambda w: f"net.conv_block1.conv_block.0.{w}"),
+    (r"head\.activation\.weight", lambda: "net.conv_block1.conv_block.1.weight"),
+    (r"trunk\.(\d+)\.first\.conv\.(\w+)", lambda i, w: f"net.residual_blocks.{i}.conv_block1.conv_block.0.{w}"),
+    (r"trunk\.(\d+)\.first\.norm\.(\w+)", lambda i, w: f"net.residual_blocks.{i}.conv_block1.conv_block.1.{w}"),
+    (r"trunk\.(\d+)\.first\.activation\.(\w+)", lambda i, w: f"net.residual_blocks.{i}.conv_block1.conv_block.2.{w}"),
+    (r"trunk\.(\d+)\.second\.conv\.(\w+)", lambda i, w: f"net.residual_blocks.{i}.conv_block2.conv_block.0.{w}"),
+    (r"trunk\.(\d+)\.second\.norm\.(\w+)", lambda i, w: f"net.residual_blocks.{i}.conv_block2.conv_block.1.{w}"),
+    (r"join\.conv\.(\w+)", lambda w: f"net.conv_block2.conv_block.0.{w}"),
+    (r"join\.norm\.(\w+)", lambda w: f"net.conv_block2.conv_block.1.{w}"),
+    (r"up\.(\d+)\.conv\.(\w+)", lambda j, w: f"net.subpixel_convolutional_blocks.{j}.conv.{w}"),
+    (r"up\.(\d+)\.activation\.(\w+)", lambda j, w: f"net.subpixel_convolutional_blocks.{j}.prelu.{w}"),
+    (r"last\.conv\.(\w+)", lambda w: f"net.conv_block3.conv_block.0.{w}"),
+]
+_UP: list[Rule] = [
+    (r"up\.(\d+)\.conv\.(\w+)", lambda j, w: f"upsampler.{3 * int(j)}.{w}"),
+    (r"up\.(\d+)\.activation\.(\w+)", lambda j, w: f"upsampler.{3 * int(j) + 2}.{w}"),
+]
+_FLEXIBLE: list[Rule] = [
+    (r"head\.conv\.(\w+)", lambda w: f"head.0.{w}"),
+    (r"head\.activation\.weight", lambda: "head.1.weight"),
+    (r"join\.conv\.(\w+)", lambda w: f"body_tail.{w}"),
+    *_UP,
+    (r"last\.conv\.(\w+)", lambda w: f"tail.{w}"),
+]
+_RES: list[Rule] = [
+    (r"trunk\.(\d+)\.first\.conv\.(\w+)", lambda i, w: f"body.{i}.body.0.{w}"),
+    (r"trunk\.(\d+)\.first\.activation\.(\w+)", lambda i, w: f"body.{i}.body.1.{w}"),
+    (r"trunk\.(\d+)\.second\.conv\.(\w+)", lambda i, w: f"body.{i}.body.2.{w}"),
+]
+_BLOCK: list[Rule] = [
+    (r"trunk\.(\d+)\.first\.conv\.(\w+)", lambda i, w: f"body.{i}.conv1.{w}"),
+    (r"trunk\.(\d+)\.first\.activation\.(\w+)", lambda i, w: f"body.{i}.act.{w}"),
+    (r"trunk\.(\d+)\.activation\.(\w+)", lambda i, w: f"body.{i}.act.{w}"),
+    (r"trunk\.(\d+)\.second\.conv\.(\w+)", lambda i, w: f"body.{i}.conv2.{w}"),
+    (r"trunk\.(\d+)\.squeeze\.(\w+)", lambda i, w: f"body.{i}.se.1.{w}"),
+    (r"trunk\.(\d+)\.excite\.(\w+)", lambda i, w: f"body.{i}.se.3.{w}"),
+    (r"trunk\.(\d+)\.near\.(\w+)", lambda i, w: f"body.{i}.lka.dw5.{w}"),
+    (r"trunk\.(\d+)\.far\.(\w+)", lambda i, w: f"body.{i}.lka.dw7d.{w}"),
+    (r"trunk\.(\d+)\.mix\.(\w+)", lambda i, w: f"body.{i}.lka.pw.{w}"),
+    (r"trunk\.(\d+)\.hidden\.(\w+)", lambda i, w: f"body.{i}.noise_mlp.0.{w}"),
+    (r"trunk\.(\d+)\.film\.(\w+)", lambda i, w: f"body.{i}.noise_mlp.2.{w}"),
+]
+_RRDBNET: list[Rule] = [
+    (r"head\.conv\.(\w+)", lambda w: f"conv_first.{w}"),
+    (r"join\.conv\.(\w+)", lambda w: f"conv_body.{w}"),
+    (r"up\.hr\.conv\.(\w+)", lambda w: f"conv_hr.{w}"),
+    *_UP,
+    (r"last\.conv\.(\w+)", lambda w: f"conv_last.{w}"),
+]
+_WEIGHT: list[Rule] = [  # of a layer: as it is, or normalised by its largest singular value
+    (r"weight", lambda: "weight"),
+    (r"bias", lambda: "bias"),
+    (r"parametrizations\.weight\.original", lambda: "weight_orig"),
+    (r"parametrizations\.weight\.0\.([uv])", lambda which: f"weight_{which}"),
+]
+_STANDARD_D: list[Rule] = [
+    (r"body\.(\d+)\.conv\.(.+)", lambda i, w: f"conv_blocks.{i}.conv_block.0.{_renamed(w, _WEIGHT)}"),
+    (r"body\.(\d+)\.norm\.(\w+)", lambda i, w: f"conv_blocks.{i}.conv_block.1.{w}"),
+    (r"head\.2\.(.+)", lambda w: f"fc1.{_renamed(w, _WEIGHT)}"),
+    (r"head\.4\.(.+)", lambda w: f"fc2.{_renamed(w, _WEIGHT)}"),
+]
+_PATCH_D: list[Rule] = [
+    (r"body\.(\d+)\.conv\.(\w+)", lambda i, w: f"model.model.{max(0, 3 * int(i) - 1)}.{w}"),
+]
+_ESRGAN_D: list[Rule] = [
+    (r"body\.0\.conv\.(\w+)", lambda w: f"features.0.{w}"),
+    (r"body\.(\d+)\.conv\.(\w+)", lambda i, w: f"features.{int(i) + 1}.0.{w}"),
+    (r"body\.(\d+)\.norm\.(\w+)", lambda i, w: f"features.{int(i) + 1}.1.{w}"),
+    (r"head\.2\.(\w+)", lambda w: f"classifier.0.{w}"),
+    (r"head\.4\.(\w+)", lambda w: f"classifier.2.{w}"),
+]
+
+
+def why_not(settings: GeneratorSettings | DiscriminatorSettings) -> str:
+    """Say why opensr-srgan has no such network; empty where it has."""
+    if isinstance(settings, DiscriminatorSettings):
+        own = {"norm: false": not settings.norm, "per_patch: false": not settings.per_patch}
+        own[f"input_range: {settings.input_range}"] = settings.input_range is not None
+        key = "Discriminator"
+    else:
+        own = {"bicubic_skip: true": settings.bicubic_skip, "block_type: plain": settings.block_type == "plain"}
+        own["inner_residual: true"] = settings.inner_residual
+        key = "Generator"
+    named = [option for option, there in own.items() if there]
+    return f"{key}.{named[0]} is this project's own" if named else ""
+
+
+def to_opensr(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, Tensor]:
+    """Return a network's state under opensr-srgan's names; ValueError where it has no such network."""
+    if why := why_not(settings):
+        raise ValueError(why)
+    return {there: value.detach().clone() for there, value in _parts(network, settings).items()}
+
+
+def from_opensr(
+    network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings, state: Mapping[str, Tensor]
+) -> None:
+    """Take a state under opensr-srgan's names; ValueError that names all that is missing, left over or of other shape."""
+    if why := why_not(settings):
+        raise ValueError(why)
+    parts = _parts(network, settings)
+    wrong = [f"{name} is missing" for name in parts if name not in state]
+    wrong += [f"{name} has no place" for name in state if name not in parts]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(part.shape)}"
+        for name, part in parts.items()
+        if name in state and state[name].shape != part.shape
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    for name, part in parts.items():
+        part.detach().copy_(state[name])
+
+
+def _parts(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, Tensor]:
+    """Views of a network's weights and buffers, by opensr-srgan's names."""
+    rules = _rules(settings)
+    dense_there = "body.{0}.db{1}.c{2}"
+    found: dict[str, Tensor] = {}
+    highest = max((int(m.group(1)) for m in (re.match(r"up\.(\d+)\.", n) for n in network.state_dict()) if m), default=0)
+    trunk = getattr(network, "trunk", None)
+    for name, value in network.state_dict(keep_vars=True).items():
+        if isinstance(trunk, _DenseTrunk) and name in {"trunk.weight", "trunk.bias"}:
+            for index, row in enumerate(value):
+                for layer in range(dense.LAYERS):
+                    there = dense_there.format(index // 3, index % 3 + 1, layer + 1)
+                    if name == "trunk.weight":
+                        found[f"{there}.weight"] = trunk.kernel(row, layer)
+                    else:
+                        found[f"{there}.bias"] = trunk.shift(row, layer)
+        elif name == "trunk.count":
+            continue  # which draw of noise comes next: the other project keeps no count
+        else:
+            if isinstance(settings, GeneratorSettings) and settings.model_type == "esrgan":
+                name = name.replace(f"up.{highest}.", "up.hr.")
+            found[_renamed(name, rules)] = value
+    return found
+
+
+def _rules(settings: GeneratorSettings | DiscriminatorSettings) -> list[Rule]:
+    if isinstance(settings, DiscriminatorSettings):
+        return {"standard": _STANDARD_D, "patchgan": _PATCH_D, "esrgan": _ESRGAN_D}[settings.model_type]
+    if settings.model_type == "esrgan":
+        return _RRDBNET
+    if settings.model_type == "srresnet" and settings.block_type == "standard":
+        return _SRRESNET
+    if settings.model_type == "srresnet" and settings.block_type == "res":
+        return [*_FLEXIBLE, *_RES]
+    return [*_FLEXIBLE, *_BLOCK]
+
+
+def _renamed(name: str, rules: list[Rule]) -> str:
+    for pattern, made in rules:
+        if match := re.fullmatch(pattern, name):
+            return made(*match.groups())
+    raise ValueError(f"{name} has no name there")
