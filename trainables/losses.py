@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.schema import LossSettings
@@ -12,12 +12,11 @@ from trainables.schema import LossSettings
 def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
     """Return the mean angle between the spectra of two images, radians (Kruse et al. 1993).
 
-    By atan2 of |u−v| and |u+v| of the unit spectra: its gradient stays finite where the spectra agree.
+    The cosine stays 1e-7 away from ±1, where the arccosine has no gradient: equal spectra are 0.0005 apart.
     """
-    u, v = (image / (image.square().sum(1, keepdim=True) + 1e-12).sqrt() for image in (sr, hr))
-    difference = ((u - v).square().sum(1) + 1e-12).sqrt()
-    total = ((u + v).square().sum(1) + 1e-12).sqrt()
-    return 2 * torch.atan2(difference, total).mean()
+    norms = [image.square().sum(1).sqrt().clamp_min(1e-8) for image in (sr, hr)]
+    cosine = (sr * hr).sum(1) / (norms[0] * norms[1])
+    return cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos().mean()
 
 
 def total_variation(sr: Tensor) -> Tensor:
@@ -35,15 +34,49 @@ def content_loss(sr: Tensor, hr: Tensor, weights: LossSettings) -> Tensor:
     return loss
 
 
-def generator_adversarial_loss(logits_fake: Tensor) -> Tensor:
-    """Return −log D(G(x)), the non-saturating loss (Goodfellow et al. 2014)."""
-    return functional.softplus(-logits_fake).mean()
+def generator_adversarial_loss(fake: Tensor, real: Tensor | None, losses: LossSettings) -> Tensor:
+    """Return what G minimises of D's logits, (batch, k): −log D(G(x)), the non-saturating loss (Goodfellow et al. 2014).
+
+    Relativistic: of both kinds against each other's mean, for which `real` is needed (Jolicoeur-Martineau 2019, RaGAN).
+    Wasserstein: −D(G(x)) (Arjovsky et al. 2017).
+    """
+    if losses.adv_loss_type == "wasserstein":
+        return -fake.mean()
+    if losses.relativistic_average_d:
+        assert real is not None
+        real = real.detach()
+        return 0.5 * (functional.softplus(real.mean() - fake).mean() + functional.softplus(real - fake.mean()).mean())
+    return functional.softplus(-fake).mean()
 
 
-def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, real_label: float) -> Tensor:
-    """Return binary cross-entropy of real against `real_label` plus fake against 0 (one-sided label smoothing)."""
-    target = torch.full_like(logits_real, real_label)
-    return functional.binary_cross_entropy_with_logits(logits_real, target) + functional.softplus(logits_fake).mean()
+def discriminator_loss(real: Tensor, fake: Tensor, real_label: float, losses: LossSettings) -> Tensor:
+    """Return what D minimises of its logits, (batch, k): the mean of both kinds' binary cross-entropies.
+
+    Real images are to be `real_label` (one-sided label smoothing), generated ones 0. Relativistic: each against the
+    other kind's mean, summed. Wasserstein: D(G(x)) − D(y).
+    """
+    if losses.adv_loss_type == "wasserstein":
+        return fake.mean() - real.mean()
+    share = 0.5
+    if losses.relativistic_average_d:
+        real, fake, share = real - fake.mean(), fake - real.mean(), 1.0
+    target = torch.full_like(real, real_label)
+    of_real = functional.binary_cross_entropy_with_logits(real, target)
+    return share * (of_real + functional.softplus(fake).mean())
+
+
+def probabilities(real: Tensor, fake: Tensor, losses: LossSettings) -> tuple[Tensor, Tensor]:
+    """Return the probabilities that D gives real and generated images, by their logits; relativistic ones by the means."""
+    if losses.relativistic_average_d:
+        return (real - fake.mean()).sigmoid(), (fake - real.mean()).sigmoid()
+    return real.sigmoid(), fake.sigmoid()
+
+
+def r1_penalty(discriminator: nn.Module, real: Tensor, gamma: float) -> Tensor:
+    """Return γ/2 · E‖∇D(y)‖², the penalty of D's gradient at real images (Mescheder et al. 2018, eq. 9)."""
+    images = real.detach().requires_grad_()
+    [gradient] = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+    return 0.5 * gamma * gradient.square().sum((1, 2, 3)).mean()
 
 
 def psnr(sr: Tensor, hr: Tensor, peak: float) -> Tensor:

@@ -38,7 +38,7 @@ def adversarial_weight(step: int, configuration: Configuration) -> float:
     if played <= 0:
         return 0.0
     ramp = training.adv_loss_ramp_steps
-    return losses.adv_loss_beta * (rise(played / ramp, losses.adv_loss_schedule) if ramp else 1.0)
+    return losses.adv_loss_beta * (rise((played - 0.5) / ramp, losses.adv_loss_schedule) if ramp else 1.0)
 
 
 def phase(step: int, configuration: Configuration) -> str:

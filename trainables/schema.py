@@ -107,11 +107,11 @@ class EmaSettings(Section):
 class LossSettings(Section):
     """The generator's loss: content terms and the adversarial one."""
 
-    adv_loss_type: Literal["bce"] = "bce"
-    relativistic_average_d: Literal[False] = False
+    adv_loss_type: Annotated[Literal["bce", "wasserstein"], BeforeValidator(lower), LATER] = "bce"
+    relativistic_average_d: Annotated[bool, LATER] = False
     adv_loss_beta: Annotated[Weight, LATER] = 0.01
     adv_loss_schedule: Annotated[Curve, LATER] = "cosine"
-    r1_gamma: Annotated[float, Field(ge=0, le=0)] = 0.0
+    r1_gamma: Annotated[Weight, LATER] = 0.0
     l1_weight: Weight = 1.0
     sam_weight: Weight = 0.0
     perceptual_weight: Annotated[float, Field(ge=0, le=0)] = 0.0

@@ -21,6 +21,7 @@ from trainables.losses import (
     discriminator_loss,
     generator_adversarial_loss,
     image_metrics,
+    probabilities,
     psnr,
 )
 from trainables.networks import upsample
@@ -48,13 +49,17 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     if d is None:
         return figures
     d.eval()
-    real, fake = _answers(d, pairs.hr, size), _answers(d, judged, size)
+    logits = _answers(d, pairs.hr, size), _answers(d, judged, size)
+    real, fake = (answers.mean(1) for answers in logits)
     real_detailed = real[pairs.detailed]
     figures |= _against(real_detailed, fake, pairs.detailed, "nash/")
-    figures["nash/p_y"] = float(real.sigmoid().mean())
+    p_y, p_g = probabilities(real, fake, losses)
+    figures |= {"nash/p_y": float(p_y.mean()), "nash/p_g": float(p_g.mean())}
     if state.averaged is not None:
         raw = _answers(state.generator, pairs.lr, size)
-        figures |= _against(real_detailed, _answers(d, raw, size), pairs.detailed, "nash/raw/")
+        answers = _judged(d, raw, size)
+        figures |= _against(real_detailed, answers, pairs.detailed, "nash/raw/")
+        figures["nash/raw/p_g"] = float(probabilities(real, answers, losses)[1].mean())
         figures["nash/raw/psnr"] = float(psnr(raw, pairs.hr, peak))
     references = {"bicubic": pairs.bicubic[pairs.detailed]}
     if state.pretrained is not None:
@@ -62,14 +67,12 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
             state.pretrained_images = _answers(state.pretrained, pairs.lr[pairs.detailed], size)
         references["pretrained"] = state.pretrained_images
     for name, image in references.items():
-        answer, interval = auc(real_detailed, _answers(d, image, size))
+        answer, interval = auc(real_detailed, _judged(d, image, size))
         figures |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
         figures[f"nash/control_{name}_high"] = interval[1]
     figures["nash/control"] = float(np.min([figures[f"nash/control_{name}"] for name in references]))  # nan stays nan
-    figures["validation/DISC_adversarial_loss"] = float(
-        discriminator_loss(real, fake, configuration.Training.real_label)
-    )
-    adversarial = float(generator_adversarial_loss(fake))
+    figures["validation/DISC_adversarial_loss"] = float(discriminator_loss(*logits, 1.0, losses))
+    adversarial = float(generator_adversarial_loss(logits[1], logits[0], losses))
     figures["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
     d.train()
     return figures
@@ -134,21 +137,20 @@ def _respond(
         else:
             with torch.no_grad():
                 fake = state.judged(lr) if opponent == "generated" else upsample(lr, imagery.factor)
-        real_logits, fake_logits = precision.forward(responder, torch.cat([hr, fake]), state.in_bf16).float().chunk(2)
-        loss = discriminator_loss(real_logits, fake_logits, configuration.Training.real_label)
+        loss = discriminator_game(responder, hr, fake, state)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     responder.eval()
     val_size = configuration.Data.val_batch_size
-    real = _answers(responder, pairs.hr[pairs.detailed], val_size)
+    real = _judged(responder, pairs.hr[pairs.detailed], val_size)
     if opponent == "real":
         half = len(real) // 2
         return auc(real[: 2 * half : 2], real[1 : 2 * half : 2])[0]  # neighbours apart: as alike as two samples can be
     images = pairs.bicubic[pairs.detailed]
     if opponent == "generated":
         images = _answers(state.judged, pairs.lr[pairs.detailed], val_size)
-    return auc(real, _answers(responder, images, val_size))[0]
+    return auc(real, _judged(responder, images, val_size))[0]
 
 
 @dataclass(frozen=True)
@@ -212,10 +214,14 @@ def _answers(network: nn.Module, images: Tensor, size: int) -> Tensor:
     return answers.float()
 
 
+def _judged(discriminator: nn.Module, images: Tensor, size: int) -> Tensor:
+    """An answer an image, (n,): the mean of its logits."""
+    return _answers(discriminator, images, size).mean(1)
+
+
 def _against(real_detailed: Tensor, fake: Tensor, detailed: Tensor, prefix: str) -> dict[str, float]:
     rank, interval = auc(real_detailed, fake[detailed])
     return {
-        f"{prefix}p_g": float(fake.sigmoid().mean()),
         f"{prefix}rank": rank,
         f"{prefix}rank_low": interval[0],
         f"{prefix}rank_high": interval[1],
