@@ -88,6 +88,8 @@ class State:
         if self.averaged is not None:
             for mean, now in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
                 mean.lerp_(now, weight)
+            for mean, now in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+                mean.copy_(now)  # statistics are means already
 
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
@@ -178,11 +180,20 @@ def _frozen(network: nn.Module) -> nn.Module:
 def _adam(network: nn.Module, configuration: Configuration, rate: float, decay: float) -> torch.optim.Optimizer:
     settings = configuration.Optimizers
     betas = settings.betas[0], settings.betas[1]
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=rate, betas=betas, eps=settings.eps, weight_decay=decay, fused=True
-    )
+    groups = [{"params": parts, "weight_decay": share} for parts, share in _decayed(network, decay) if parts]
+    optimizer = torch.optim.Adam(groups, lr=rate, betas=betas, eps=settings.eps, fused=True)
     _rate_on(optimizer, next(network.parameters()).device)
     return optimizer
+
+
+def _decayed(network: nn.Module, decay: float) -> list[tuple[list[nn.Parameter], float]]:
+    """Weights, and biases and norms, which are spared."""
+    norms = {f"{name}.weight" for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    spared = {name: name.endswith("bias") or name in norms for name, _ in network.named_parameters()}
+    return [
+        ([part for name, part in network.named_parameters() if spared[name] == without], 0.0 if without else decay)
+        for without in (False, True)
+    ]
 
 
 def _moments_laid_out(optimizer: torch.optim.Optimizer) -> None:

@@ -126,7 +126,8 @@ def _move(network: nn.Module, optimizer: torch.optim.Optimizer, rate: Tensor, cl
         gradients = [part.grad for part in network.parameters() if part.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         torch._foreach_mul_(gradients, (clip.float() / (norm + 1e-6)).clamp(max=1.0))
-    optimizer.param_groups[0]["lr"].copy_(rate)
+    for group in optimizer.param_groups:
+        group["lr"].copy_(rate)
     optimizer.step()
 
 
