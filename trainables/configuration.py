@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from trainables.balance import Ruler, earliest_balance
-from trainables.dotted import copied, flatten
+from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, explain, nearest
-from trainables.opensr import translate
+from trainables.opensr import filled, translated
 from trainables.places import resolve_path
 from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at
 from trainables.yaml_files import read_yaml, write_yaml
@@ -26,11 +26,10 @@ def load_configuration(path: Path) -> Configuration:
 
 def build_configuration(document: Mapping[str, Any], file: str, folder: Path) -> Configuration:
     """Validate a training given as nested sections; relative paths are resolved against `folder`."""
-    nested = copied(document)
-    problems = translate(nested, file)
-    configuration = None
+    found = translated(document, file, folder)
+    problems, configuration = found.problems, None
     try:
-        configuration = Configuration.model_validate(nested)
+        configuration = Configuration.model_validate(filled(found.nested))
     except ValidationError as error:
         problems += explain(error, Configuration, file)
     if configuration is not None:
@@ -39,6 +38,29 @@ def build_configuration(document: Mapping[str, Any], file: str, folder: Path) ->
     if problems or configuration is None:
         raise InvalidInput(problems)
     return configuration
+
+
+def unjudgeable(configuration: Configuration, file: str) -> list[Problem]:
+    """Return what keeps a training, right in itself, from ever keeping a balance."""
+    training, nash, ruler = configuration.Training, configuration.Nash, Ruler.of(configuration)
+    shortest = math.ceil(max(ruler.game_on, ruler.validate_every) / nash.latest)
+    checks: list[tuple[bool, str, object, str, str]] = [
+        (training.validate_every * 50 > training.max_steps,
+         "Training.validate_every", training.validate_every,
+         f"at most a fiftieth of max_steps ({training.max_steps // 50})", "Validate more often or train longer."),
+        (nash.window * training.validate_every * 5 > training.max_steps,
+         "Nash.window", nash.window,
+         f"a window of at most a fifth of the training ({training.max_steps // 5} steps)",
+         "Shorten it or validate more often."),
+        (math.isinf(earliest_balance(ruler)),
+         "Training.max_steps", training.max_steps,
+         f"about {shortest} or more: pretraining and ramp, and the balance kept for {1 - nash.latest:.0%} of it all",
+         "Train longer, or shorten pretraining or ramp."),
+        (training.Losses.adv_loss_type == "wasserstein",
+         "Training.Losses.adv_loss_type", "wasserstein", "bce",
+         "A critic answers with no probability, so there is no balance point: `train` trains it, nothing judges it."),
+    ]  # fmt: skip
+    return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
 
 
 def _with_whole_paths(configuration: Configuration, file: str, folder: Path, problems: list[Problem]) -> Configuration:
@@ -66,13 +88,7 @@ def field_of(dotted: str) -> FieldInfo | str:
 
 def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
     """Keys that are right alone and wrong together."""
-    training, nash, data, ruler = (
-        configuration.Training,
-        configuration.Nash,
-        configuration.Data,
-        Ruler.of(configuration),
-    )
-    shortest = math.ceil(max(ruler.game_on, ruler.validate_every) / nash.latest)
+    training, nash, data = configuration.Training, configuration.Nash, configuration.Data
     checks: list[tuple[bool, str, object, str, str]] = [
         (
             data.crop_size % configuration.Generator.scaling_factor != 0,
@@ -92,17 +108,6 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
         *((True, f"Nash.{key}", getattr(nash, key), f"at most Nash.{of} ({getattr(nash, of)})", "")
           for key, of in nash.impossible().items()),
-        (training.validate_every * 50 > training.max_steps,
-         "Training.validate_every", training.validate_every,
-         f"at most a fiftieth of max_steps ({training.max_steps // 50})", "Validate more often or train longer."),
-        (nash.window * training.validate_every * 5 > training.max_steps,
-         "Nash.window", nash.window,
-         f"a window of at most a fifth of the training ({training.max_steps // 5} steps)",
-         "Shorten it or validate more often."),
-        (math.isinf(earliest_balance(ruler)),
-         "Training.max_steps", training.max_steps,
-         f"about {shortest} or more: pretraining and ramp, and the balance kept for {1 - nash.latest:.0%} of it all",
-         "Train longer, or shorten pretraining or ramp."),
         *((size % 2 == 0, f"Generator.{which}_kernel_size", size, "an odd number", "")
           for which, size in (("large", configuration.Generator.large_kernel_size),
                               ("small", configuration.Generator.small_kernel_size))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from trainables.schema import LossSettings
@@ -72,10 +72,9 @@ def probabilities(real: Tensor, fake: Tensor, losses: LossSettings) -> tuple[Ten
     return real.sigmoid(), fake.sigmoid()
 
 
-def r1_penalty(discriminator: nn.Module, real: Tensor, gamma: float) -> Tensor:
-    """Return γ/2 · E‖∇D(y)‖², the penalty of D's gradient at real images (Mescheder et al. 2018, eq. 9)."""
-    images = real.detach().requires_grad_()
-    [gradient] = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+def r1_penalty(answers: Tensor, real: Tensor, gamma: float) -> Tensor:
+    """Return γ/2 · E‖∇D(y)‖², of D's `answers` to real images (Mescheder et al. 2018, eq. 9)."""
+    [gradient] = torch.autograd.grad(answers.sum(), real, create_graph=True)
     return 0.5 * gamma * gradient.square().sum((1, 2, 3)).mean()
 
 

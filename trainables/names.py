@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from trainables.gpu import dense
-from trainables.networks import Discriminator, Generator, _DenseTrunk
+from trainables.networks import _DenseTrunk
 from trainables.schema import DiscriminatorSettings, GeneratorSettings
 
 Rule = tuple[str, Callable[..., str]]  # a name here, as a pattern; what its groups make of it there
@@ -133,7 +133,9 @@ def _parts(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettin
     rules = _rules(settings)
     dense_there = "body.{0}.db{1}.c{2}"
     found: dict[str, Tensor] = {}
-    highest = max((int(m.group(1)) for m in (re.match(r"up\.(\d+)\.", n) for n in network.state_dict()) if m), default=0)
+    highest = max(
+        (int(m.group(1)) for m in (re.match(r"up\.(\d+)\.", n) for n in network.state_dict()) if m), default=0
+    )
     trunk = getattr(network, "trunk", None)
     for name, value in network.state_dict(keep_vars=True).items():
         if isinstance(trunk, _DenseTrunk) and name in {"trunk.weight", "trunk.bias"}:

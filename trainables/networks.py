@@ -67,7 +67,8 @@ class _Layer(nn.Module):
             y = self.norm(y)
         if self.gain != 1:
             y = y * self.gain
-        return layers.follow(y, slope, skip, self.shuffle)
+        image: Tensor = layers.follow(y, slope, skip, self.shuffle)
+        return image
 
 
 class _Residual(nn.Module):
@@ -264,17 +265,19 @@ class Generator(nn.Module):
         self.head = _Layer(bands, channels, edge, activation=None if rrdb else "prelu")
         self.trunk = _trunk(settings)
         self.join = _Layer(channels, channels, 3 if rrdb else small, norm="batch" if standard else None)
-        self.up = nn.Sequential()
         kernel = small if settings.keeps_small_kernel else 3
-        for _ in range(int(math.log2(self.factor))):
-            self.up.append(_Layer(channels, 4 * channels, kernel, activation="prelu", shuffle=True))
+        doublings = [
+            _Layer(channels, 4 * channels, kernel, activation="prelu", shuffle=True)
+            for _ in range(int(math.log2(self.factor)))
+        ]
+        self.up = nn.Sequential(*doublings)
         if rrdb:  # it convolves once more at full resolution
             self.up.append(_Layer(channels, channels, 3, activation="leaky"))
         self.last = _Layer(channels, bands, edge)
         if rrdb:
             _start_small(self)
         if settings.use_icnr and settings.takes_icnr:
-            for layer in self.up[: int(math.log2(self.factor))]:
+            for layer in doublings:
                 _icnr(layer.conv, kaiming=rrdb)
         if self.bicubic_skip:  # starts as bicubic itself, not as bicubic plus noise
             nn.init.normal_(self.last.conv.weight, std=1e-3)
@@ -297,10 +300,12 @@ def _start_small(network: Generator) -> None:
     Small weights keep residuals of residuals small at the start (Wang et al. 2018, section 3.1).
     """
     with torch.no_grad():
-        for layer in [network.head, network.join, network.last, *(up for up in network.up if not up.shuffle)]:
-            _kaiming(layer.conv.weight, 0.1)
-            layer.conv.bias.zero_()
         trunk = network.trunk
+        for layer in network.modules():
+            if isinstance(layer, _Layer) and not layer.shuffle:
+                _kaiming(layer.conv.weight, 0.1)
+                assert layer.conv.bias is not None
+                layer.conv.bias.zero_()
         assert isinstance(trunk, _DenseTrunk)
         for row in trunk.weight:
             for index in range(dense.LAYERS):

@@ -1,74 +1,315 @@
-"""What opensr-srgan's files have and this project reads otherwise: an alias, and parts that are not built here."""
+"""opensr-srgan's training files, read as they are meant there: aliases, fallbacks, interpolation, its units.
+
+`translated` brings a file's sections into this project's keys and units, once. `filled` adds the defaults that depend
+on other keys, of every training.
+"""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from trainables.dotted import drop, value_at
-from trainables.errors import Problem
-from trainables.schema import Configuration, field_at, lower
+from trainables.dotted import copied, drop, flatten, value_at, with_values
+from trainables.errors import Problem, nearest
+from trainables.places import is_url, resolve_path
 
-NOT_BUILT: dict[str, dict[str, str]] = {  # a key's names here, `*` for all others: what to do instead
-    "Data.dataset_type": {
-        "exampledataset": "Leave `dataset_type` out: the built-in sample is used.",
-        "sen2naip": "Unpack it into {train,val}/{LR,HR} and use LRHRFolderDataset.",
-        "*": "Name a file or folder of scenes in Data.path, or use LRHRFolderDataset.",
-    },
-    "Data.normalization": {
-        "*": "Use percentiles, scale (with Data.scale: [low, high]), normalise_10k, zero_one or identity.",
-    },
-    "Generator.model_type": {"*": "Use SRResNet or esrgan."},
-    "Discriminator.model_type": {"*": "Use standard, patchgan or esrgan."},
-    "Training.Losses.adv_loss_type": {"*": "Use bce."},
+EPOCHS = "Training.max_epochs"  # required there, null in this project's files: whoever states it counts as they do
+MOVED = {  # a key there, and what it is here; the one here counts where both stand
+    "Data.dataset_root": ("Data.root_dir",),
+    "Data.batch_size": ("Data.train_batch_size", "Data.val_batch_size"),
+    "Training.g_warmup_steps": ("Schedulers.g_warmup_steps",),  # as the guide once writes it
+    "Training.perceptual_loss_weight": ("Training.Losses.perceptual_weight",),
+    "Schedulers.metric": ("Schedulers.metric_g", "Schedulers.metric_d"),
+    "Schedulers.gradient_clip_val": ("Optimizers.gradient_clip_val",),
 }
-NOT_BUILT_ABOVE_ZERO = {
-    "Training.Losses.perceptual_weight": "The perceptual loss is not built here yet: set it to 0.",
-    "Training.Losses.r1_gamma": "The R1 penalty is not built here yet: set it to 0.",
-    "Training.Losses.relativistic_average_d": "The relativistic loss is not built here yet: set it to false.",
-    "Model.continue_training": "Interrupted trainings go on by themselves: run the same `train` command again.",
-    "Model.load_checkpoint": "Starting from foreign weights is not built here yet: set it to false.",
+WITHOUT_MEANING = {  # keys there that do nothing here, and why
+    "Training.find_unused_parameters": "a training here is of one GPU",
+    "Training.EMA.device": "the average is where the training is",
+    "Training.Losses.content_loss_weight": "there it is printed and no more",
+    "Training.Losses.perceptual_loss_weight": "there it is printed and no more",
+    "Schedulers.verbose": "nothing reads it there either",
+    "Logging.output_dir": "`--out` names the folder of a training here",
 }
-_LATER = "It is not built here yet."
 
 
-def translate(nested: dict[str, Any], file: str) -> list[Problem]:
-    """Bring a file's sections, in place, into this project's keys; one problem for each part that is not built here.
-
-    Such parts are taken out, so that the schema need not complain of them as well.
-    """
-    return [*_take_alias(nested, file), *_take_out_unbuilt(nested, file)]
+def _named(**aliases: str) -> dict[str, str]:
+    """Every alias, without case, blanks, hyphens and underscores, with the name it stands for."""
+    return {alias: name for name, of in aliases.items() for alias in (name, *of.split())}
 
 
-def _take_alias(nested: dict[str, Any], file: str) -> list[Problem]:
-    """The guide once writes Training.g_warmup_steps for Schedulers.g_warmup_steps."""
-    training, schedulers = nested.get("Training"), nested.get("Schedulers", {})
-    if not (isinstance(training, dict) and isinstance(schedulers, dict) and "g_warmup_steps" in training):
-        return []
-    alias = training.pop("g_warmup_steps")
-    if schedulers.get("g_warmup_steps", alias) != alias:
-        found = f"{alias}, and Schedulers.g_warmup_steps is {schedulers['g_warmup_steps']}"
-        return [Problem(file, "Training.g_warmup_steps", found, "one value", "Keep Schedulers.g_warmup_steps.")]
-    nested["Schedulers"] = {**schedulers, "g_warmup_steps": alias}
-    return []
+BLOCKS = _named(
+    standard="srresnet vanilla classic default basic",
+    res="residual resblocks",
+    rcab="attention channelattention",
+    rrdb="dense residualinresidual",
+    lka="largekernel",
+    plain="",
+)
+NETWORKS = _named(
+    srresnet="", esrgan="rrdbnet", stochasticgan="stochastic cgan conditionalcgan conditionalgan"
+)  # and a block's name: an SRResNet of such blocks
+NAMES: dict[str, dict[str, str]] = {  # of keys whose values are names
+    "Generator.block_type": BLOCKS,
+    "Discriminator.model_type": _named(standard="", patchgan="", esrgan=""),
+    "Training.Losses.adv_loss_type": _named(bce="", wasserstein=""),
+    "Training.Losses.adv_loss_schedule": _named(linear="", cosine=""),
+    "Training.device": _named(auto="", cuda="gpu", cpu=""),
+}
+OFF = {"Model.continue_training", "Model.load_checkpoint"}  # null, "" and false are one
+BY_KIND = {  # a key's default by another key's value
+    "Generator.n_blocks": ("Generator.model_type", {"esrgan": 23}),
+    "Discriminator.n_blocks": ("Discriminator.model_type", {"patchgan": 3}),
+}
+FOLLOWS = {  # a key's default is another key's value
+    "Schedulers.patience_d": "Schedulers.patience_g",
+    "Schedulers.factor_d": "Schedulers.factor_g",
+}
+LEAST_RATE = 1e-6  # of D, where the file is silent: half of G's rate, and no less
 
 
-def _take_out_unbuilt(nested: dict[str, Any], file: str) -> list[Problem]:
-    problems = []
-    for key, fixes in NOT_BUILT.items():
-        value, field = value_at(nested, key), field_at(Configuration, key)
-        assert field is not None
-        name = lower(value) if "type" in key else value
-        if isinstance(value, str) and name not in get_args(field.annotation):
-            fix = f"{_LATER} {fixes.get(str(name), fixes['*'])}"
-            problems.append(Problem(file, key, f"'{value}'", "a part that is built here", fix))
-            drop(nested, key)
-    for key, fix in NOT_BUILT_ABOVE_ZERO.items():
-        value = value_at(nested, key)
-        if isinstance(value, str) or (isinstance(value, (int, float)) and value > 0):
-            problems.append(Problem(file, key, repr(value), "0 or false", fix))
-            drop(nested, key)
-    block, network = value_at(nested, "Generator.block_type"), value_at(nested, "Generator.model_type")
-    if isinstance(block, str) and block != "standard" and lower(network or "srresnet") == "srresnet":
-        fix = f"{_LATER} Leave `block_type` out, or set it to standard."
-        problems.append(Problem(file, "Generator.block_type", f"'{block}'", "'standard'", fix))
-    return problems
+@dataclass
+class Translated:
+    """A file's sections in this project's keys and units; what a person should know of it, and what is wrong."""
+
+    nested: dict[str, Any]
+    said: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def counts_as_there(document: Mapping[str, Any]) -> bool:
+    """Tell whether a file is in opensr-srgan's units: it states epochs, as that project requires."""
+    return value_at(document, EPOCHS) is not None
+
+
+def translated(document: Mapping[str, Any], file: str, folder: Path) -> Translated:
+    """Translate a training file's sections; those that are this project's already stay as they are."""
+    found = Translated(copied(document))
+    theirs = counts_as_there(found.nested)
+    _interpolate(found, file)
+    _move(found, file)
+    _take_names(found)
+    _take_out(found)
+    _refuse_older(found, file)
+    if theirs:
+        _convert(found, folder)
+    return found
+
+
+def filled(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sections with the defaults that depend on other keys, as opensr-srgan has them."""
+    missing: dict[str, Any] = {}
+    for key, (decider, defaults) in BY_KIND.items():
+        chosen = value_at(nested, decider)
+        if value_at(nested, key) is None and isinstance(chosen, str) and chosen in defaults:
+            missing[key] = defaults[chosen]
+    for key, other in FOLLOWS.items():
+        if value_at(nested, key) is None and (value := value_at(nested, other)) is not None:
+            missing[key] = value
+    rate = value_at(nested, "Optimizers.optim_g_lr")
+    if value_at(nested, "Optimizers.optim_d_lr") is None and isinstance(rate, float | int):
+        missing["Optimizers.optim_d_lr"] = max(rate / 2, LEAST_RATE)
+    whole = with_values(nested, {key: value for key, value in missing.items() if _section(nested, key)})
+    for key in {"Discriminator.n_blocks", "Generator.n_blocks"} - missing.keys():
+        if key in flatten(whole) and value_at(whole, key) is None:
+            drop(whole, key)
+    return whole
+
+
+def _section(nested: Mapping[str, Any], key: str) -> bool:
+    """Whether a key can be put in: its section is one, or is not there."""
+    return isinstance(nested.get(key.partition(".")[0], {}), Mapping)
+
+
+def _interpolate(found: Translated, file: str) -> None:
+    """Put in what `${Generator.n_channels}` names, as OmegaConf does."""
+    flat = flatten(found.nested)
+
+    def value_of(key: str, text: str, seen: tuple[str, ...]) -> Any:
+        if whole := re.fullmatch(r"\$\{([^${}]+)\}", text.strip()):
+            return looked_up(key, whole[1].strip(), seen)
+        return re.sub(r"\$\{([^${}]+)\}", lambda match: str(looked_up(key, match[1].strip(), seen)), text)
+
+    def looked_up(key: str, name: str, seen: tuple[str, ...]) -> Any:
+        dots = len(name) - len(name.lstrip("."))
+        sections = key.split(".")
+        target = ".".join([*sections[: len(sections) - dots], name.lstrip(".")]) if dots else name
+        if target in seen or target not in flat:
+            raise LookupError(f"${{{name}}}")
+        value = flat[target]
+        return value_of(target, value, (*seen, target)) if isinstance(value, str) and "${" in value else value
+
+    for key, value in flat.items():
+        if isinstance(value, str) and "${" in value:
+            try:
+                found.nested = with_values(found.nested, {key: value_of(key, value, (key,))})
+            except LookupError as error:
+                asked = str(error.args[0])
+                fix = nearest(asked.strip("${}"), list(flat))
+                found.problems.append(Problem(file, key, f"{asked}, which names no value", "the name of a key", fix))
+                drop(found.nested, key)
+
+
+def _move(found: Translated, file: str) -> None:
+    """Bring values to their keys of this project."""
+    for key, targets in MOVED.items():
+        flat = flatten(found.nested)
+        if key not in flat:
+            continue
+        value = flat[key]
+        drop(found.nested, key)
+        for target in targets:
+            if value is None or not _section(found.nested, target):
+                continue
+            if key == "Training.g_warmup_steps" and flat.get(target, value) != value:
+                said = f"{value}, and {target} is {flat[target]}"
+                found.problems.append(Problem(file, key, said, "one value", f"Keep {target}."))
+            elif flat.get(target) is None:
+                found.nested = with_values(found.nested, {target: value})
+
+
+def _take_names(found: Translated) -> None:
+    """Values that are names, in this project's spelling; what is none stays, for the schema to refuse."""
+    changed: dict[str, Any] = {}
+    network = value_at(found.nested, "Generator.model_type")
+    if isinstance(network, str):
+        name = _plain(network)
+        if name not in NETWORKS and name in BLOCKS:
+            changed |= {"Generator.model_type": "srresnet", "Generator.block_type": BLOCKS[name]}
+        else:
+            changed["Generator.model_type"] = NETWORKS.get(name, network)
+    for key, names in NAMES.items():
+        value = value_at(found.nested, key)
+        if isinstance(value, str) and key not in changed:
+            changed[key] = names.get(_plain(value), value)
+    if value_at(found.nested, "Training.device") == "":
+        changed["Training.device"] = "auto"
+    curve = value_at(found.nested, "Schedulers.g_warmup_type")
+    if isinstance(curve, str):
+        changed["Schedulers.g_warmup_type"] = _plain(curve) if _plain(curve) in {"linear", "cosine"} else "none"
+        if changed["Schedulers.g_warmup_type"] == "none" and _plain(curve) != "none":
+            found.said.append(f"Schedulers.g_warmup_type: '{curve}' is no curve, so there is no warm-up, as there.")
+    flat = flatten(found.nested)
+    changed |= {key: False for key in OFF if key in flat and flat[key] in (None, "")}
+    if "Generator.block_type" in flat and flat["Generator.block_type"] is None:
+        drop(found.nested, "Generator.block_type")
+    if "Training.seed" in flat and flat["Training.seed"] is None:
+        changed["Training.seed"] = 0
+        found.said.append("Training.seed: null draws anew every time there; here the seed is 0.")
+    ramp = flat.get("Training.adv_loss_ramp_steps")
+    if isinstance(ramp, int) and ramp < 0:
+        changed["Training.adv_loss_ramp_steps"] = 0
+    found.nested = with_values(found.nested, changed)
+
+
+def _take_out(found: Translated) -> None:
+    """Keys that have no meaning here, each with a word."""
+    flat = flatten(found.nested)
+    for key, why in WITHOUT_MEANING.items():
+        if key in flat:
+            drop(found.nested, key)
+            found.said.append(f"{key}: {flat[key]} does nothing here: {why}.")
+    out, bands = flat.get("Generator.out_channels"), flat.get("Model.in_bands")
+    if out is not None and out == bands:  # any other number is left for the schema to refuse
+        drop(found.nested, "Generator.out_channels")
+
+
+def _refuse_older(found: Translated, file: str) -> None:
+    """This project's files of before 2026-11-27 meant networks that have names now."""
+    of_d = found.nested.get("Discriminator")
+    if isinstance(of_d, dict) and "input_range" in of_d and "norm" not in of_d:
+        fix = (
+            "An older file means Discriminator.norm: false, per_patch: false, Generator.block_type: plain and, "
+            "for esrgan, inner_residual: true: add them, or take input_range out."
+        )
+        found.problems.append(Problem(file, "Discriminator.norm", "nothing beside input_range", "true or false", fix))
+
+
+def _convert(found: Translated, folder: Path) -> None:
+    """Lengths in this project's units: steps, each one update of G."""
+    flat = flatten(found.nested)
+    changed: dict[str, Any] = {EPOCHS: None}
+    pretraining = flat.get("Training.g_pretrain_steps", 0) if flat.get("Training.pretrain_g_only") else 0
+
+    def halved(key: str, before: int, why: str) -> None:
+        value = flat.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > before:
+            changed[key] = before + math.ceil((value - before) / 2)
+            found.said.append(f"{key}: {value} there, {why}, are {changed[key]} steps here.")
+
+    halved("Training.adv_loss_ramp_steps", 0, "where each batch of the game counts two")
+    if isinstance(pretraining, int) and pretraining >= 0:
+        halved("Training.EMA.update_after_step", pretraining, "where each batch of the game counts two")
+    label = flat.get("Training.label_smoothing")
+    if label is not None and not isinstance(label, bool):
+        changed["Training.label_smoothing"] = bool(label)
+        found.said.append(f"Training.label_smoothing: {label} labels real images {0.9 if label else 1.0}, as there.")
+    changed |= _lengths(flat, found, folder)
+    kept = {key for key in ("Training.val_check_interval", "Training.limit_val_batches") if key in flat}
+    found.nested = with_values(found.nested, changed | dict.fromkeys(kept))
+
+
+def _lengths(flat: Mapping[str, Any], found: Translated, folder: Path) -> dict[str, Any]:
+    """Epochs and their shares as steps, where it is known how many tiles there are."""
+    epochs, interval = flat[EPOCHS], flat.get("Training.val_check_interval")
+    tiles, size = _tiles(flat, folder), flat.get("Data.train_batch_size", 8)
+    changed: dict[str, Any] = {}
+    batches = math.ceil(tiles / size) if tiles and isinstance(size, int) and size > 0 else None
+    told: list[tuple[str, object, str, Callable[[], int]]] = [
+        (EPOCHS, epochs, "Training.max_steps", lambda: int(epochs) * (batches or 0)),
+        ("Training.val_check_interval", interval, "Training.validate_every", lambda: _share(interval, batches or 0)),
+    ]
+    for key, value, target, steps in told:
+        if value is None or not isinstance(value, int | float):
+            continue
+        if flat.get(target) is not None:
+            found.said.append(f"{key}: {value} does nothing, since {target} is {flat[target]}.")
+        elif batches or (key != EPOCHS and isinstance(value, int)):
+            changed[target] = max(1, steps())
+            of = f" of {batches} batches ({tiles} tiles)" if batches else ""
+            found.said.append(f"{key}: {value}{of} are {changed[target]} steps ({target}).")
+        else:
+            where = "objective." + target.partition(".")[2]
+            found.said.append(
+                f"{key}: {value} says nothing where crops are cut at random from scenes: set {target} ({where})."
+            )
+    limit = flat.get("Training.limit_val_batches")
+    if limit is not None:
+        found.said.append(
+            f"Training.limit_val_batches: {limit} does nothing here: Nash.validation_pairs is how many are judged."
+        )
+    return changed
+
+
+def _share(interval: object, batches: int) -> int:
+    """Lightning's `val_check_interval`: whole batches, or a share of an epoch."""
+    if isinstance(interval, int):
+        return interval
+    assert isinstance(interval, float)
+    return int(interval * batches)
+
+
+def _tiles(flat: Mapping[str, Any], folder: Path) -> int | None:
+    """How many pairs a training of a data set of tiles has; None where that is not known from a look at its folder."""
+    kind, place = _plain(str(flat.get("Data.dataset_type", ""))), flat.get("Data.root_dir")
+    if kind == "exampledataset":
+        place = place or "example_dataset"
+    if not isinstance(place, str) or is_url(place):
+        return None
+    try:
+        root = Path(resolve_path(place, folder))
+        if kind == "lrhrfolderdataset":
+            return sum(file.is_file() for file in (root / "train" / "LR").iterdir())
+        if kind == "exampledataset":
+            return max(0, len(list(root.glob("hr_*.npz"))) - 20)
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _plain(value: str) -> str:
+    """A name without case, blanks, hyphens and underscores, by which it is matched."""
+    return re.sub(r"[ _-]", "", value.strip().lower())

@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trainables.schema import Configuration, Curve
 
+WARMUP_FLOOR = 0.05  # of G's rate, as opensr-srgan has it
+
 
 def rise(progress: float, curve: Curve) -> float:
     """Rise from 0 at progress 0 to 1 at progress 1 and after, linearly or as half a cosine."""
@@ -21,14 +23,12 @@ def rise(progress: float, curve: Curve) -> float:
     return progress if curve == "linear" else 0.5 * (1 - math.cos(math.pi * progress))
 
 
-def warmup(step: int, warmup_steps: int, curve: Curve) -> float:
-    """Return the factor of G's rate at the update that makes `step` (from 1); 1 from `warmup_steps` on."""
-    return rise(step / warmup_steps, curve) if warmup_steps else 1.0
-
-
 def g_warmup(step: int, configuration: Configuration) -> float:
-    """Return the factor of G's rate at an update, as configured."""
-    return warmup(step, configuration.Schedulers.g_warmup_steps, configuration.Schedulers.g_warmup_type)
+    """Return the factor of G's rate at the update that makes `step` (from 1), as configured; never below the floor."""
+    settings = configuration.Schedulers
+    if settings.g_warmup_type == "none" or not settings.g_warmup_steps:
+        return 1.0
+    return max(WARMUP_FLOOR, rise(step / settings.g_warmup_steps, settings.g_warmup_type))
 
 
 def adversarial_weight(step: int, configuration: Configuration) -> float:

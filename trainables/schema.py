@@ -76,8 +76,8 @@ class DataSettings(Section):
     crop_size: Positive = 96  # of the high-resolution image, px
     val_fraction: Share = 0.2
     val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis
-    train_batch_size: Positive = 16
-    val_batch_size: Positive = 32
+    train_batch_size: Positive = 8
+    val_batch_size: Positive = 8
     resident: bool | None = None  # scenes kept on the GPU; default: where they take less than a quarter of what is free
     num_workers: Annotated[Count, UNREAD] = 0
     prefetch_factor: Count = 2  # batches cut ahead where scenes are not on the GPU
@@ -99,7 +99,7 @@ class EmaSettings(Section):
     roles = frozenset({RULER})
 
     enabled: bool = False
-    decay: Share = 0.999
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.999
     update_after_step: Count = 0
     use_num_updates: bool = True
 
@@ -134,10 +134,10 @@ class TrainingSettings(Section):
     validate_every: Annotated[Positive, RULER] = 500
     # in validations; None: so often that it takes 2 % of the time
     checkpoint_every: Annotated[Positive | None, MACHINE, LATER] = None
-    pretrain_g_only: Annotated[bool, LATER] = True
-    g_pretrain_steps: Annotated[Count, LATER] = 5000
-    adv_loss_ramp_steps: Annotated[Count, LATER] = 2500
-    label_smoothing: Annotated[bool | Annotated[float, Field(gt=0.5, le=1)], RULER, LATER] = True
+    pretrain_g_only: Annotated[bool, LATER] = False
+    g_pretrain_steps: Annotated[int, Field(ge=-1), LATER] = 0  # -1: to the end
+    adv_loss_ramp_steps: Annotated[Count, LATER] = 10_000
+    label_smoothing: Annotated[bool | Annotated[float, Field(gt=0.5, le=1)], RULER, LATER] = False
     seed: Annotated[Count, RULER] = 0
     threads: Annotated[Positive | None, MACHINE] = None
     precision: Annotated[Literal["fp32", "bf16"], MACHINE] = "fp32"
@@ -149,7 +149,9 @@ class TrainingSettings(Section):
     @property
     def pretrain_steps(self) -> int:
         """Steps before the game begins."""
-        return self.g_pretrain_steps if self.pretrain_g_only else 0
+        if not self.pretrain_g_only:
+            return 0
+        return self.max_steps if self.g_pretrain_steps < 0 else self.g_pretrain_steps
 
     @property
     def game_on(self) -> int:
@@ -236,7 +238,7 @@ class OptimizerSettings(Section):
     """Adam for both networks."""
 
     optim_g_lr: Rate = 1e-4
-    optim_d_lr: Annotated[Rate, LATER] = 1e-5
+    optim_d_lr: Annotated[Rate, LATER] = 5e-5
     gradient_clip_val: Weight = 0.0
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.0, 0.99]
     eps: Rate = 1e-7
@@ -248,16 +250,16 @@ class SchedulerSettings(Section):
     """Warm-up of G's rate and one plateau scheduler a network, counted in validations."""
 
     g_warmup_steps: Count = 0
-    g_warmup_type: Curve = "cosine"
+    g_warmup_type: Literal["none", "linear", "cosine"] = "none"
     metric_g: Annotated[str, LATER] = "validation/generator_total_loss"
     metric_d: Annotated[str, LATER] = "validation/DISC_adversarial_loss"
-    patience_g: Annotated[Count, LATER] = 10
-    patience_d: Annotated[Count, LATER] = 10
+    patience_g: Annotated[Count, LATER] = 5
+    patience_d: Annotated[Count, LATER] = 5
     factor_g: Annotated[Share, LATER] = 0.5
     factor_d: Annotated[Share, LATER] = 0.5
-    threshold: Annotated[Weight, LATER] = 1e-4
+    threshold: Annotated[Weight, LATER] = 1e-3
     cooldown: Annotated[Count, LATER] = 0
-    min_lr: Annotated[Weight, LATER] = 0.0
+    min_lr: Annotated[Weight, LATER] = 1e-7
     armed: Annotated[Literal["ramp_end", "game"], LATER] = "ramp_end"
     cut: Annotated[Literal["each", "both"], LATER] = "each"  # the network whose loss stands still, or both at once
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from trainables.errors import InvalidInput, Problem, one_line
 from trainables.networks import Discriminator, Generator
 from trainables.schedules import plateaus
 from trainables.schema import Configuration
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def seed_of(seed: int, part: str) -> int:
@@ -46,7 +49,7 @@ class State:
         )
         self.averaged = _frozen(self.generator) if configuration.Training.EMA.enabled else None
         self.plateau_g, self.plateau_d = plateaus(configuration)
-        self.discriminator: nn.Module | None = None
+        self.discriminator: Discriminator | None = None
         self.optimizer_d: torch.optim.Optimizer | None = None
         self.pretrained: nn.Module | None = None
         self.pretrained_images: torch.Tensor | None = None  # what it makes of the detailed held-out pairs; not saved
@@ -57,7 +60,7 @@ class State:
         self.discriminator, self.optimizer_d = self.drawn_discriminator("D", rate)
         self.pretrained = _frozen(self.judged) if self.configuration.Training.pretrain_steps else None
 
-    def drawn_discriminator(self, part: str, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def drawn_discriminator(self, part: str, rate: float) -> tuple[Discriminator, torch.optim.Optimizer]:
         """Return a discriminator drawn from hash(seed, part), and its optimiser."""
         conf = self.configuration
         network = _drawn(lambda: Discriminator(conf.Model.in_bands, conf.Discriminator), conf, part, self.device)
@@ -88,8 +91,8 @@ class State:
         if self.averaged is not None:
             for mean, now in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
                 mean.lerp_(now, weight)
-            for mean, now in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
-                mean.copy_(now)  # statistics are means already
+            for kept, seen in zip(self.averaged.buffers(), self.generator.buffers(), strict=True):
+                kept.copy_(seen)  # statistics are means already
 
     def save(self, path: Path) -> None:
         """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
@@ -160,12 +163,12 @@ def _progress(content: dict[str, Any]) -> tuple[int, list[dict[str, float]], lis
     return step, readings, scale
 
 
-def _drawn(build: Any, configuration: Configuration, part: str, device: torch.device) -> nn.Module:
+def _drawn(build: Callable[[], Network], configuration: Configuration, part: str, device: torch.device) -> Network:
     """A network whose weights depend on (seed, part) alone; drawn on the CPU, so on every device alike."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(configuration.Training.seed, part))
-        network: nn.Module = build()
-    placed: nn.Module = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        network = build()
+    placed: Network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     if device.type == "cuda":
         for name, weight in placed.named_parameters():
             if "parametrizations" in name:  # its norm is that of a matrix, its rows one after another

@@ -17,16 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import one_line
+from trainables.game import discriminator_game, generator_game
 from trainables.gpu import precision
 from trainables.imagery import Imagery
-from trainables.losses import (
-    content_loss,
-    discriminator_loss,
-    generator_adversarial_loss,
-    probabilities,
-    r1_penalty,
-)
-from trainables.networks import Discriminator
+from trainables.losses import content_loss, probabilities
 from trainables.schedules import adversarial_weight, g_warmup
 from trainables.state import State
 
@@ -65,11 +59,12 @@ def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
     rate_g, rate_d, weight, clip, averaging = now.unbind()
     losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
     sr = precision.forward(state.generator, lr, state.in_bf16).float()
-    content = content_loss(sr, hr, state.configuration.Training.Losses)
+    training = state.configuration.Training
+    content = content_loss(sr, hr, training.Losses)
     total = content
     if state.discriminator is not None:
         losses[3:] = _discriminator_step(state, hr, sr.detach(), rate_d, clip)
-        adversarial = _adversarial(state, hr, sr)
+        adversarial = generator_game(state.discriminator, hr, sr, training, state.in_bf16)
         total = content + weight.float() * adversarial
         losses[1] = adversarial.detach()
     losses[0], losses[2] = content.detach(), total.detach()
@@ -80,43 +75,17 @@ def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
     return losses
 
 
-def _adversarial(state: State, hr: Tensor, sr: Tensor) -> Tensor:
-    """What G is to gain from D, which stands still: its weights, and its spectral norms where it has no batch norms."""
-    d, losses = state.discriminator, state.configuration.Training.Losses
-    assert isinstance(d, Discriminator)
-    d.train(d.apart).requires_grad_(False)
-    real = None
-    if losses.relativistic_average_d:
-        with torch.no_grad():
-            real = precision.forward(d, hr, state.in_bf16).float()
-    adversarial = generator_adversarial_loss(precision.forward(d, sr, state.in_bf16).float(), real, losses)
-    d.train().requires_grad_(True)
-    return adversarial
-
-
-def discriminator_game(d: Discriminator, hr: Tensor, sr: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what D minimises on real and generated images, and its logits of both."""
-    training = state.configuration.Training
-    if d.apart:
-        real, fake = (precision.forward(d, images, state.in_bf16).float() for images in (hr, sr))
-    else:  # one batch is faster
-        real, fake = precision.forward(d, torch.cat([hr, sr]), state.in_bf16).float().chunk(2)
-    loss = discriminator_loss(real, fake, training.real_label, training.Losses)
-    if training.Losses.r1_gamma:
-        loss = loss + r1_penalty(d, hr, training.Losses.r1_gamma)
-    return loss, real, fake
-
-
 def _discriminator_step(state: State, hr: Tensor, sr: Tensor, rate: Tensor, clip: Tensor) -> Tensor:
     """One update of D on real and generated images; returns its loss, mean D(y), mean D(G(x))."""
     d, optimizer = state.discriminator, state.optimizer_d
-    assert isinstance(d, Discriminator) and optimizer is not None
+    assert d is not None and optimizer is not None
     d.train().requires_grad_(True)  # whatever a recording that failed left behind
-    loss, real, fake = discriminator_game(d, hr, sr, state)
+    training = state.configuration.Training
+    loss, real, fake, _ = discriminator_game(d, hr, sr, training, state.in_bf16)
     optimizer.zero_grad()
     loss.backward()
     _move(d, optimizer, rate, clip, state)
-    answers = probabilities(real.detach(), fake.detach(), state.configuration.Training.Losses)
+    answers = probabilities(real.detach(), fake.detach(), training.Losses)
     return torch.stack([loss.detach(), *(answer.mean() for answer in answers)])
 
 

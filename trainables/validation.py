@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.gpu import precision
+from trainables.game import discriminator_game
 from trainables.imagery import Imagery
 from trainables.losses import (
     content_loss,
@@ -24,7 +24,7 @@ from trainables.losses import (
     probabilities,
     psnr,
 )
-from trainables.networks import upsample
+from trainables.networks import Discriminator, upsample
 from trainables.schema import LossSettings
 from trainables.state import State
 
@@ -106,7 +106,7 @@ def probes(state: State, imagery: Imagery) -> dict[str, float]:
     return ranks
 
 
-def _warm(state: State) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _warm(state: State) -> tuple[Discriminator, torch.optim.Optimizer]:
     """D and its optimiser, copied; at the configured rate, whatever the plateau scheduler made of it."""
     assert state.discriminator is not None and state.optimizer_d is not None
     responder = copy.deepcopy(state.discriminator).train()
@@ -118,7 +118,7 @@ def _warm(state: State) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _respond(
-    responder: nn.Module,
+    responder: Discriminator,
     optimizer: torch.optim.Optimizer,
     opponent: str,
     steps: range,
@@ -137,7 +137,7 @@ def _respond(
         else:
             with torch.no_grad():
                 fake = state.judged(lr) if opponent == "generated" else upsample(lr, imagery.factor)
-        loss = discriminator_game(responder, hr, fake, state)[0]
+        loss = discriminator_game(responder, hr, fake, configuration.Training, state.in_bf16)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
