@@ -16,7 +16,7 @@ from trainables.trainer import pick_device
 BASE = {
     "Data": {"crop_size": 16, "train_batch_size": 4, "val_batch_size": 64},
     "Training": {"device": "cpu", "threads": 1, "max_steps": 100, "validate_every": 2}
-    | {"g_pretrain_steps": 4, "adv_loss_ramp_steps": 4},
+    | {"g_pretrain_steps": 4, "adv_loss_ramp_steps": 4, "Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
     "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
     "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Optimizers": {"optim_g_lr": 1e-3, "optim_d_lr": 1e-3, "betas": [0.5, 0.99]},
