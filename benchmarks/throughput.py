@@ -63,6 +63,8 @@ def configuration_of(case: str, phase: str, scene: Path) -> Configuration:
             "Training.pretrain_g_only": phase == "pretraining",
             "Training.g_pretrain_steps": 10**6,
             "Training.adv_loss_ramp_steps": 500,
+            "Training.Losses.sam_weight": 0.0,
+            "Training.Losses.perceptual_weight": 0.0,
             "Training.max_steps": 10**7,
             "Schedulers.g_warmup_steps": 100,
         },

@@ -51,9 +51,7 @@ class Perceptual:
 
 def three_bands(images: Tensor, bands: Tensor) -> Tensor:
     """Return what a network of three bands sees: one band three times, two and the first again, three, or `bands`."""
-    if (
-        images.shape[1] > 3
-    ):  # one by one: what is named twice has its gradients added in the same order each time
+    if images.shape[1] > 3:  # one by one: what is named twice has its gradients added in the same order each time
         return torch.cat([images.index_select(1, band) for band in bands.split(1)], 1)
     return images if images.shape[1] == 3 else torch.cat([images] * 3, 1)[:, :3]
 
@@ -86,23 +84,26 @@ def perceptual_of(configuration: Configuration, device: torch.device) -> Percept
         return Perceptual(Laplacian(configuration.Data.crop_size).to(device), None)
     depth = (truncated.i, truncated.j) if losses.perceptual_metric == "vgg" else (0, 0)
     kind = torch.bfloat16 if configuration.Training.in_bf16(device.type) else torch.float32
-    network = _network(losses.perceptual_metric, losses.perceptual_weights, depth, device, kind)
+    network = _network(_files(losses.perceptual_metric, losses.perceptual_weights), depth, device, kind)
     return Perceptual(network, torch.tensor(_at_rest(configuration), device=device))
 
 
 @lru_cache(maxsize=1)
-def _network(
-    metric: str, place: str | None, depth: tuple[int, int], device: torch.device, kind: torch.dtype
-) -> Vgg | Lpips:
-    """A metric's network with its published weights; its layers work in `kind`."""
-    files = _files(metric, place)
+def _network(files: tuple[Path, ...], depth: tuple[int, int], device: torch.device, kind: torch.dtype) -> Vgg | Lpips:
+    """The network of one file of weights, VGG19 down to `depth`, or of two, LPIPS; its layers work in `kind`."""
     network: Vgg | Lpips
-    if metric == "vgg":
+    if len(files) == 1:
         network = Vgg(nn.Sequential(*list(_features(files[0], vgg19))[: layers_upto(*depth)]))
     else:
         network = Lpips(_features(files[0], alexnet), list(_loaded(files[1], _heads).parameters()))
-    network.features.to(kind)
-    return network.requires_grad_(False).eval().to(device)
+    network.requires_grad_(False).eval().to(device)
+    network.features.to(dtype=kind, memory_format=_layout(device))  # type: ignore[call-overload]  # not in torch's stubs
+    return network
+
+
+def _layout(device: torch.device) -> torch.memory_format:
+    """How weights and images lie in memory for the layers to be fast."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 class Vgg(nn.Module):
@@ -192,11 +193,10 @@ class Laplacian(nn.Module):
 
 
 def _entering(images: Tensor, features: nn.Sequential) -> Tensor:
-    """Images in the precision of the layers, and in the layout in which they are fast there."""
+    """Images in the precision and layout of the layers."""
     first = features[0]
     assert isinstance(first, nn.Conv2d)
-    layout = torch.channels_last if images.is_cuda else torch.contiguous_format
-    return images.to(first.weight.dtype, memory_format=layout)
+    return images.to(first.weight.dtype, memory_format=_layout(images.device))
 
 
 def vgg19() -> nn.Sequential:
@@ -256,14 +256,14 @@ def _loaded(file: Path, build: Callable[[], nn.ModuleDict]) -> nn.ModuleDict:
     return network
 
 
-def _files(metric: str, place: str | None) -> list[Path]:
+def _files(metric: str, place: str | None) -> tuple[Path, ...]:
     """The published files of a metric's weights: at the place that is stated, else where their packages put them."""
     names = FILES[metric]
     if place is not None and Path(place).is_file() and len(names) == 1:
-        return [Path(place)]
+        return (Path(place),)
     folders = [Path(place)] if place is not None else [Path(torch.hub.get_dir()) / "checkpoints", *_of_lpips()]
     found = {name: next((folder / name for folder in folders if (folder / name).is_file()), None) for name in names}
-    files = [file for file in found.values() if file is not None]
+    files = tuple(file for file in found.values() if file is not None)
     if len(files) < len(names):
         missing = " and ".join(name for name, file in found.items() if file is None)
         key = "Training.Losses." + ("perceptual_metric" if place is None else "perceptual_weights")

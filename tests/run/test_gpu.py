@@ -22,7 +22,7 @@ STUDY = {
     "study": "shared",
     "training": {
         "Data": {"path": "scene.npy", "normalization": "zero_one", "crop_size": 64, "train_batch_size": 16},
-        "Training": {"precision": "bf16", "adv_loss_ramp_steps": 200},
+        "Training": {"precision": "bf16", "adv_loss_ramp_steps": 200, "Losses": {"perceptual_weight": 0.0}},
         "Generator": {"n_blocks": 4, "n_channels": 64},
         "Discriminator": {"n_blocks": 6},
     },

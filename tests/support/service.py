@@ -19,7 +19,8 @@ STUDY = {
     "study": "tiny",
     "training": {
         "Data": {"crop_size": 16, "train_batch_size": 2, "val_batch_size": 64},
-        "Training": {"device": "cpu", "adv_loss_ramp_steps": 4, "EMA": {"enabled": True}},
+        "Training": {"device": "cpu", "adv_loss_ramp_steps": 4, "EMA": {"enabled": True}}
+        | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
         "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
         "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     },

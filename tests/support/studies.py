@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "study": "small",
     "training": {
         "Data": {"crop_size": 16, "train_batch_size": 4},
-        "Training": {"adv_loss_ramp_steps": 20},
+        "Training": {"adv_loss_ramp_steps": 20, "Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
         "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
         "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
         "Optimizers": {"optim_d_lr": 1.0e-4},

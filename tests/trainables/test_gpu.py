@@ -2,10 +2,12 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from tests.support.perceptual import write_published
 from tests.support.tiny import everything, same, saved, textured, tiny
 from trainables.gpu import dense, layers, precision
 from trainables.imagery import Imagery
@@ -109,7 +111,7 @@ def test_what_follows_a_convolution_in_one_pass(channels, slope, shuffle, skippe
 
 def played(tmp_path, steps=30, **dotted):
     path = saved(tmp_path / "scene.npy", textured())
-    state = State(tiny(**GPU, **{"Data.path": path, "Training.g_pretrain_steps": 12}, **dotted), CUDA)
+    state = State(tiny(**GPU | {"Data.path": path, "Training.g_pretrain_steps": 12} | dotted), CUDA)
     stepper = Stepper(state, Imagery(state.configuration, CUDA))
     rows = torch.cat([losses.rows().clone() for losses in stepper.run(steps)])
     torch.cuda.synchronize()
@@ -131,6 +133,20 @@ def test_recorded_steps_equal_steps_by_hand_to_the_bit(tmp_path, clip):
     ):
         for first, second in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
             assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("metric", ["vgg", "lpips", "laplacian"])
+def test_recorded_steps_with_a_perceptual_metric_draw_their_bands_as_steps_by_hand(tmp_path, metric):
+    np.save(tmp_path / "five.npy", textured(5))
+    values = {"Training.Losses.perceptual_weight": 1.0, "Training.Losses.perceptual_metric": metric}
+    values |= {"Training.Losses.perceptual_weights": str(write_published(tmp_path / "weights")), "Model.in_bands": 5}
+    values |= {"Data.crop_size": 32, "Data.path": str(tmp_path / "five.npy")}
+    _, stepper, rows = played(tmp_path, **values)
+    assert stepper._graph is not None
+    _, _, same_rows = played(tmp_path, **values, **{"Training.cuda_graphs": False})
+    assert torch.equal(rows.nan_to_num(-1), same_rows.nan_to_num(-1))
+    _, _, half = played(tmp_path, **values, **{"Training.precision": "bf16"})
+    assert torch.allclose(rows[:, 0], half[:, 0], rtol=5e-2, atol=5e-3)
 
 
 def test_recorded_steps_in_half_precision_agree_with_steps_by_hand(tmp_path):

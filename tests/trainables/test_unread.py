@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.perceptual import write_published
 from tests.support.studies import loaded, small
 from tests.support.tiny import BASE, begun, everything, textured, tiny
-from trainables.configuration import build_configuration
+from trainables.configuration import PLACES, build_configuration
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput
 from trainables.schema import MACHINE, UNREAD, Configuration, roles_of
@@ -18,6 +19,10 @@ from trainables.unread import READ_WHEN, unread
 
 KEYS = list(flatten(Configuration().model_dump()))
 STEPS = 24
+# with a network that sees three bands, its weights drawn at random: with VGG19 to its second convolution
+SEEN = {"Training.Losses.perceptual_weight": 0.5, "Training.Losses.perceptual_weights": "weights"}
+SEEN |= {"TruncatedVGG.i": 1, "TruncatedVGG.j": 2}
+FIVE = {"Model.in_bands": 5, "Data.path": "five.npy"}
 # Of each key that is searched or fixed: another value, and what else must be set for it to be read.
 OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.dataset_type": ("lrhrfolderdataset", {"Data.root_dir": "pairs"}),
@@ -31,6 +36,7 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.val_fraction": (0.4, {}),
     "Data.val_side": ("left", {}),
     "Data.train_batch_size": (3, {}),
+    "Data.val_batch_size": (5, {}),
     "Model.in_bands": (1, {}),
     "Training.max_steps": (120, {}),
     "Training.validate_every": (1, {}),
@@ -48,6 +54,12 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Training.Losses.l1_weight": (2.0, {}),
     "Training.Losses.sam_weight": (0.5, {}),
     "Training.Losses.tv_weight": (0.5, {}),
+    "Training.Losses.perceptual_weight": (0.5, {"Training.Losses.perceptual_metric": "laplacian"}),
+    "Training.Losses.perceptual_metric": ("laplacian", SEEN),
+    "Training.Losses.perceptual_weights": ("other weights", SEEN),
+    "Training.Losses.fixed_idx": ([3, 0, 3], SEEN | FIVE),
+    "TruncatedVGG.i": (2, SEEN),
+    "TruncatedVGG.j": (1, SEEN),
     "Training.Losses.max_val": (2.0, {}),
     "Training.Losses.ssim_win": (7, {}),
     "Generator.model_type": ("esrgan", {}),
@@ -95,12 +107,12 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
 }
 ONE_VALUE = {  # until their parts are built
     *("Model.continue_training", "Model.load_checkpoint", "Training.Losses.adv_loss_type"),
-    *("Training.Losses.relativistic_average_d", "Training.Losses.r1_gamma", "Training.Losses.perceptual_weight"),
+    *("Training.Losses.relativistic_average_d", "Training.Losses.r1_gamma"),
     "Generator.block_type",
 }
 OF_MANY = ("window", "required", "kept", "latest", "last", "last_required", "pace", "exploitability")
 JUDGED_LATER = {f"Nash.{key}" for key in OF_MANY}  # of many readings: test_balance.py
-OF_MEMORY = {"Data.val_batch_size", "Data.resident", "Data.prefetch_factor"}  # what is computed at once, and where
+OF_MEMORY = {"Data.resident", "Data.prefetch_factor"}  # what is computed at once, and where
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +123,9 @@ def scenes(tmp_path_factory):
     np.save(folder / "scene.npy", image)
     np.save(folder / "other.npy", image[:, ::-1])
     np.save(folder / "gray.npy", image[:1])
+    np.save(folder / "five.npy", textured(5, 128))
+    write_published(folder / "weights")
+    write_published(folder / "other weights", seed=1)
     holed = image.copy()
     holed[:, :40, :40] = 0.0
     np.save(folder / "zeros.npy", holed)
@@ -136,7 +151,7 @@ def outcome_of(folder: Path, settings: dict[str, object]) -> tuple[dict[str, obj
 
 def trained(folder: Path, settings: dict[str, object]) -> tuple[dict[str, object], list[dict[str, float]]]:
     placed = {"Data.path": "gray.npy" if settings.get("Model.in_bands") == 1 else "scene.npy"} | settings
-    for key in ("Data.path", "Data.root_dir"):
+    for key in PLACES:
         if key in placed:
             placed[key] = str(folder / str(placed[key]))
     state, imagery = begun(**placed)
@@ -196,8 +211,11 @@ IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another
     "Training.max_epochs": (5, {}),
     "Training.val_check_interval": (0.5, {}),
     "Training.limit_val_batches": (3, {}),
-    "Training.Losses.perceptual_metric": ("nonsense", {}),
-    "Training.Losses.fixed_idx": ([0, 1], {}),
+    "Training.Losses.perceptual_metric": ("lpips", {}),
+    "Training.Losses.perceptual_weights": ("nowhere", {}),
+    "Training.Losses.fixed_idx": ([0, 1, 2], {}),
+    "TruncatedVGG.i": (4, {}),
+    "TruncatedVGG.j": (1, {"Training.Losses.perceptual_metric": "laplacian", "Training.Losses.perceptual_weight": 0.1}),
     "Logging.wandb.enabled": (True, {}),
     "Logging.wandb.entity": ("lab", {}),
     "Logging.wandb.project": ("gans", {}),
@@ -223,7 +241,7 @@ def test_defaults_are_never_warned_of():
     assert unread(build_configuration(Configuration().model_dump(), "test", Path())) == {}
 
 
-@pytest.mark.parametrize("key", ["Training.max_epochs", "Logging.wandb.project", "Training.Losses.perceptual_metric"])
+@pytest.mark.parametrize("key", ["Training.max_epochs", "Logging.wandb.project"])
 def test_what_nothing_reads_is_refused_in_a_space(tmp_path, key):
     document = small()
     document["space"][key] = {"choice": ["a", "b"]}

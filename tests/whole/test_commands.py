@@ -208,7 +208,8 @@ def invoke(*arguments):
 
 TRAINING = {
     "Data": {"path": "scene.tif", "crop_size": 16, "train_batch_size": 4},
-    "Training": {"max_steps": 100, "validate_every": 2, "g_pretrain_steps": 8, "adv_loss_ramp_steps": 8, "threads": 1},
+    "Training": {"max_steps": 100, "validate_every": 2, "g_pretrain_steps": 8, "adv_loss_ramp_steps": 8, "threads": 1}
+    | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
     "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
     "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Nash": {"validation_pairs": 64},

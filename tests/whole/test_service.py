@@ -192,7 +192,7 @@ def test_one_driver_at_a_time_and_imagery_that_is_gone(tmp_path: Path) -> None:
 def test_trials_that_end_before_their_first_reading_do_not_end_the_study(tmp_path: Path) -> None:
     file = write_study(tmp_path, trials=3)
     study = yaml.safe_load(file.read_text())
-    study["training"]["Training"]["Losses"] = {"l1_weight": 1e39}  # more than float32 holds: not finite at once
+    study["training"]["Training"]["Losses"] |= {"l1_weight": 1e39}  # more than float32 holds: not finite at once
     file.write_text(yaml.safe_dump(study))
     printed = finish(command("run", "tiny.yaml", cwd=tmp_path), code=1)
     assert "3 trials: 3 diverged" in printed
