@@ -1,8 +1,7 @@
 """The keys of a training configuration: opensr-srgan's sections, their types, defaults, and each key's role.
 
 Ours alone are `Data.path|crop_size|val_fraction|val_side|percentiles|scale|nodata|resident`, `Generator.bicubic_skip`,
-`Training.Losses.perceptual_weights`,
-`Discriminator.input_range`,
+`Discriminator.input_range`, `Training.Losses.perceptual_weights`,
 `Training.max_steps|validate_every|checkpoint_every|seed|threads|precision|cuda_graphs|deterministic`,
 `Schedulers.armed` and the section `Nash` (the ruler). What is wrong together is said by `configuration.py`.
 """
