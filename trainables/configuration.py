@@ -63,6 +63,11 @@ def unjudgeable(configuration: Configuration, file: str) -> list[Problem]:
     return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
 
 
+def said_of(document: Mapping[str, Any], file: str, folder: Path) -> list[str]:
+    """Return what a person should know of how a file was read: what was converted, what has no meaning here."""
+    return translated(document, file, folder).said
+
+
 def _with_whole_paths(configuration: Configuration, file: str, folder: Path, problems: list[Problem]) -> Configuration:
     """The configuration with absolute paths; adds a problem for each that no file can have."""
     data, whole = configuration.Data, {}

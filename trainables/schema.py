@@ -8,6 +8,7 @@ Ours alone are `Data.path|crop_size|val_fraction|val_side|percentiles|scale|noda
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 from functools import cache
@@ -157,6 +158,16 @@ class TrainingSettings(Section):
     def game_on(self) -> int:
         """The step at which pretraining and ramp are over, and there is a discriminator to be read."""
         return self.pretrain_steps + max(self.adv_loss_ramp_steps, 1)
+
+    @property
+    def balance_point(self) -> float:
+        """What the best D answers to a perfect G (c, NASH): α/2; relativistic ½, whatever α; of a critic not a number.
+
+        Relativistic logits are differences from the other kind's mean, and images that nothing tells apart differ by 0.
+        """
+        if self.Losses.adv_loss_type == "wasserstein":
+            return math.nan
+        return 0.5 if self.Losses.relativistic_average_d else self.real_label / 2
 
     @property
     def real_label(self) -> float:

@@ -110,10 +110,11 @@ def _warm(state: State) -> tuple[Discriminator, torch.optim.Optimizer]:
     """D and its optimiser, copied; at the configured rate, whatever the plateau scheduler made of it."""
     assert state.discriminator is not None and state.optimizer_d is not None
     responder = copy.deepcopy(state.discriminator).train()
-    optimizer = torch.optim.Adam(responder.parameters(), fused=True)
+    rate = state.configuration.Optimizers.optim_d_lr
+    optimizer = state.optimizer_of_d(responder, rate)
     optimizer.load_state_dict(copy.deepcopy(state.optimizer_d.state_dict()))
     for group in optimizer.param_groups:
-        group["lr"] = state.configuration.Optimizers.optim_d_lr
+        group["lr"] = rate
     return responder, optimizer
 
 
