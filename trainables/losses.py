@@ -16,7 +16,8 @@ def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
     """
     norms = [torch.linalg.vector_norm(image, dim=1).clamp_min(1e-8) for image in (sr, hr)]
     cosine = (sr * hr).sum(1) / (norms[0] * norms[1])
-    return cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos().mean()
+    angle: Tensor = cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos().mean()
+    return angle
 
 
 def total_variation(sr: Tensor) -> Tensor:
