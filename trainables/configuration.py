@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -15,8 +15,11 @@ from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, explain, nearest
 from trainables.opensr import filled, translated
 from trainables.places import resolve_path
-from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at
+from trainables.schema import METRICS, VGG19, Configuration, DiscriminatorSettings, Section, field_at
 from trainables.yaml_files import read_yaml, write_yaml
+
+PLACES = ("Data.path", "Data.root_dir", "Training.Losses.perceptual_weights")  # keys of paths, relative to their file
+Part = TypeVar("Part", bound=Section)
 
 
 def load_configuration(path: Path) -> Configuration:
@@ -70,15 +73,20 @@ def said_of(document: Mapping[str, Any], file: str, folder: Path) -> list[str]:
 
 def _with_whole_paths(configuration: Configuration, file: str, folder: Path, problems: list[Problem]) -> Configuration:
     """The configuration with absolute paths; adds a problem for each that no file can have."""
-    data, whole = configuration.Data, {}
-    for key in ("path", "root_dir"):
-        written = getattr(data, key)
-        if written is not None:
+    flat = flatten(configuration.model_dump())
+    for key in PLACES:
+        if flat[key] is not None:
             try:
-                whole[key] = resolve_path(written, folder)
+                configuration = _with_value(configuration, key, resolve_path(flat[key], folder))
             except ValueError as error:
-                problems.append(Problem(file, f"Data.{key}", repr(written), str(error)))
-    return configuration.model_copy(update={"Data": data.model_copy(update=whole)})
+                problems.append(Problem(file, key, repr(flat[key]), str(error)))
+    return configuration
+
+
+def _with_value(section: Part, key: str, value: object) -> Part:
+    """A section with another value at a dotted key."""
+    name, _, rest = key.partition(".")
+    return section.model_copy(update={name: _with_value(getattr(section, name), rest, value) if rest else value})
 
 
 def dump_configuration(configuration: Configuration) -> str:
@@ -94,6 +102,7 @@ def field_of(dotted: str) -> FieldInfo | str:
 def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
     """Keys that are right alone and wrong together."""
     training, nash, data = configuration.Training, configuration.Nash, configuration.Data
+    losses, vgg, bands = training.Losses, configuration.TruncatedVGG, configuration.Model.in_bands
     checks: list[tuple[bool, str, object, str, str]] = [
         (
             data.crop_size % configuration.Generator.scaling_factor != 0,
@@ -117,11 +126,28 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
           for which, size in (("large", configuration.Generator.large_kernel_size),
                               ("small", configuration.Generator.small_kernel_size))),
         (training.Losses.ssim_win % 2 == 0, "Training.Losses.ssim_win", training.Losses.ssim_win, "an odd number", ""),
+        (losses.fixed_idx is not None and 3 < bands <= max(losses.fixed_idx),
+         "Training.Losses.fixed_idx", losses.fixed_idx, f"three of the bands 0 to {bands - 1} (Model.in_bands {bands})",
+         ""),
+        (vgg.j > VGG19[vgg.i - 1],
+         "TruncatedVGG.j", vgg.j, f"at most {VGG19[vgg.i - 1]}, the convolutions of VGG19's block {vgg.i}", ""),
+        (data.crop_size < least_seen(configuration),
+         "Data.crop_size", data.crop_size, f"at least {least_seen(configuration)} px, which the network of "
+         f"Training.Losses.perceptual_metric: {losses.perceptual_metric} needs",
+         "Use a larger crop, laplacian, or TruncatedVGG.i: a smaller one."),
         *((True, f"Schedulers.metric_{which}", repr(metric), "a logged metric", nearest(metric, METRICS))
           for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))
           if metric not in METRICS),
     ]  # fmt: skip
     return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
+
+
+def least_seen(configuration: Configuration) -> int:
+    """Return the smallest crop, px, of which the perceptual metric's network, if there is one, has a pixel left."""
+    losses = configuration.Training.Losses
+    if not losses.perceptual_weight or losses.perceptual_metric == "laplacian":
+        return 1
+    return 31 if losses.perceptual_metric == "lpips" else int(2 ** (configuration.TruncatedVGG.i - 1))
 
 
 def min_crop(discriminator: DiscriminatorSettings) -> int:

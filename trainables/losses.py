@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from trainables.schema import LossSettings
+
+if TYPE_CHECKING:
+    from trainables.perceptual import Perceptual
 
 
 def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
@@ -25,13 +30,24 @@ def total_variation(sr: Tensor) -> Tensor:
     return (sr[..., 1:, :] - sr[..., :-1, :]).abs().mean() + (sr[..., 1:] - sr[..., :-1]).abs().mean()
 
 
-def content_loss(sr: Tensor, hr: Tensor, weights: LossSettings) -> Tensor:
-    """Return what the generator minimises in pretraining: weighted L1, spectral angle and total variation."""
+def content_loss(
+    sr: Tensor,
+    hr: Tensor,
+    weights: LossSettings,
+    perceptual: Perceptual | None,
+    bands: Tensor | None = None,
+) -> Tensor:
+    """Return what the generator minimises in pretraining: weighted L1, spectral angle, total variation, perceptual.
+
+    `perceptual` measures the last, of the `bands` given (3,) where it sees three.
+    """
     loss = weights.l1_weight * functional.l1_loss(sr, hr)
     if weights.sam_weight:
         loss = loss + weights.sam_weight * spectral_angle(sr, hr)
     if weights.tv_weight:
         loss = loss + weights.tv_weight * total_variation(sr)
+    if perceptual is not None:
+        loss = loss + weights.perceptual_weight * perceptual(sr, hr, bands)
     return loss
 
 
@@ -85,13 +101,14 @@ def psnr(sr: Tensor, hr: Tensor, peak: float) -> Tensor:
 
 
 def ssim(sr: Tensor, hr: Tensor, peak: float, window: int) -> Tensor:
-    """Return the mean structural similarity (Wang et al. 2004): Gaussian window of σ 1.5, wholly in the image.
+    """Return the mean structural similarity (Wang et al. 2004): Gaussian window of σ 1.5, images reflected at borders.
 
     The window is separable, and a pass along rows or columns is a product with a banded matrix, which is faster
-    than a convolution of one channel. Images narrower than the window get the widest that fits.
+    than a convolution of one channel. Images that a half window does not fit in get the widest that does.
     """
-    window = min(window, (min(hr.shape[-2:]) - 1) | 1)
-    down, across = (_bands(side, window, hr) for side in hr.shape[-2:])
+    half = min(window // 2, min(hr.shape[-2:]) - 1)
+    bell = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=hr.device, dtype=hr.dtype) / 1.5) ** 2)
+    down, across = (blur_matrix(side, bell / bell.sum()) for side in hr.shape[-2:])
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     total = hr.new_zeros(())
     for x, y in zip(sr.split(32), hr.split(32), strict=True):
@@ -103,13 +120,11 @@ def ssim(sr: Tensor, hr: Tensor, peak: float, window: int) -> Tensor:
     return total / len(sr)
 
 
-def _bands(side: int, window: int, like: Tensor) -> Tensor:
-    """(side − window + 1, side): row i holds the Gaussian window from column i on."""
-    bell = torch.exp(-0.5 * ((torch.arange(window, device=like.device, dtype=like.dtype) - window // 2) / 1.5) ** 2)
-    matrix = like.new_zeros(side - window + 1, side)
-    for offset, weight in enumerate(bell / bell.sum()):
-        matrix.diagonal(offset).fill_(weight)
-    return matrix
+def blur_matrix(side: int, bell: Tensor) -> Tensor:
+    """Return (side, side): times a column of pixels it blurs that by `bell`, (odd,), as if reflected at both ends."""
+    half = len(bell) // 2
+    impulses = functional.pad(torch.eye(side, device=bell.device, dtype=bell.dtype), (half, half), mode="reflect")
+    return (impulses.unfold(1, len(bell), 1) @ bell).T
 
 
 def detail_db(sr: Tensor, hr: Tensor, factor: int) -> Tensor:
@@ -131,12 +146,27 @@ def detail_db(sr: Tensor, hr: Tensor, factor: int) -> Tensor:
     return decibels
 
 
-def image_metrics(sr: Tensor, hr: Tensor, settings: LossSettings) -> dict[str, float]:
-    """Return l1, sam (radians), tv, psnr (dB) and ssim of generated against true images, opensr-srgan's names."""
-    return {
-        "l1": float(functional.l1_loss(sr, hr)),
-        "sam": float(spectral_angle(sr, hr)),
-        "tv": float(total_variation(sr)),
-        "psnr": float(psnr(sr, hr, settings.max_val)),
-        "ssim": float(ssim(sr, hr, settings.max_val, settings.ssim_win)),
-    }
+def image_metrics(
+    sr: Tensor, hr: Tensor, settings: LossSettings, perceptual: Perceptual | None, size: int | None = None
+) -> dict[str, float]:
+    """Return l1, sam (radians), tv, perceptual, psnr (dB) and ssim of generated against true images, opensr-srgan's.
+
+    PSNR and SSIM are of images clamped to 0–`max_val`. Means over batches of `size` (None: one of all), weighted by
+    their images. Perceptual is 0 where there is none.
+    """
+    rows, counts = [], []
+    for x, y in zip(sr.split(size or len(sr)), hr.split(size or len(hr)), strict=True):
+        seen, true = x.clamp(0, settings.max_val), y.clamp(0, settings.max_val)
+        figures = {
+            "l1": functional.l1_loss(x, y),
+            "sam": spectral_angle(x, y),
+            "tv": total_variation(x),
+            "perceptual": hr.new_zeros(()) if perceptual is None else perceptual(x, y),
+            "psnr": psnr(seen, true, settings.max_val),
+            "ssim": ssim(seen, true, settings.max_val, settings.ssim_win),
+        }
+        rows.append(torch.stack(list(figures.values())))
+        counts.append(len(x))
+    every, shares = torch.stack(rows).double(), torch.tensor(counts, dtype=torch.double) / len(sr)
+    means: list[float] = (shares @ every.cpu()).tolist()
+    return dict(zip(figures, means, strict=True))

@@ -29,9 +29,10 @@ class Role(Enum):
 
 RULER, MACHINE, LATER, UNREAD = Role
 
+IMAGE_METRICS = ("l1", "sam", "tv", "perceptual", "psnr", "ssim")
 # What a plateau scheduler can watch: every figure that each reading of the game has.
 METRICS = [
-    *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in ("l1", "sam", "tv", "psnr", "ssim")),
+    *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in IMAGE_METRICS),
     *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
     *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
     *(f"discriminator/{name}" for name in ("adversarial_loss", "D(y)_prob", "D(G(x))_prob")),
@@ -114,13 +115,26 @@ class LossSettings(Section):
     adv_loss_schedule: Annotated[Curve, LATER] = "cosine"
     r1_gamma: Annotated[Weight, LATER] = 0.0
     l1_weight: Weight = 1.0
-    sam_weight: Weight = 0.0
-    perceptual_weight: Annotated[float, Field(ge=0, le=0)] = 0.0
-    perceptual_metric: Annotated[str, UNREAD] = "vgg"
-    fixed_idx: Annotated[list[int] | None, UNREAD] = None
+    sam_weight: Weight = 0.05
+    perceptual_weight: Weight = 0.1
+    perceptual_metric: Annotated[Literal["vgg", "lpips", "laplacian"], BeforeValidator(lower)] = "vgg"
+    # its network's weights: the file, or the folder of the published files; default: where their packages put them
+    perceptual_weights: Annotated[Place | None, RULER] = None
+    # the bands that a network sees of more than three; default: any three, drawn in each step
+    fixed_idx: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None
     tv_weight: Weight = 0.0
     max_val: Annotated[float, Field(gt=0), RULER] = 1.0
     ssim_win: Annotated[int, Field(ge=3), RULER] = 11
+
+
+VGG19 = (2, 2, 4, 4, 4)  # convolutions of each block (Simonyan & Zisserman 2015, configuration E)
+
+
+class TruncatedVggSettings(Section):
+    """Where VGG19 ends as a perceptual metric: the ReLU after block `i`'s `j`-th convolution."""
+
+    i: Annotated[int, Field(ge=1, le=len(VGG19))] = 5
+    j: Annotated[int, Field(ge=1, le=max(VGG19))] = 4
 
 
 class TrainingSettings(Section):
@@ -153,6 +167,10 @@ class TrainingSettings(Section):
         if not self.pretrain_g_only:
             return 0
         return self.max_steps if self.g_pretrain_steps < 0 else self.g_pretrain_steps
+
+    def in_bf16(self, device: str) -> bool:
+        """Tell whether the layers work in bfloat16 on a device of this type."""
+        return self.precision == "bf16" and device == "cuda"
 
     @property
     def game_on(self) -> int:
@@ -333,6 +351,7 @@ class Configuration(Section):
     Data: DataSettings = DataSettings()
     Model: ModelSettings = ModelSettings()
     Training: TrainingSettings = TrainingSettings()
+    TruncatedVGG: TruncatedVggSettings = TruncatedVggSettings()
     Generator: GeneratorSettings = GeneratorSettings()
     Discriminator: DiscriminatorSettings = DiscriminatorSettings()
     Optimizers: OptimizerSettings = OptimizerSettings()

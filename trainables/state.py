@@ -6,6 +6,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from trainables.errors import InvalidInput, Problem, one_line
 from trainables.networks import Discriminator, Generator
+from trainables.perceptual import Perceptual, perceptual_of
 from trainables.schedules import plateaus
 from trainables.schema import Configuration
 
@@ -73,7 +75,12 @@ class State:
     @property
     def in_bf16(self) -> bool:
         """Whether the layers work in bfloat16."""
-        return self.configuration.Training.precision == "bf16" and self.device.type == "cuda"
+        return self.configuration.Training.in_bf16(self.device.type)
+
+    @cached_property
+    def perceptual(self) -> Perceptual | None:
+        """What the content loss's perceptual term measures by; None where its weight is 0."""
+        return perceptual_of(self.configuration, self.device)
 
     @property
     def judged(self) -> nn.Module:

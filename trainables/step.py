@@ -21,6 +21,7 @@ from trainables.game import discriminator_game, generator_game
 from trainables.gpu import precision
 from trainables.imagery import Imagery
 from trainables.losses import content_loss, probabilities
+from trainables.perceptual import bands_at
 from trainables.schedules import adversarial_weight, g_warmup
 from trainables.state import State
 
@@ -56,11 +57,11 @@ class Losses:
 
 def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
     """Make one step. `now` is a row of `_schedule`; returns the LOSSES, (6,), nan where there is none."""
-    rate_g, rate_d, weight, clip, averaging = now.unbind()
+    rate_g, rate_d, weight, clip, averaging = now[:5].unbind()
     losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
     sr = precision.forward(state.generator, lr, state.in_bf16).float()
     training = state.configuration.Training
-    content = content_loss(sr, hr, training.Losses)
+    content = content_loss(sr, hr, training.Losses, state.perceptual, now[5:])
     total = content
     if state.discriminator is not None:
         losses[3:] = _discriminator_step(state, hr, sr.detach(), rate_d, clip)
@@ -101,7 +102,7 @@ def _move(network: nn.Module, optimizer: torch.optim.Optimizer, rate: Tensor, cl
 
 
 def _schedule(state: State, step: int) -> tuple[float, ...]:
-    """What holds at the update that makes `step`: both rates, adversarial weight, clipping norm, averaging."""
+    """What holds at the update that makes `step`: rates, adversarial weight, clipping norm, averaging, three bands."""
     configuration = state.configuration
     return (
         state.plateau_g.rate * g_warmup(step, configuration),
@@ -109,6 +110,7 @@ def _schedule(state: State, step: int) -> tuple[float, ...]:
         adversarial_weight(step, configuration),
         configuration.Optimizers.gradient_clip_val,
         state.averaging(step),
+        *bands_at(step, configuration),
     )
 
 
@@ -124,7 +126,7 @@ class Stepper:
         self._planned = PLANNED[device.type]
         self._on_gpu = device.type == "cuda"
         kind = torch.float32 if self._on_gpu else torch.float64
-        self._rows = torch.zeros((self._planned, 5), dtype=kind, device=device)
+        self._rows = torch.zeros((self._planned, len(_schedule(state, 1))), dtype=kind, device=device)
         self._crops = torch.zeros((self._planned, self._size, 5), dtype=torch.int32, device=device)
         self._losses = torch.zeros((self._planned, len(LOSSES)), device=device)
         self._at = torch.zeros(1, dtype=torch.long, device=device)

@@ -118,7 +118,7 @@ def _means(made: list[Losses]) -> dict[str, float]:
 def _train_metrics(state: State, lr: Tensor, hr: Tensor) -> dict[str, float]:
     with torch.no_grad():
         sr = state.generator(lr).float()
-    figures = image_metrics(sr, hr, state.configuration.Training.Losses)
+    figures = image_metrics(sr, hr, state.configuration.Training.Losses, state.perceptual)
     return {f"train_metrics/{name}": value for name, value in figures.items()}
 
 

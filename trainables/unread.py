@@ -31,6 +31,11 @@ READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Training.EMA.update_after_step": ("Training.EMA.enabled", _ON),
     "Training.EMA.use_num_updates": ("Training.EMA.enabled", _ON),
     "Training.Losses.adv_loss_schedule": ("Training.adv_loss_ramp_steps", _ON),
+    "Training.Losses.perceptual_metric": ("Training.Losses.perceptual_weight", _ON),
+    "Training.Losses.perceptual_weights": ("Training.Losses.perceptual_metric", _is("vgg", "lpips")),
+    "Training.Losses.fixed_idx": ("Training.Losses.perceptual_metric", _is("vgg", "lpips")),
+    "TruncatedVGG.i": ("Training.Losses.perceptual_metric", _is("vgg")),
+    "TruncatedVGG.j": ("Training.Losses.perceptual_metric", _is("vgg")),
     "Generator.block_type": ("Generator.model_type", _is("srresnet")),
     "Generator.large_kernel_size": ("Generator.model_type", _is("srresnet")),
     "Generator.growth_channels": ("Generator.model_type", _is("esrgan")),
@@ -39,17 +44,21 @@ READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Discriminator.linear_size": ("Discriminator.model_type", _is("standard", "esrgan")),
     "Schedulers.g_warmup_type": ("Schedulers.g_warmup_steps", _ON),
 }
+AND_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {  # and a second one, of which the same holds
+    "Training.Losses.fixed_idx": ("Model.in_bands", lambda bands: isinstance(bands, int) and bands > 3),
+}
 
 
 def why_unread(key: str, configuration: Configuration) -> str:
     """Say why nothing reads a dotted key in this configuration; empty where something does."""
     if UNREAD in roles_of(key):
         return UNREAD.value
-    if key in READ_WHEN:
-        decider, reads = READ_WHEN[key]
+    for decider, reads in (table[key] for table in (READ_WHEN, AND_WHEN) if key in table):
         value = flatten(configuration.model_dump())[decider]
         if not reads(value):
             return f"nothing reads it while {decider} is {str(value).lower() if isinstance(value, bool) else value}"
+        if why := why_unread(decider, configuration):
+            return why
     return ""
 
 

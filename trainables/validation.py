@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from trainables.game import discriminator_game
 from trainables.imagery import Imagery
 from trainables.losses import (
-    content_loss,
     detail_db,
     discriminator_loss,
     generator_adversarial_loss,
     image_metrics,
     probabilities,
     psnr,
+    spectral_angle,
+    ssim,
 )
 from trainables.networks import Discriminator, upsample
 from trainables.schema import LossSettings
@@ -40,8 +41,9 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
     judged = _answers(state.judged, pairs.lr, size)
-    figures = {f"val_metrics/{name}": value for name, value in image_metrics(judged, pairs.hr, losses).items()}
-    content = float(content_loss(judged, pairs.hr, losses))
+    seen = image_metrics(judged, pairs.hr, losses, state.perceptual, size)
+    figures = {f"val_metrics/{name}": value for name, value in seen.items()}
+    content: float = sum(getattr(losses, f"{name}_weight") * seen[name] for name in ("l1", "sam", "tv", "perceptual"))
     figures["validation/content_loss"] = content
     figures["nash/psnr"] = float(psnr(judged, pairs.hr, peak))
     figures["nash/psnr_bicubic"] = float(psnr(pairs.bicubic, pairs.hr, peak))
@@ -168,11 +170,14 @@ class Pictures:
 def figures_of_merit(images: dict[str, Tensor], imagery: Imagery, losses: LossSettings) -> dict[str, dict[str, float]]:
     """Measure images of all held-out pairs, by name: PSNR (dB), SSIM, SAM (radians), power above LR's Nyquist (dB)."""
     hr, factor = imagery.pairs.hr, imagery.factor
-    figures = {name: image_metrics(sr, hr, losses) for name, sr in images.items()}
     return {
-        name: {key: found[key] for key in ("psnr", "ssim", "sam")}
-        | {"detail": float(detail_db(images[name], hr, factor))}
-        for name, found in figures.items()
+        name: {
+            "psnr": float(psnr(sr, hr, losses.max_val)),
+            "ssim": float(ssim(sr, hr, losses.max_val, losses.ssim_win)),
+            "sam": float(spectral_angle(sr, hr)),
+            "detail": float(detail_db(sr, hr, factor)),
+        }
+        for name, sr in images.items()
     }
 
 

@@ -25,10 +25,11 @@ FEW = 1 / 20  # of the trials: if fewer can share a pretraining, the space is pr
 
 
 def check_parts(study: Study, file: str, storage: str) -> Imagery:
-    """Check what only the libraries can tell, storage, sampler, earlier studies and imagery; returns the imagery."""
+    """Check what only the libraries can tell, storage, sampler, earlier studies, weights, imagery; returns the last."""
     import torch
 
     from trainables.imagery import load_imagery
+    from trainables.perceptual import perceptual_of
     from tune_srgan.search.samplers import check_sampler
 
     with located(file):
@@ -37,6 +38,9 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
     for name in study.search.learn_from:
         with located(file, key="search.learn_from", found=name):
             find_study(name, storage)
+    with located(file):
+        for configuration in study.metrics():
+            perceptual_of(configuration, torch.device("cpu"))
     return load_imagery(study.lowest(), torch.device("cpu"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -60,10 +61,11 @@ def look_around(study: Study, address: str) -> list[str]:
 
 
 def _look(study: Study, address: str, word: str, node: str) -> str:
-    """On a node: read what the driver wrote, write, list and delete; then the imagery."""
+    """On a node: read what the driver wrote, write, list and delete; then the weights and the imagery."""
     import torch
 
     from trainables.imagery import load_imagery
+    from trainables.perceptual import perceptual_of
 
     host = socket.gethostname()
     try:
@@ -78,11 +80,16 @@ def _look(study: Study, address: str, word: str, node: str) -> str:
     except OSError as error:
         raise _unseen(address, host, error.strerror or str(error)[:160]) from None
     try:
+        for configuration in study.metrics():
+            perceptual_of(configuration, torch.device("cpu"))
         return load_imagery(study.lowest(), torch.device("cpu")).describe()
     except InvalidInput as error:
         fix = "Give a path that every node sees, or an s3://… or gs://… URL."
         raise InvalidInput(
-            [Problem(p.file, p.key, f"{p.found} (on {host})", p.expected, fix) for p in error.problems]
+            [
+                replace(p, found=f"{p.found} (on {host})", fix=p.fix if "perceptual" in p.key else fix)
+                for p in error.problems
+            ]
         ) from None
 
 

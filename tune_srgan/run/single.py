@@ -13,6 +13,7 @@ from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
 from trainables.imagery import Imagery, load_imagery
 from trainables.outcome import End
+from trainables.perceptual import perceptual_of
 from trainables.schema import Configuration
 from trainables.trainer import pick_device
 from trainables.unread import unread
@@ -52,7 +53,7 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
 
 
 def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
-    """Validate a training's file, its device and its imagery; returns what a person should know beside them."""
+    """Validate a training's file, device, perceptual metric's weights and imagery; returns what to know beside them."""
     document = read_yaml(file)
     if kind_of(document) is Kind.STUDY:
         fix = f"Run it: python tune.py run {file}."
@@ -60,6 +61,7 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
     configuration = build_configuration(document, str(file), file.parent)
     with located(str(file)):
         device = pick_device(configuration)
+        perceptual_of(configuration, device)
     said = said_of(document, str(file), file.parent)
     unjudged = [f"No balance can be kept. {problem}" for problem in unjudgeable(configuration, str(file))]
     imagery = load_imagery(configuration, device)

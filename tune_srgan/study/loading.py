@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from trainables.configuration import build_configuration, field_of, unjudgeable
-from trainables.dotted import flatten, with_values
+from trainables.configuration import PLACES, build_configuration, field_of, unjudgeable
+from trainables.dotted import flatten, value_at, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.opensr import counts_as_there, translated
 from trainables.places import resolve_path
@@ -131,12 +131,11 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
         training = {}
     found = translated(training, str(file), file.parent)
     nested = found.nested
-    data = nested.get("Data")
-    if isinstance(data, dict):
-        for key in ("path", "root_dir"):
-            if isinstance(data.get(key), str) and data[key] != "sample":
-                with contextlib.suppress(ValueError):  # the training's own check names it
-                    nested = with_values(nested, {f"Data.{key}": resolve_path(data[key], file.parent)})
+    for key in PLACES:
+        place = value_at(nested, key)
+        if isinstance(place, str) and place != "sample":
+            with contextlib.suppress(ValueError):  # the training's own check names it
+                nested = with_values(nested, {key: resolve_path(place, file.parent)})
     problems += found.problems
     return _Training(nested, str(file), found.said, training if counts_as_there(training) else None)
 

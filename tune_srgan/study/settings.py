@@ -19,6 +19,8 @@ from trainables.schema import Configuration, NashSettings, Place, Section
 from trainables.yaml_files import write_yaml
 from tune_srgan.study.space import Parameter, Value
 
+METRIC = "Training.Losses.perceptual_metric"
+
 WandbMode = Literal["offline", "online", "disabled"]
 
 
@@ -146,6 +148,12 @@ class Study(Section):
     def highest(self) -> Configuration:
         """Return the configuration at the high end of every range."""
         return self.configuration({key: parameter.high for key, parameter in self.space.items()})
+
+    def metrics(self) -> list[Configuration]:
+        """Return the configuration at the high end of every range, for each perceptual metric that trials may have."""
+        highs = {key: parameter.high for key, parameter in self.space.items()}
+        metrics = self.space[METRIC].ends() if METRIC in self.space else []
+        return [self.configuration(highs | {METRIC: metric}) for metric in metrics] or [self.highest()]
 
     def confirming(self, values: Mapping[str, Value], further: int) -> Configuration:
         """Return a trial's configuration with the `further`-th seed after its own."""
