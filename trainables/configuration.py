@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from pydantic.fields import FieldInfo
 from trainables.balance import Ruler, earliest_balance
 from trainables.dotted import copied, flatten
 from trainables.errors import InvalidInput, Problem, explain, nearest
+from trainables.normalization import normalization_of
 from trainables.opensr import translate
 from trainables.places import resolve_path
-from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at
+from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at, spelled
 from trainables.yaml_files import read_yaml, write_yaml
 
 
@@ -43,15 +45,28 @@ def build_configuration(document: Mapping[str, Any], file: str, folder: Path) ->
 
 def _with_whole_paths(configuration: Configuration, file: str, folder: Path, problems: list[Problem]) -> Configuration:
     """The configuration with absolute paths; adds a problem for each that no file can have."""
-    data, whole = configuration.Data, {}
-    for key in ("path", "root_dir"):
-        written = getattr(data, key)
-        if written is not None:
-            try:
-                whole[key] = resolve_path(written, folder)
-            except ValueError as error:
-                problems.append(Problem(file, f"Data.{key}", repr(written), str(error)))
+    data = configuration.Data
+    whole = whole_places(data.model_dump(), folder, file, problems)
     return configuration.model_copy(update={"Data": data.model_copy(update=whole)})
+
+
+EXAMPLES = "example_dataset"  # where an ExampleDataset lies that has no root_dir
+PLACES = ("path", "root_dir", "sen2naip_taco_file")
+
+
+def whole_places(data: Mapping[str, Any], folder: Path, file: str, problems: list[Problem]) -> dict[str, str]:
+    """Return the section's paths as absolute ones, by key; adds a problem for each that no file can have."""
+    written = {key: data[key] for key in PLACES if isinstance(data.get(key), str)}
+    if "root_dir" not in written and spelled(data.get("dataset_type")) == "ExampleDataset":
+        there = folder / EXAMPLES if (folder / EXAMPLES).exists() else Path(EXAMPLES)  # opensr-srgan's is the latter
+        written["root_dir"] = str(there.absolute())
+    whole = {}
+    for key, place in written.items():
+        try:
+            whole[key] = resolve_path(place, folder)
+        except ValueError as error:
+            problems.append(Problem(file, f"Data.{key}", repr(place), str(error)))
+    return whole
 
 
 def dump_configuration(configuration: Configuration) -> str:
@@ -74,22 +89,14 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
     )
     shortest = math.ceil(max(ruler.game_on, ruler.validate_every) / nash.latest)
     checks: list[tuple[bool, str, object, str, str]] = [
-        (
-            data.crop_size % configuration.Generator.scaling_factor != 0,
-            "Data.crop_size", data.crop_size,
-            f"a multiple of Generator.scaling_factor ({configuration.Generator.scaling_factor})", "",
-        ),
-        (
-            data.crop_size < min_crop(configuration.Discriminator),
-            "Data.crop_size", data.crop_size, f"at least {min_crop(configuration.Discriminator)} px",
-            "The discriminator halves it too often: use a larger crop or fewer Discriminator.n_blocks.",
-        ),
         (not 0 <= data.percentiles[0] < data.percentiles[1] <= 100,
          "Data.percentiles", data.percentiles, "0 <= low < high <= 100", ""),
         (data.normalization == "scale" and (data.scale is None or not 0 < data.scale[1] - data.scale[0] < math.inf),
          "Data.scale", data.scale, "[low, high] with low < high, since Data.normalization is scale", ""),
-        (data.dataset_type == "lrhrfolderdataset" and data.root_dir is None,
+        (data.dataset_type == "LRHRFolderDataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
+        (data.dataset_type == "SEN2NAIP" and data.sen2naip_taco_file is None,
+         "Data.sen2naip_taco_file", None, "the .taco file of SEN2NAIP", "Download it, and say where it is."),
         *((True, f"Nash.{key}", getattr(nash, key), f"at most Nash.{of} ({getattr(nash, of)})", "")
           for key, of in nash.impossible().items()),
         (training.validate_every * 50 > training.max_steps,
@@ -111,7 +118,29 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
           for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))
           if metric not in METRICS),
     ]  # fmt: skip
-    return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
+    problems = [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
+    if data.crop_size is not None:  # else the imagery decides
+        problems = crop_problems(data.crop_size, configuration, file) + problems
+    try:
+        normalization_of(data, 0.0, 1.0)
+    except InvalidInput as error:
+        problems += [
+            replace(problem, file=file, found=f"{problem.file}: {problem.found}") for problem in error.problems
+        ]
+    return problems
+
+
+def crop_problems(crop: int, configuration: Configuration, file: str) -> list[Problem]:
+    """What is wrong with crops of so many pixels of the high-resolution image."""
+    factor, least = configuration.Generator.scaling_factor, min_crop(configuration.Discriminator)
+    problems = []
+    if crop % factor:
+        expected = f"a multiple of Generator.scaling_factor ({factor})"
+        problems.append(Problem(file, "Data.crop_size", str(crop), expected))
+    if crop < least:
+        fix = "The discriminator halves it too often: use a larger crop or fewer Discriminator.n_blocks."
+        problems.append(Problem(file, "Data.crop_size", str(crop), f"at least {least} px", fix))
+    return problems
 
 
 def min_crop(discriminator: DiscriminatorSettings) -> int:

@@ -1,8 +1,9 @@
 """Scenes, their normalisation, the split by area, and crops that are a function of (seed, step).
 
-A scene's high-resolution image is the file; the low-resolution one is made from it by antialiased bicubic
-reduction, or read beside it (LRHRFolderDataset). Crops start at multiples of the scaling factor and touch no
-nodata. Training and validation areas are apart by one crop.
+A scene's high-resolution image is the file; the low-resolution one is made from it by bicubic reduction, antialiased
+but in an ExampleDataset, or read beside it (LRHRFolderDataset, SEN2NAIP). Crops start at multiples of the scaling
+factor and touch no nodata. Training and validation areas are apart by one crop, or are tiles of their own; a crop is
+then as large as the tiles allow.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.cache import cache, make_room, used
+from trainables.configuration import crop_problems
 from trainables.errors import InvalidInput, Problem
 from trainables.gpu import layers
 from trainables.networks import downsample, upsample
+from trainables.normalization import Normalization, normalization_of
 from trainables.scenes import Found, Mask, Part, Raw, find_scenes
 from trainables.schema import Configuration
 
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
+SINGLE_TILE_CROP = 96  # px, where one tile alone is to be both trained on and held out
+NEARLY_ALL = 0.999  # of the held-out values: clamped, they tell nothing
 SHARED_FROM = 50_000_000  # bytes of scenes' files: from here on the processes of a machine map one decoded copy
 Areas = dict[str, Part]  # of a scene: where it is trained on, where it is held out
 Positions = NDArray[np.int32]  # (n, 3): scene, row, column, the last two in low-resolution pixels
@@ -47,9 +53,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Decoded:
-    """All scenes as numbers around 0–1, one after another: lr and hr (pixels, bands), usable cells (h, w) of each.
+    """All scenes as a network has them, one after another: lr and hr (pixels, bands), usable cells (h, w) of each.
 
-    `low`, `high`: the imagery's values that are 0 and 1.
+    `low`, `high`: the imagery's values that are 0 and 1, or ±1.
     """
 
     low: float
@@ -118,20 +124,26 @@ class Imagery:
         data = configuration.Data
         self.device = device
         self.factor = configuration.Generator.scaling_factor
-        self.cells = data.crop_size // self.factor  # a crop's side, low-resolution pixels
         self.val_side = data.val_side
         files = find_scenes(configuration)
         self.source = files.source
+        # a crop's side, low-resolution pixels; 0 until the tiles say it
+        fitted = data.crop_size is None and len(files.train) + len(files.val) > 1
+        self.cells = 0 if fitted else (data.crop_size or SINGLE_TILE_CROP) // self.factor
         decoded = self._decoded(configuration, files)
         self.low, self.high, pools = decoded.low, decoded.high, [decoded.lr, decoded.hr]
+        self.normalization = normalization_of(data, self.low, self.high)
         self._begins, self.scenes = decoded.scenes(self.factor)
         areas = self._areas(configuration, files, [mask.shape for mask in decoded.usable])
+        self.cells = self.cells or self._fitted(areas, configuration.Nash.validation_pairs)
         self.resident = _fits(sum(pool.nbytes for pool in pools), device) if data.resident is None else data.resident
         self._pools = [pool.to(device) for pool in pools] if self.resident else pools
         self.train_positions = self._positions("train", areas)
         where = self._pools[0].device
         self._grids = [_dihedral(side).to(where) for side in (self.cells, self.cells * self.factor)]
         self.pairs = self._pairs(areas, configuration.Nash.validation_pairs)
+        self._refuse_clamped()
+        self.check_crop(configuration)
 
     def crops(self, seed: int, stream: str, steps: Sequence[int], size: int) -> Tensor:
         """Return what `gather` cuts at each step, (steps, size, 5): it depends on (seed, stream, step) alone.
@@ -178,11 +190,50 @@ class Imagery:
     def describe(self) -> str:
         """Describe it in one line: scenes, sizes, what is held out."""
         bands, height, width = self.scenes[0].hr.shape
-        overlap = ", overlapping" if self.pairs.overlapping else ""
+        pairs = f"{len(self.pairs.lr)} held-out pairs{', overlapping' if self.pairs.overlapping else ''}"
+        ends = "±1" if self.normalization.signed else "0–1"
+        values = f"{self.low:g}–{self.high:g} as {ends}"
+        if self.normalization.functions is not None:
+            values = "by functions of your own"
+        clamped = self._clamped_share()
+        cut = f", {clamped:.0%} of them clamped" if clamped >= 0.01 else ""
         return (
-            f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {self.low:g}–{self.high:g} "
-            f"as 0–1; {len(self.train_positions)} crop positions, {len(self.pairs.lr)} held-out pairs{overlap}"
+            f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {values}{cut}; "
+            f"crops of {self.crop} px: {len(self.train_positions)} positions, {pairs}"
         )
+
+    @property
+    def crop(self) -> int:
+        """A crop's side, px of the high-resolution image."""
+        return self.cells * self.factor
+
+    def check_crop(self, configuration: Configuration) -> None:
+        """Raise InvalidInput where crops are too small for a configuration's discriminator, say by the tiles' fault."""
+        problems = crop_problems(self.crop, configuration, self.source)
+        if problems and configuration.Data.crop_size is None:
+            found = f"crops of {self.crop} px, the largest of which there are {len(self.pairs.lr)} to hold out"
+            fix = (
+                "Put more or larger tiles into val/, ask for fewer Nash.validation_pairs (64 or more), or for fewer "
+                "Discriminator.n_blocks."
+            )
+            problems = [replace(problem, found=found, fix=fix) for problem in problems]
+        if problems:
+            raise InvalidInput(problems)
+
+    def _clamped_share(self) -> float:
+        """How many of the held-out values are at the ends of what a network's are clamped to."""
+        if self.normalization.bounds is None:
+            return 0.0
+        low, high = self.normalization.bounds
+        return float(((self.pairs.hr <= low) | (self.pairs.hr >= high)).float().mean())
+
+    def _refuse_clamped(self) -> None:
+        """Reflectances that are read in another unit than they have end as one number."""
+        if self._clamped_share() > NEARLY_ALL:
+            found = "values of which nearly all are clamped"
+            expected = f"most within {self.low:g}–{self.high:g}"
+            fix = "Integers up to 10000 take Data.normalization: normalise_10k, reflectances around 0.1 sen2_stretch."
+            raise InvalidInput([Problem(self.source, "Data.normalization", found, expected, fix)])
 
     def _crop(self, position: Positions) -> tuple[Tensor, Tensor]:
         index, row, column = position.tolist()
@@ -192,9 +243,11 @@ class Imagery:
             scene.hr[:, row * f : (row + n) * f, column * f : (column + n) * f],
         )
 
-    def _normalisation(self, configuration: Configuration, raws: list[Raw], areas: list[Areas]) -> tuple[float, float]:
-        """The two values that become 0 and 1: stated percentiles of the training area, or a fixed scale."""
+    def _ends(self, configuration: Configuration, raws: list[Raw], areas: list[Areas]) -> tuple[float, float]:
+        """The two values that become 0 and 1: stated percentiles of the training area, or what is fixed."""
         data = configuration.Data
+        if data.dataset_type == "ExampleDataset":  # reflectances, or 10 000 times them
+            return 0.0, 10_000.0 if max(raw.image.max() for raw in raws) > 1.5 else 1.0
         if data.normalization == "percentiles":
             trained = [(raw, area["train"]) for raw, area in zip(raws, areas, strict=True) if "train" in area]
             values = np.concatenate([raw.sample(part, self.factor) for raw, part in trained])
@@ -205,10 +258,10 @@ class Imagery:
                 found = f"the same value ({low:g}) at both"
                 raise InvalidInput([Problem(self.source, "Data.percentiles", found, "imagery with contrast")])
             return float(low), float(high)
-        fixed = {"normalise_10k": (0.0, 10000.0)}
         if data.scale is not None and data.normalization == "scale":
             return data.scale[0], data.scale[1]
-        return fixed.get(data.normalization, (0.0, 1.0))
+        fixed = normalization_of(data, 0.0, 1.0)
+        return fixed.low, fixed.high
 
     def _decoded(self, configuration: Configuration, files: Found) -> Decoded:
         """The scenes, decoded; from a certain size on this machine's one copy of them, mapped into memory."""
@@ -216,7 +269,7 @@ class Imagery:
         if sum(size for _, size, _ in stamps) < SHARED_FROM:
             return self._decode(configuration, files)
         data, bands = configuration.Data.model_dump(), configuration.Model.in_bands
-        determined = [1, stamps, data, bands, self.factor, torch.__version__, torch.backends.cpu.get_cpu_capability()]
+        determined = [2, stamps, data, bands, self.factor, torch.__version__, torch.backends.cpu.get_cpu_capability()]
         key = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
         entry = cache() / "imagery" / f"scenes-{key}"
 
@@ -237,37 +290,43 @@ class Imagery:
         shapes = [(raw.valid.shape[0] // self.factor, raw.valid.shape[1] // self.factor) for raw in raws]
         if min(min(shape) for shape in shapes) < 1:
             raise self._too_small(f"a scene of less than {self.factor} px")
-        low, high = self._normalisation(configuration, raws, self._areas(configuration, files, shapes))
-        scenes = [self._scene(raw, low, high) for raw in raws]
-        pools = []
-        for images in ([scene.lr for scene in scenes], [scene.hr for scene in scenes]):
-            pixels = sum(image.shape[1] * image.shape[2] for image in images)
-            if pixels >= 2**31:
-                fix = "Leave some scenes out: places in them are 32-bit numbers."
-                raise InvalidInput([Problem(self.source, "Data.path", f"{pixels} pixels", "fewer than 2³¹", fix)])
-            pools.append(torch.cat([image.permute(1, 2, 0).flatten(0, 1) for image in images]))
-        return Decoded(low, high, [scene.name for scene in scenes], [scene.usable for scene in scenes], *pools)
+        low, high = self._ends(configuration, raws, self._areas(configuration, files, shapes))
+        normalization = normalization_of(configuration.Data, low, high)
+        pixels, bands = sum(height * width for height, width in shapes), configuration.Model.in_bands
+        if pixels * self.factor**2 >= 2**31:
+            fix = "Leave some scenes out: places in them are 32-bit numbers."
+            found = f"{pixels * self.factor**2} pixels"
+            raise InvalidInput([Problem(self.source, files.key, found, "fewer than 2³¹", fix)])
+        pools = [torch.empty(pixels, bands), torch.empty(pixels * self.factor**2, bands)]
+        ends, names, usable = [0, 0], [raw.name for raw in raws], []
+        antialias = configuration.Data.dataset_type != "ExampleDataset"
+        for raw in _consumed(raws):
+            lr, hr, cells = self._scene(raw, normalization, antialias)
+            usable.append(cells)
+            for which, image in enumerate((lr, hr)):
+                flat = image.permute(1, 2, 0).flatten(0, 1)
+                pools[which][ends[which] : ends[which] + len(flat)] = flat
+                ends[which] += len(flat)
+        return Decoded(low, high, names, usable, *pools)
 
-    def _scene(self, raw: Raw, low: float, high: float) -> Scene:
-        span = high - low
+    def _scene(self, raw: Raw, normalization: Normalization, antialias: bool) -> tuple[Tensor, Tensor, Mask]:
+        """The images of a scene, (bands, h, w) and (bands, H, W), and which cells may be used (h, w)."""
         height, width = (side // self.factor * self.factor for side in raw.image.shape[1:])
         valid = raw.valid[:height, :width]
-        image = np.where(valid, raw.image[:, :height, :width], low).astype(np.float32)
-        hr = torch.from_numpy((image - low) / span)
+        image = raw.image[:, :height, :width].astype(np.float32)
+        hr = _mapped(np.where(valid, image, np.float32(normalization.low)), normalization)
         if raw.lr is None:
-            lr = downsample(hr[None], self.factor)[0]
+            lr = downsample(hr[None], self.factor, antialias)[0]
             # bicubic reduction reaches two low-resolution pixels far: what nodata coloured is not used either
-            usable = _shrunk(_all_of(valid, self.factor), 2)
-        else:
-            lr = torch.from_numpy(((raw.lr - low) / span).astype(np.float32))
-            usable = _all_of(valid, self.factor)
-        return Scene(raw.name, hr, lr, usable)
+            return lr, hr, _shrunk(_all_of(valid, self.factor), 2)
+        return _mapped(raw.lr, normalization), hr, _all_of(valid, self.factor)
 
     def _areas(self, configuration: Configuration, files: Found, shapes: Sequence[tuple[int, ...]]) -> list[Areas]:
         """Where every scene, of so many low-resolution rows and columns, is trained on and held out."""
         if files.val:
             return [{"train": _WHOLE}] * len(files.train) + [{"val": _WHOLE}] * len(files.val)
-        return self._split(shapes, configuration.Data.val_fraction)
+        fraction = configuration.Data.val_fraction
+        return self._split(shapes, fraction) if self.cells else _whole_scenes(len(shapes), fraction)
 
     def _split(self, shapes: Sequence[tuple[int, ...]], fraction: float) -> list[Areas]:
         """Both areas in every scene where all are long enough, a crop's width apart; else scenes go whole to one."""
@@ -284,8 +343,35 @@ class Imagery:
             return areas
         if len(shapes) == 1:
             raise self._too_small(f"one scene of {length * self.factor} px from side to side")
-        scenes = min(max(1, round(fraction * len(shapes))), len(shapes) - 1)
-        return [{"train": _WHOLE}] * (len(shapes) - scenes) + [{"val": _WHOLE}] * scenes
+        return _whole_scenes(len(shapes), fraction)
+
+    def _fitted(self, areas: list[Areas], wanted: int) -> int:
+        """The side of the largest crop that fits into every tile and of which there are `wanted` to hold out.
+
+        Low-resolution pixels; crops to hold out may overlap. Where there are too few of any size, InvalidInput.
+        """
+        smallest = min(min(scene.usable.shape) for scene in self.scenes)
+
+        def count(side: int, area: str) -> int:
+            held = (scene for scene, has in zip(self.scenes, areas, strict=True) if area in has)
+            return sum(int(_windows(scene.usable, side).sum()) for scene in held)
+
+        def suffices(side: int) -> bool:
+            return count(side, "val") >= wanted and count(side, "train") > 0
+
+        if suffices(smallest):
+            return int(smallest)
+        fits, too_large = 0, smallest  # of smaller crops there are more
+        while too_large - fits > 1:
+            middle = (fits + too_large) // 2
+            fits, too_large = (middle, too_large) if suffices(middle) else (fits, middle)
+        if not fits:
+            tiles = sum("val" in has for has in areas)
+            found = f"{tiles} held-out tile(s) of {smallest * self.factor} px or more"
+            expected = f"so many that {wanted} crops (Nash.validation_pairs) can be cut out of them"
+            fix = "Put more or larger tiles into val/, or ask for fewer pairs, 64 or more."
+            raise InvalidInput([Problem(self.source, "Data.crop_size", found, expected, fix)])
+        return fits
 
     def _positions(self, area: str, areas: list[Areas]) -> Positions:
         """Top left corners of all crops that lie in an area and touch no nodata."""
@@ -321,7 +407,7 @@ class Imagery:
         return Pairs(lr, hr, bicubic, detailed, overlapping=stride < self.cells)
 
     def _too_small(self, found: str) -> InvalidInput:
-        crop = self.cells * self.factor
+        crop = self.crop or self.factor
         expected = f"imagery for crops of {crop} px: a training area, a gap of one crop, a held-out area"
         fix = "Use larger imagery, a smaller Data.crop_size or another Data.val_fraction or val_side."
         return InvalidInput([Problem(self.source, "Data.crop_size", found, expected, fix)])
@@ -337,6 +423,7 @@ def load_imagery(configuration: Configuration, device: torch.device) -> Imagery:
     if key not in _loaded:
         _loaded.clear()  # one study's imagery at a time
         _loaded[key] = Imagery(configuration, device)
+    _loaded[key].check_crop(configuration)
     return _loaded[key]
 
 
@@ -360,6 +447,24 @@ def _cut(pool: Tensor, places: Tensor, grids: Tensor, which: Tensor) -> Tensor:
     index = grid[..., 0] * places[:, 1, None, None] + grid[..., 1] + places[:, 0, None, None]
     images = pool.index_select(0, index.flatten()).view(*index.shape, pool.shape[1]).permute(0, 3, 1, 2)
     return images if images.is_cuda else images.contiguous()  # a CPU convolves few bands faster one after another
+
+
+def _consumed(raws: list[Raw]) -> Iterator[Raw]:
+    """Each of them once, let go as the next one is asked for: all in both forms would take twice the memory."""
+    raws.reverse()
+    while raws:
+        yield raws.pop()
+
+
+def _mapped(image: NDArray[Any], normalization: Normalization) -> Tensor:
+    """An image, (bands, H, W), as a network has it."""
+    return normalization.normalize(torch.from_numpy(np.ascontiguousarray(image, np.float32)))
+
+
+def _whole_scenes(count: int, fraction: float) -> list[Areas]:
+    """The last scenes held out whole."""
+    held_out = min(max(1, round(fraction * count)), count - 1)
+    return [{"train": _WHOLE}] * (count - held_out) + [{"val": _WHOLE}] * held_out
 
 
 _OPPOSITE = {"right": "left", "left": "right", "top": "bottom", "bottom": "top"}

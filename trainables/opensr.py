@@ -10,12 +10,7 @@ from trainables.schema import Configuration, field_at, lower
 
 NOT_BUILT: dict[str, dict[str, str]] = {  # a key's names here, `*` for all others: what to do instead
     "Data.dataset_type": {
-        "exampledataset": "Leave `dataset_type` out: the built-in sample is used.",
-        "sen2naip": "Unpack it into {train,val}/{LR,HR} and use LRHRFolderDataset.",
-        "*": "Name a file or folder of scenes in Data.path, or use LRHRFolderDataset.",
-    },
-    "Data.normalization": {
-        "*": "Use percentiles, scale (with Data.scale: [low, high]), normalise_10k, zero_one or identity.",
+        "*": "Put tiles into {train,val}/{LR,HR} and use LRHRFolderDataset, or name scenes in Data.path (`scenes`).",
     },
     "Generator.model_type": {"*": "Use SRResNet or esrgan."},
     "Discriminator.model_type": {"*": "Use standard, patchgan or esrgan."},
@@ -58,7 +53,7 @@ def _take_out_unbuilt(nested: dict[str, Any], file: str) -> list[Problem]:
         value, field = value_at(nested, key), field_at(Configuration, key)
         assert field is not None
         name = lower(value) if "type" in key else value
-        if isinstance(value, str) and name not in get_args(field.annotation):
+        if isinstance(value, str) and name not in map(lower, get_args(field.annotation)):
             fix = f"{_LATER} {fixes.get(str(name), fixes['*'])}"
             problems.append(Problem(file, key, f"'{value}'", "a part that is built here", fix))
             drop(nested, key)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from enum import Enum
 from functools import cache
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+from trainables.normalization import canonical
 
 
 class Role(Enum):
@@ -60,20 +62,47 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Curve = Literal["linear", "cosine"]
 
 
+Kind = Literal["scenes", "LRHRFolderDataset", "ExampleDataset", "SEN2NAIP"]
+
+
+def spelled(value: object) -> object:
+    """Return a data set's kind as opensr-srgan spells it, which takes no other spelling."""
+    return next((kind for kind in get_args(Kind) if lower(kind) == lower(value)), value)
+
+
+class CustomNormalization(Section):
+    """Two functions of a person's own, `module:function`, each called with a float tensor and the arguments."""
+
+    name: Literal["custom"]
+    normalize: Place
+    denormalize: Place | None = None  # without it, an image stays as the network makes it
+    kwargs: dict[str, Any] = {}
+    normalize_kwargs: dict[str, Any] = {}
+    denormalize_kwargs: dict[str, Any] = {}
+
+
+# What is silent or null in a file means by the kind of its data set: opensr-srgan's are made of tiles.
+_OF_SCENES: dict[str, object] = {"normalization": "percentiles", "crop_size": 96}
+_OF_TILES: dict[str, object] = {"normalization": "sen2_stretch", "crop_size": None}
+
+
 class DataSettings(Section):
-    """Imagery: where it is, how it is scaled to numbers around 0–1, how it is cut."""
+    """Imagery: where it is, how it is scaled to a network's numbers, how it is cut."""
 
     roles = frozenset({RULER})
 
-    dataset_type: Annotated[Literal["scenes", "lrhrfolderdataset"], BeforeValidator(lower)] = "scenes"
+    dataset_type: Annotated[Kind, BeforeValidator(spelled)] = "scenes"
     # what pretraining sees of the imagery is known by its pixels, wherever they lie
     path: Annotated[Place, LATER] = "sample"  # a file or folder of scenes; `sample` is the one that is shipped here
-    root_dir: Annotated[Place | None, LATER] = None  # of an LRHRFolderDataset: {train,val}/{LR,HR}
-    normalization: Literal["percentiles", "scale", "normalise_10k", "zero_one", "identity"] = "percentiles"
+    root_dir: Annotated[Place | None, LATER] = None  # of {train,val}/{LR,HR}, or of an ExampleDataset's hr_*.npz
+    sen2naip_taco_file: Annotated[Place | None, LATER] = None
+    sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones
+    sen2naip_phase: Annotated[str | None, UNREAD] = None
+    normalization: Annotated[str | CustomNormalization, BeforeValidator(canonical)] = "percentiles"
     percentiles: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.1, 99.9]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # of no data, beside what the files say
-    crop_size: Positive = 96  # of the high-resolution image, px
+    crop_size: Positive | None = 96  # of the high-resolution image, px; None, of tiles: what they allow
     val_fraction: Share = 0.2
     val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis
     train_batch_size: Positive = 16
@@ -81,6 +110,26 @@ class DataSettings(Section):
     resident: bool | None = None  # scenes kept on the GPU; default: where they take less than a quarter of what is free
     num_workers: Annotated[Count, UNREAD] = 0
     prefetch_factor: Count = 2  # batches cut ahead where scenes are not on the GPU
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_kind(cls, values: Any) -> Any:
+        """Put in what a silent key means for the kind of data set."""
+        if not isinstance(values, dict):
+            return values
+        scenes = spelled(values.get("dataset_type", "scenes")) == "scenes"
+        silent = (_OF_SCENES if scenes else _OF_TILES).items()
+        return values | {key: value for key, value in silent if values.get(key) is None}
+
+    @property
+    def place_key(self) -> str:
+        """The key that says where the imagery is."""
+        return {"scenes": "path", "SEN2NAIP": "sen2naip_taco_file"}.get(self.dataset_type, "root_dir")
+
+    @property
+    def place(self) -> str:
+        """Where the imagery is: a path or URL."""
+        return str(getattr(self, self.place_key))
 
 
 class ModelSettings(Section):
@@ -331,7 +380,8 @@ class Configuration(Section):
 def section_of(field: FieldInfo | None) -> type[BaseModel] | None:
     """Return the section that stands at a field; None where a value does."""
     annotation = field.annotation if field is not None else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    either = [annotation, *get_args(annotation)]  # a section, or the name of one
+    return next((kind for kind in either if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:

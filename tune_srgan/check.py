@@ -11,13 +11,14 @@ from rich.text import Text
 from trainables.errors import InvalidInput, Problem, located
 from trainables.places import is_url
 from trainables.schema import Configuration
-from trainables.unread import unread
+from trainables.unread import cautions
 from trainables.yaml_files import read_yaml
 from tune_srgan.console import duration, print_warnings
 from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study
 from tune_srgan.study.loading import Kind, kind_of, load_study
 from tune_srgan.study.settings import Study
+from tune_srgan.study.space import corners
 
 if TYPE_CHECKING:
     from trainables.imagery import Imagery
@@ -38,7 +39,10 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
     for name in study.search.learn_from:
         with located(file, key="search.learn_from", found=name):
             find_study(name, storage)
-    return load_imagery(study.lowest(), torch.device("cpu"))
+    imagery = load_imagery(study.lowest(), torch.device("cpu"))
+    for corner in corners(study.space):  # where the tiles decide how large a crop is, files of settings cannot tell
+        imagery.check_crop(study.configuration(corner))
+    return imagery
 
 
 def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:
@@ -56,7 +60,7 @@ def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
     configuration, imagery = open_training(file)
     if gpu:
         _refuse_without_gpu()
-    print_warnings(list(unread(configuration).values()), err)
+    print_warnings(list(cautions(configuration).values()), err)
     out.print(Text(f"{file} is a valid training.", style="green"))
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
     steps, every = configuration.Training.max_steps, configuration.Training.validate_every

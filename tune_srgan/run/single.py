@@ -15,7 +15,7 @@ from trainables.imagery import Imagery, load_imagery
 from trainables.outcome import End
 from trainables.schema import Configuration
 from trainables.trainer import pick_device
-from trainables.unread import unread
+from trainables.unread import cautions
 from trainables.yaml_files import read_yaml
 from tune_srgan.console import print_warnings, setting
 from tune_srgan.report.live import show_training
@@ -33,7 +33,7 @@ OF_TRAININGS = "train"  # the folder of trainings in RUNS
 def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
     """Train a configuration's file to its end, or go on with it; returns how it ended."""
     configuration, imagery = open_training(file)
-    print_warnings(list(unread(configuration).values()), err)
+    print_warnings(list(cautions(configuration).values()), err)
     trial, state = open_folder(file, configuration, folder)
     if state:
         out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)

@@ -5,7 +5,6 @@ Looks at files of settings alone, not at imagery.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -15,12 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from trainables.configuration import build_configuration, field_of
+from trainables.configuration import build_configuration, field_of, whole_places
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.places import resolve_path
 from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
-from trainables.unread import unread, why_unread
+from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value, corners
@@ -91,7 +90,7 @@ def warnings_of(study: Study) -> list[str]:
             f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
-    warnings += [warning for key, warning in unread(configuration).items() if key not in study.space]
+    warnings += [warning for key, warning in cautions(configuration).items() if key not in study.space]
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
@@ -118,10 +117,9 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
         training = {}
     data = training.get("Data")
     if isinstance(data, dict):
-        for key in ("path", "root_dir"):
-            if isinstance(data.get(key), str) and data[key] != "sample":
-                with contextlib.suppress(ValueError):  # the training's own check names it
-                    training = with_values(training, {f"Data.{key}": resolve_path(data[key], file.parent)})
+        places = whole_places(data, file.parent, str(file), [])  # the training's own check names what is wrong
+        whole = {f"Data.{key}": place for key, place in places.items() if data.get(key) != "sample"}
+        training = with_values(training, whole)
     return training, str(file)
 
 
