@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 from trainables.balance import Ruler, earliest_balance
 from trainables.dotted import copied, flatten
 from trainables.errors import InvalidInput, Problem, explain, nearest
+from trainables.kinds import spelled
 from trainables.normalization import normalization_of
 from trainables.opensr import translate
 from trainables.places import resolve_path
-from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at, spelled
+from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at
 from trainables.yaml_files import read_yaml, write_yaml
 
 

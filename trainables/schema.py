@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from trainables.kinds import PLACE_OF, Kind, as_its_kind, spelled
 from trainables.normalization import canonical
 
 
@@ -62,14 +63,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Curve = Literal["linear", "cosine"]
 
 
-Kind = Literal["scenes", "LRHRFolderDataset", "ExampleDataset", "SEN2NAIP"]
-
-
-def spelled(value: object) -> object:
-    """Return a data set's kind as opensr-srgan spells it, which takes no other spelling."""
-    return next((kind for kind in get_args(Kind) if lower(kind) == lower(value)), value)
-
-
 class CustomNormalization(Section):
     """Two functions of a person's own, `module:function`, each called with a float tensor and the arguments."""
 
@@ -79,11 +72,6 @@ class CustomNormalization(Section):
     kwargs: dict[str, Any] = {}
     normalize_kwargs: dict[str, Any] = {}
     denormalize_kwargs: dict[str, Any] = {}
-
-
-# What is silent or null in a file means by the kind of its data set: opensr-srgan's are made of tiles.
-_OF_SCENES: dict[str, object] = {"normalization": "percentiles", "crop_size": 96}
-_OF_TILES: dict[str, object] = {"normalization": "sen2_stretch", "crop_size": None}
 
 
 class DataSettings(Section):
@@ -115,16 +103,12 @@ class DataSettings(Section):
     @classmethod
     def _as_its_kind(cls, values: Any) -> Any:
         """Put in what a silent key means for the kind of data set."""
-        if not isinstance(values, dict):
-            return values
-        scenes = spelled(values.get("dataset_type", "scenes")) == "scenes"
-        silent = (_OF_SCENES if scenes else _OF_TILES).items()
-        return values | {key: value for key, value in silent if values.get(key) is None}
+        return as_its_kind(values) if isinstance(values, dict) else values
 
     @property
     def place_key(self) -> str:
         """The key that says where the imagery is."""
-        return {"scenes": "path", "SEN2NAIP": "sen2naip_taco_file"}.get(self.dataset_type, "root_dir")
+        return PLACE_OF[self.dataset_type]
 
     @property
     def place(self) -> str:

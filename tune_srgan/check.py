@@ -18,7 +18,6 @@ from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study
 from tune_srgan.study.loading import Kind, kind_of, load_study
 from tune_srgan.study.settings import Study
-from tune_srgan.study.space import corners
 
 if TYPE_CHECKING:
     from trainables.imagery import Imagery
@@ -39,10 +38,7 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
     for name in study.search.learn_from:
         with located(file, key="search.learn_from", found=name):
             find_study(name, storage)
-    imagery = load_imagery(study.lowest(), torch.device("cpu"))
-    for corner in corners(study.space):  # where the tiles decide how large a crop is, files of settings cannot tell
-        imagery.check_crop(study.configuration(corner))
-    return imagery
+    return load_imagery(study.lowest(), torch.device("cpu"))
 
 
 def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:

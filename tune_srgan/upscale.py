@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables.errors import InvalidInput, Problem, one_line
+from trainables.image_files import read_image
 from trainables.networks import Generator
 from trainables.normalization import normalization_of
-from trainables.scenes import read_image
 from trainables.schema import Configuration
 from trainables.state import State
 from tune_srgan.store.layout import TEMPORARY
