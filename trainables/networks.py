@@ -26,10 +26,10 @@ def upsample(lr: Tensor, factor: int) -> Tensor:
     return functional.interpolate(lr, scale_factor=factor, mode="bicubic", align_corners=False)
 
 
-def downsample(hr: Tensor, factor: int) -> Tensor:
-    """Reduce by `factor`, bicubic and antialiased: how a low-resolution image is made."""
+def downsample(hr: Tensor, factor: int, antialias: bool = True) -> Tensor:
+    """Reduce by `factor`, bicubic and antialiased or not: how a low-resolution image is made."""
     size = (hr.shape[-2] // factor, hr.shape[-1] // factor)
-    return functional.interpolate(hr, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return functional.interpolate(hr, size=size, mode="bicubic", align_corners=False, antialias=antialias)
 
 
 class _Layer(nn.Module):

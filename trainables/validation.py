@@ -1,6 +1,7 @@
 """What one validation measures: image metrics, the discriminator's answers, the best response, pictures.
 
-G is in evaluation mode, on the fixed held-out pairs; D judges as in the game. `balance.py` judges what is measured here.
+G is in evaluation mode, on the fixed held-out pairs; D judges as in the game. `balance.py` judges what is
+measured here.
 """
 
 from __future__ import annotations

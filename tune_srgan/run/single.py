@@ -16,7 +16,7 @@ from trainables.outcome import End
 from trainables.perceptual import perceptual_of
 from trainables.schema import Configuration
 from trainables.trainer import pick_device
-from trainables.unread import unread
+from trainables.unread import cautions
 from trainables.yaml_files import read_yaml
 from tune_srgan.console import print_warnings, setting
 from tune_srgan.report.live import show_training
@@ -65,7 +65,7 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
     said = said_of(document, str(file), file.parent)
     unjudged = [f"No balance can be kept. {problem}" for problem in unjudgeable(configuration, str(file))]
     imagery = load_imagery(configuration, device)
-    return configuration, imagery, [*said, *unread(configuration).values(), *unjudged]
+    return configuration, imagery, [*said, *cautions(configuration).values(), *unjudged]
 
 
 def open_folder(file: Path, configuration: Configuration, folder: Path | None = None) -> tuple[TrialFolder, str]:

@@ -15,13 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from trainables.configuration import PLACES, build_configuration, field_of, unjudgeable
-from trainables.dotted import flatten, value_at, with_values
+from trainables.configuration import build_configuration, field_of, unjudgeable, whole_places
+from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.opensr import counts_as_there, translated
-from trainables.places import resolve_path
+from trainables.places import SAMPLE, resolve_path
 from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
-from trainables.unread import unread, why_unread
+from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value, corners
@@ -94,7 +94,7 @@ def warnings_of(study: Study) -> list[str]:
             f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
-    warnings += [warning for key, warning in unread(configuration).items() if key not in study.space]
+    warnings += [warning for key, warning in cautions(configuration).items() if key not in study.space]
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
@@ -130,12 +130,8 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
         problems.append(Problem(str(path), "training", repr(training), "a file name or the sections themselves"))
         training = {}
     found = translated(training, str(file), file.parent)
-    nested = found.nested
-    for key in PLACES:
-        place = value_at(nested, key)
-        if isinstance(place, str) and place != "sample":
-            with contextlib.suppress(ValueError):  # the training's own check names it
-                nested = with_values(nested, {key: resolve_path(place, file.parent)})
+    places = whole_places(found.nested, file.parent, str(file), [])  # the training's own check names what is wrong
+    nested = with_values(found.nested, {key: place for key, place in places.items() if place != str(SAMPLE)})
     problems += found.problems
     return _Training(nested, str(file), found.said, training if counts_as_there(training) else None)
 
