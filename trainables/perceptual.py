@@ -162,7 +162,7 @@ class Lpips(nn.Module):
 
 
 def laplacian(sr: Tensor, hr: Tensor) -> Tensor:
-    """Return the L1 distance of Laplacian pyramids (Burt & Adelson 1983; Bojanowski et al. 2018, Lap1) of square images.
+    """Return the L1 distance of square images' Laplacian pyramids (Burt & Adelson 1983; Bojanowski et al. 2018, Lap1).
 
     It is per pixel of each level: a coarser level's pixel counts as much more as it is larger, which is what Lap1's
     factor 4^level does to their sum. The pyramid is linear, so it is that of the difference: OCTAVES levels, where the

@@ -30,7 +30,7 @@ BASE: dict[str, dict[str, Any]] = {
     "Generator": OWN["Generator"] | {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
     "Discriminator": OWN["Discriminator"] | {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Optimizers": {"optim_g_lr": 1e-3, "optim_d_lr": 1e-3, "betas": [0.5, 0.99]},
-    "Schedulers": OWN["Schedulers"] | {"g_warmup_type": "cosine", "patience_g": 10},
+    "Schedulers": OWN["Schedulers"] | {"patience_g": 10},
     "Nash": {"validation_pairs": 64},
 }
 
