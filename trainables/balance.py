@@ -36,7 +36,7 @@ class Ruler:
     max_steps: int
     validate_every: int
     weight: float
-    balance_point: float  # c: what the best discriminator answers to a perfect generator
+    balance_point: float  # c: what the best discriminator answers to a perfect generator; nan: there is none
     d_rate: float
     g_rate: float
     nash: NashSettings
@@ -50,7 +50,7 @@ class Ruler:
             max_steps=training.max_steps,
             validate_every=training.validate_every,
             weight=training.Losses.adv_loss_beta,
-            balance_point=training.real_label / 2,
+            balance_point=training.balance_point,
             d_rate=rates.optim_d_lr,
             g_rate=rates.optim_g_lr,
             nash=configuration.Nash,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,14 +12,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from trainables.balance import Ruler, earliest_balance
-from trainables.dotted import flatten
+from trainables.dotted import flatten, value_at
 from trainables.errors import InvalidInput, Problem, explain, nearest
+from trainables.kinds import spelled
+from trainables.normalization import normalization_of
 from trainables.opensr import filled, translated
 from trainables.places import resolve_path
 from trainables.schema import METRICS, VGG19, Configuration, DiscriminatorSettings, Section, field_at
 from trainables.yaml_files import read_yaml, write_yaml
 
-PLACES = ("Data.path", "Data.root_dir", "Training.Losses.perceptual_weights")  # keys of paths, relative to their file
 Part = TypeVar("Part", bound=Section)
 
 
@@ -66,15 +68,15 @@ def unjudgeable(configuration: Configuration, file: str) -> list[Problem]:
     return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
 
 
+def said_of(document: Mapping[str, Any], file: str, folder: Path) -> list[str]:
+    """Return what a person should know of how a file was read: what was converted, what has no meaning here."""
+    return translated(document, file, folder).said
+
+
 def _with_whole_paths(configuration: Configuration, file: str, folder: Path, problems: list[Problem]) -> Configuration:
     """The configuration with absolute paths; adds a problem for each that no file can have."""
-    flat = flatten(configuration.model_dump())
-    for key in PLACES:
-        if flat[key] is not None:
-            try:
-                configuration = _with_value(configuration, key, resolve_path(flat[key], folder))
-            except ValueError as error:
-                problems.append(Problem(file, key, repr(flat[key]), str(error)))
+    for key, place in whole_places(configuration.model_dump(), folder, file, problems).items():
+        configuration = _with_value(configuration, key, place)
     return configuration
 
 
@@ -82,6 +84,27 @@ def _with_value(section: Part, key: str, value: object) -> Part:
     """A section with another value at a dotted key."""
     name, _, rest = key.partition(".")
     return section.model_copy(update={name: _with_value(getattr(section, name), rest, value) if rest else value})
+
+
+EXAMPLES = "example_dataset"  # where an ExampleDataset lies that has no root_dir
+PLACES = (  # keys of paths, which are relative to their file
+    *("Data.path", "Data.root_dir", "Data.sen2naip_taco_file", "Training.Losses.perceptual_weights"),
+)
+
+
+def whole_places(nested: Mapping[str, Any], folder: Path, file: str, problems: list[Problem]) -> dict[str, str]:
+    """Return a training's paths as absolute ones, by dotted key; adds a problem for each that no file can have."""
+    written = {key: place for key in PLACES if isinstance(place := value_at(nested, key), str)}
+    if "Data.root_dir" not in written and spelled(value_at(nested, "Data.dataset_type")) == "ExampleDataset":
+        there = folder / EXAMPLES if (folder / EXAMPLES).exists() else Path(EXAMPLES)  # opensr-srgan's is the latter
+        written["Data.root_dir"] = str(there.absolute())
+    whole = {}
+    for key, place in written.items():
+        try:
+            whole[key] = resolve_path(place, folder)
+        except ValueError as error:
+            problems.append(Problem(file, key, repr(place), str(error)))
+    return whole
 
 
 def dump_configuration(configuration: Configuration) -> str:
@@ -99,22 +122,14 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
     training, nash, data = configuration.Training, configuration.Nash, configuration.Data
     losses, vgg, bands = training.Losses, configuration.TruncatedVGG, configuration.Model.in_bands
     checks: list[tuple[bool, str, object, str, str]] = [
-        (
-            data.crop_size % configuration.Generator.scaling_factor != 0,
-            "Data.crop_size", data.crop_size,
-            f"a multiple of Generator.scaling_factor ({configuration.Generator.scaling_factor})", "",
-        ),
-        (
-            data.crop_size < min_crop(configuration.Discriminator),
-            "Data.crop_size", data.crop_size, f"at least {min_crop(configuration.Discriminator)} px",
-            "The discriminator halves it too often: use a larger crop or fewer Discriminator.n_blocks.",
-        ),
         (not 0 <= data.percentiles[0] < data.percentiles[1] <= 100,
          "Data.percentiles", data.percentiles, "0 <= low < high <= 100", ""),
         (data.normalization == "scale" and (data.scale is None or not 0 < data.scale[1] - data.scale[0] < math.inf),
          "Data.scale", data.scale, "[low, high] with low < high, since Data.normalization is scale", ""),
-        (data.dataset_type == "lrhrfolderdataset" and data.root_dir is None,
+        (data.dataset_type == "LRHRFolderDataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
+        (data.dataset_type == "SEN2NAIP" and data.sen2naip_taco_file is None,
+         "Data.sen2naip_taco_file", None, "the .taco file of SEN2NAIP", "Download it, and say where it is."),
         *((True, f"Nash.{key}", getattr(nash, key), f"at most Nash.{of} ({getattr(nash, of)})", "")
           for key, of in nash.impossible().items()),
         *((size % 2 == 0, f"Generator.{which}_kernel_size", size, "an odd number", "")
@@ -126,15 +141,38 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          ""),
         (vgg.j > VGG19[vgg.i - 1],
          "TruncatedVGG.j", vgg.j, f"at most {VGG19[vgg.i - 1]}, the convolutions of VGG19's block {vgg.i}", ""),
-        (data.crop_size < least_seen(configuration),
-         "Data.crop_size", data.crop_size, f"at least {least_seen(configuration)} px, which the network of "
-         f"Training.Losses.perceptual_metric: {losses.perceptual_metric} needs",
-         "Use a larger crop, laplacian, or TruncatedVGG.i: a smaller one."),
         *((True, f"Schedulers.metric_{which}", repr(metric), "a logged metric", nearest(metric, METRICS))
           for which, metric in (("g", configuration.Schedulers.metric_g), ("d", configuration.Schedulers.metric_d))
           if metric not in METRICS),
     ]  # fmt: skip
-    return [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
+    problems = [Problem(file, key, str(found), expected, fix) for wrong, key, found, expected, fix in checks if wrong]
+    if data.crop_size is not None:  # else the imagery decides
+        problems = crop_problems(data.crop_size, configuration, file) + problems
+    try:
+        normalization_of(data, 0.0, 1.0)
+    except InvalidInput as error:
+        problems += [
+            replace(problem, file=file, found=f"{problem.file}: {problem.found}") for problem in error.problems
+        ]
+    return problems
+
+
+def crop_problems(crop: int, configuration: Configuration, file: str) -> list[Problem]:
+    """What is wrong with crops of so many pixels of the high-resolution image."""
+    factor, least = configuration.Generator.scaling_factor, min_crop(configuration.Discriminator)
+    problems = []
+    if crop % factor:
+        expected = f"a multiple of Generator.scaling_factor ({factor})"
+        problems.append(Problem(file, "Data.crop_size", str(crop), expected))
+    if crop < least:
+        fix = "The discriminator halves it too often: use a larger crop or fewer Discriminator.n_blocks."
+        problems.append(Problem(file, "Data.crop_size", str(crop), f"at least {least} px", fix))
+    if crop < (seen := least_seen(configuration)):
+        metric = configuration.Training.Losses.perceptual_metric
+        expected = f"at least {seen} px, which the network of Training.Losses.perceptual_metric: {metric} needs"
+        fix = "Use a larger crop, laplacian, or TruncatedVGG.i: a smaller one."
+        problems.append(Problem(file, "Data.crop_size", str(crop), expected, fix))
+    return problems
 
 
 def least_seen(configuration: Configuration) -> int:

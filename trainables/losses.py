@@ -19,9 +19,10 @@ def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
 
     The cosine stays 1e-7 away from ±1, where the arccosine has no gradient: equal spectra are 0.0005 apart.
     """
-    norms = [image.square().sum(1).sqrt().clamp_min(1e-8) for image in (sr, hr)]
+    norms = [torch.linalg.vector_norm(image, dim=1).clamp_min(1e-8) for image in (sr, hr)]
     cosine = (sr * hr).sum(1) / (norms[0] * norms[1])
-    return cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos().mean()
+    angle: Tensor = cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos().mean()
+    return angle
 
 
 def total_variation(sr: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def content_loss(
 
 
 def generator_adversarial_loss(fake: Tensor, real: Tensor | None, losses: LossSettings) -> Tensor:
-    """Return what G minimises of D's logits, (batch, k): −log D(G(x)), the non-saturating loss (Goodfellow et al. 2014).
+    """Return what G minimises of D's logits, (batch, k): −log D(G(x)), non-saturating (Goodfellow et al. 2014).
 
     Relativistic: of both kinds against each other's mean, for which `real` is needed (Jolicoeur-Martineau 2019, RaGAN).
     Wasserstein: −D(G(x)) (Arjovsky et al. 2017).
@@ -82,7 +83,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, real_label: float, losses: Lo
 
 
 def probabilities(real: Tensor, fake: Tensor, losses: LossSettings) -> tuple[Tensor, Tensor]:
-    """Return the probabilities that D gives real and generated images, by their logits; relativistic ones by the means."""
+    """Return the probabilities by D's logits of real and generated images; relativistic: against the other's mean."""
     if losses.relativistic_average_d:
         return (real - fake.mean()).sigmoid(), (fake - real.mean()).sigmoid()
     return real.sigmoid(), fake.sigmoid()

@@ -111,7 +111,7 @@ def to_opensr(network: nn.Module, settings: GeneratorSettings | DiscriminatorSet
 def from_opensr(
     network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings, state: Mapping[str, Tensor]
 ) -> None:
-    """Take a state under opensr-srgan's names; ValueError that names all that is missing, left over or of other shape."""
+    """Take a state under opensr-srgan's names; ValueError names all that is missing, left over or of other shape."""
     if why := why_not(settings):
         raise ValueError(why)
     parts = _parts(network, settings)

@@ -26,10 +26,10 @@ def upsample(lr: Tensor, factor: int) -> Tensor:
     return functional.interpolate(lr, scale_factor=factor, mode="bicubic", align_corners=False)
 
 
-def downsample(hr: Tensor, factor: int) -> Tensor:
-    """Reduce by `factor`, bicubic and antialiased: how a low-resolution image is made."""
+def downsample(hr: Tensor, factor: int, antialias: bool = True) -> Tensor:
+    """Reduce by `factor`, bicubic and antialiased or not: how a low-resolution image is made."""
     size = (hr.shape[-2] // factor, hr.shape[-1] // factor)
-    return functional.interpolate(hr, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return functional.interpolate(hr, size=size, mode="bicubic", align_corners=False, antialias=antialias)
 
 
 class _Layer(nn.Module):
@@ -62,13 +62,12 @@ class _Layer(nn.Module):
         slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
         if x.is_cuda and self.norm is None:  # with its bias a convolution is faster on a CPU
             return layers.layer(x, self.conv, slope, skip, self.shuffle, self.gain)
-        y = self.conv(x)
+        y: Tensor = self.conv(x)
         if self.norm is not None:
             y = self.norm(y)
         if self.gain != 1:
             y = y * self.gain
-        image: Tensor = layers.follow(y, slope, skip, self.shuffle)
-        return image
+        return layers.follow(y, slope, skip, self.shuffle)
 
 
 class _Residual(nn.Module):
@@ -98,7 +97,8 @@ class _ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.first(x))
         weights = self.excite(functional.relu(self.squeeze(y.mean((2, 3), keepdim=True)))).sigmoid()
-        return x + BLOCK_SCALE * y * weights
+        image: Tensor = x + BLOCK_SCALE * y * weights
+        return image
 
 
 class _LargeKernel(nn.Module):
@@ -383,8 +383,7 @@ def _plan(settings: DiscriminatorSettings) -> list[tuple[int, int, int, int]]:
     if settings.model_type == "standard":
         return [(base * 2 ** (i // 2), 3, 1 + i % 2, 1) for i in range(blocks)]
     if settings.model_type == "esrgan":
-        doubled = [(base * 2**i, kernel, stride, kernel // 2) for i in range(5) for kernel, stride in ((3, 1), (4, 2))]
-        return doubled
+        return [(base * 2**i, kernel, stride, kernel // 2) for i in range(5) for kernel, stride in ((3, 1), (4, 2))]
     tail = 4 if settings.norm else 3
     return [*((base * 2 ** min(i, 3), 4, 2, 1) for i in range(blocks)), (base * 2 ** min(blocks, 3), tail, 1, 1)]
 

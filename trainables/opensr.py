@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from trainables.dotted import copied, drop, flatten, value_at, with_values
 from trainables.errors import Problem, nearest
+from trainables.kinds import Kind, spelled
 from trainables.places import is_url, resolve_path
 
 EPOCHS = "Training.max_epochs"  # required there, null in this project's files: whoever states it counts as they do
@@ -94,6 +95,7 @@ def translated(document: Mapping[str, Any], file: str, folder: Path) -> Translat
     _take_names(found)
     _take_out(found)
     _refuse_older(found, file)
+    _refuse_kinds(found, file)
     if theirs:
         _convert(found, folder)
     return found
@@ -228,6 +230,16 @@ def _refuse_older(found: Translated, file: str) -> None:
         found.problems.append(Problem(file, "Discriminator.norm", "nothing beside input_range", "true or false", fix))
 
 
+def _refuse_kinds(found: Translated, file: str) -> None:
+    """Data sets that opensr-srgan's files name and nobody has built, with what to do instead."""
+    kind = value_at(found.nested, "Data.dataset_type")
+    if isinstance(kind, str) and spelled(kind) not in get_args(Kind):
+        fix = "Put tiles into {train,val}/{LR,HR} and use LRHRFolderDataset, or name scenes in Data.path (`scenes`)."
+        expected = "one of " + ", ".join(get_args(Kind))
+        found.problems.append(Problem(file, "Data.dataset_type", f"'{kind}'", expected, fix))
+        drop(found.nested, "Data.dataset_type")
+
+
 def _convert(found: Translated, folder: Path) -> None:
     """Lengths in this project's units: steps, each one update of G."""
     flat = flatten(found.nested)
@@ -294,16 +306,16 @@ def _share(interval: object, batches: int) -> int:
 
 def _tiles(flat: Mapping[str, Any], folder: Path) -> int | None:
     """How many pairs a training of a data set of tiles has; None where that is not known from a look at its folder."""
-    kind, place = _plain(str(flat.get("Data.dataset_type", ""))), flat.get("Data.root_dir")
-    if kind == "exampledataset":
+    kind, place = spelled(flat.get("Data.dataset_type")), flat.get("Data.root_dir")
+    if kind == "ExampleDataset":
         place = place or "example_dataset"
     if not isinstance(place, str) or is_url(place):
         return None
     try:
         root = Path(resolve_path(place, folder))
-        if kind == "lrhrfolderdataset":
+        if kind == "LRHRFolderDataset":
             return sum(file.is_file() for file in (root / "train" / "LR").iterdir())
-        if kind == "exampledataset":
+        if kind == "ExampleDataset":
             return max(0, len(list(root.glob("hr_*.npz"))) - 20)
     except (OSError, ValueError):
         return None

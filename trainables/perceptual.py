@@ -81,7 +81,7 @@ def perceptual_of(configuration: Configuration, device: torch.device) -> Percept
     if not losses.perceptual_weight:
         return None
     if losses.perceptual_metric == "laplacian":
-        return Perceptual(Laplacian(configuration.Data.crop_size).to(device), None)
+        return Perceptual(laplacian, None)
     depth = (truncated.i, truncated.j) if losses.perceptual_metric == "vgg" else (0, 0)
     kind = torch.bfloat16 if configuration.Training.in_bf16(device.type) else torch.float32
     network = _network(_files(losses.perceptual_metric, losses.perceptual_weights), depth, device, kind)
@@ -164,32 +164,31 @@ class Lpips(nn.Module):
         return seen
 
 
-class Laplacian(nn.Module):
-    """L1 distance of Laplacian pyramids (Burt & Adelson 1983; Bojanowski et al. 2018, Lap1), per pixel of each level.
+def laplacian(sr: Tensor, hr: Tensor) -> Tensor:
+    """Return the L1 distance of square images' Laplacian pyramids (Burt & Adelson 1983; Bojanowski et al. 2018, Lap1).
 
-    A coarser level's pixel counts as much more as it is larger, which is what Lap1's factor 4^level does to their sum.
-    The pyramid is linear, so it is that of the difference. For images of `side` px: OCTAVES levels and what remains.
+    It is per pixel of each level: a coarser level's pixel counts as much more as it is larger, which is what Lap1's
+    factor 4^level does to their sum. The pyramid is linear, so it is that of the difference: OCTAVES levels, where the
+    images are large enough, and what remains. Of any bands.
     """
+    rest, distances = sr - hr, []
+    for reduce, coarse in _levels(sr.shape[-1], sr.device):
+        distances.append((rest - coarse @ rest @ coarse.T).abs().mean())
+        rest = reduce @ rest @ reduce.T
+    return torch.stack([*distances, rest.abs().mean()]).sum()
 
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        bell = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-        self.levels = 0
-        while self.levels < OCTAVES and side > len(bell) // 2:
-            blur = blur_matrix(side, bell)
-            reduce, expand = blur[::2], 2 * blur[:, ::2]
-            self.register_buffer(f"reduce{self.levels}", reduce.clone())
-            self.register_buffer(f"coarse{self.levels}", expand @ reduce)
-            self.levels, side = self.levels + 1, len(reduce)
 
-    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """Compare images of any bands."""
-        rest, distances = sr - hr, []
-        for level in range(self.levels):
-            reduce, coarse = getattr(self, f"reduce{level}"), getattr(self, f"coarse{level}")
-            distances.append((rest - coarse @ rest @ coarse.T).abs().mean())
-            rest = reduce @ rest @ reduce.T
-        return torch.stack([*distances, rest.abs().mean()]).sum()
+@lru_cache(maxsize=4)
+def _levels(side: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Of each level the matrices that reduce images of so many pixels, and that reduce and expand them again."""
+    bell = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    levels: list[tuple[Tensor, Tensor]] = []
+    while len(levels) < OCTAVES and side > len(bell) // 2:
+        blur = blur_matrix(side, bell)
+        reduce, expand = blur[::2], 2 * blur[:, ::2]
+        levels.append((reduce.clone().to(device), (expand @ reduce).to(device)))
+        side = len(reduce)
+    return levels
 
 
 def _entering(images: Tensor, features: nn.Sequential) -> Tensor:

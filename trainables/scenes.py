@@ -1,6 +1,8 @@
 """Scenes as files: found at a path or a URL, read as they are. What is at a URL is fetched once a machine.
 
-Knows no network and no crop; `imagery.py` makes numbers around 0–1 and crops of what is read here.
+Of four kinds (`Data.dataset_type`): scenes; folders of LR and HR tiles that have equal names; opensr-srgan's example
+set, hr_*.npz of (H, W, bands); SEN2NAIP's .taco file of pairs. Knows no network and no crop; `imagery.py` makes a
+network's numbers and crops of what is read here.
 """
 
 from __future__ import annotations
@@ -8,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import os
-import warnings
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 
 from trainables.cache import WHOLE, cache, make_room, used
 from trainables.errors import InvalidInput, Problem, one_line
+from trainables.image_files import Mask, read_example, read_image, suffixes
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
 
 MANIFEST = "manifest.json"
-SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".npz"}
-Mask = NDArray[np.bool_]
+HELD_OUT_EXAMPLES = 20  # of an ExampleDataset, its last files
+SHOWN = 3  # of many files that have the same wrong
 Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
+_WITHIN = re.compile(r"/vsisubfile/\d+_(?P<size>\d+),(?P<file>.+)")  # as GDAL names a part of a file
 Files = list[tuple[Path, Path | None]]  # a scene's high-resolution file, and its low-resolution one where it is given
 
 _log = logging.getLogger(__name__)
@@ -44,7 +47,14 @@ class Found:
     def stamps(self) -> list[tuple[str, int, int]]:
         """List each file, how large it is and when it was written."""
         files = [file for scene in (*self.train, *self.val) for file in scene if file is not None]
-        return [(str(file), *_stamp(file)) for file in files if file.exists()]
+        told = []
+        for file in files:
+            within = _WITHIN.fullmatch(str(file))
+            whole = Path(within["file"]) if within else file
+            if whole.exists():
+                size, when = _stamp(whole)
+                told.append((str(file), int(within["size"]) if within else size, when))
+        return told
 
     def read(self, configuration: Configuration) -> tuple[list[Raw], list[Raw]]:
         """Return all of them; all that is wrong is said at once."""
@@ -57,33 +67,123 @@ class Found:
                 except InvalidInput as error:
                     problems += error.problems
         if problems:
-            raise InvalidInput(problems)
+            raise InvalidInput(_gathered(problems))
         return groups[0], groups[1]
 
 
 def find_scenes(configuration: Configuration) -> Found:
     """Return the files that a configuration names; all that is missing is said at once."""
-    data, problems = configuration.Data, []
-    paired = data.dataset_type == "lrhrfolderdataset"
-    key = "Data.root_dir" if paired else "Data.path"
-    place = str(data.root_dir if paired else data.path)
-    source = fetched(place, key) if is_url(place) else Path(place)
-    groups: list[Files] = [[], []]
-    folders = [source / "train" / "HR", source / "val" / "HR"] if paired else [source]
-    for group, folder in zip(groups, folders, strict=False):
+    data = configuration.Data
+    key = f"Data.{data.place_key}"
+    source = fetched(data.place, key) if is_url(data.place) else Path(data.place)
+    train, val = _FINDERS[data.dataset_type](source, key, configuration)
+    return Found(data.place, key, train, val)
+
+
+def _find_scenes(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
+    return [(file, None) for file in _listed(source, key, required=True)], []
+
+
+def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
+    """Pairs of equal names, the suffix included, in {train,val}/{LR,HR}; there may be no val."""
+    groups: list[Files] = []
+    problems: list[Problem] = []
+    for part in ("train", "val"):
         try:
-            files, exists = scene_files(folder), folder.exists()
-        except OSError as error:  # a name that is too long, a folder that is closed to us
-            problems.append(Problem(str(folder), key, str(error.strerror), "imagery"))
+            high, low = (
+                {str(file.relative_to(folder)): file for file in _listed(folder, key, required)}
+                for folder, required in ((source / part / "HR", part == "train"), (source / part / "LR", False))
+            )
+        except InvalidInput as error:
+            problems += error.problems
             continue
-        if not files and folder == folders[0]:
-            found = "no imagery in it" if exists else "no such file or folder"
-            fix = "Point it at a file or folder of .tif, .png, .jpg, .npy or .npz scenes."
-            problems.append(Problem(str(folder), key, found, "imagery", fix))
-        group += [(file, folder.parent / "LR" / file.relative_to(folder) if paired else None) for file in files]
+        alone = [
+            f"{len(names)} {one} without {other}: {_some(sorted(names))}"
+            for one, other, names in (("LR", "HR", low.keys() - high), ("HR", "LR", high.keys() - low))
+            if names
+        ]
+        if alone:
+            fix = "Give each pair one name, suffix included, or take the others out."
+            problems.append(Problem(str(source / part), key, "; ".join(alone), "an LR file for each HR file", fix))
+        groups.append([(high[name], low[name]) for name in high if name in low])
     if problems:
         raise InvalidInput(problems)
-    return Found(place, key, groups[0], groups[1])
+    return groups[0], groups[1]
+
+
+def _find_examples(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
+    files: Files = [(file, None) for file in sorted(source.glob("hr_*.npz"))]
+    if len(files) <= HELD_OUT_EXAMPLES:
+        found = f"{len(files)} files of hr_*.npz" if source.is_dir() else "no such folder"
+        expected = f"more than {HELD_OUT_EXAMPLES} hr_*.npz, of which the last {HELD_OUT_EXAMPLES} are held out"
+        fix = "Download opensr-srgan's example set, or point it at the folder where that is."
+        raise InvalidInput([Problem(str(source), key, found, expected, fix)])
+    return files[:-HELD_OUT_EXAMPLES], files[-HELD_OUT_EXAMPLES:]
+
+
+def _find_in_taco(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
+    """Pairs within a .taco file, each image a part of it that GDAL reads; the last ones are held out."""
+    try:
+        import tacoreader
+    except ImportError:
+        fix = "Install it: pip install 'tune-srgan[taco]', or 'tacoreader>=0.6.5,<1'."
+        raise InvalidInput([Problem(str(source), key, "no tacoreader", "a reader of .taco files", fix)]) from None
+    try:
+        table = tacoreader.load(str(source))
+        pairs: Files = []
+        for index in range(len(table)):
+            item = table.read(index)
+            pairs.append((Path(item.read(1)), Path(item.read(0))))
+        if len(pairs) < 2:
+            raise ValueError(f"{len(pairs)} pairs")
+    except Exception as error:  # what it raises for a broken file is its to choose
+        found = f"a file that cannot be read ({one_line(error)})"
+        expected = "a .taco file of pairs, the LR image first"
+        raise InvalidInput([Problem(str(source), key, found, expected, "Download it again.")]) from error
+    share = 1 - configuration.Data.sen2naip_val_fraction
+    trained = min(max(round(share * len(pairs)), 1), len(pairs) - 1)
+    return pairs[:trained], pairs[trained:]
+
+
+_FINDERS: dict[str, Callable[[Path, str, Configuration], tuple[Files, Files]]] = {
+    "scenes": _find_scenes,
+    "LRHRFolderDataset": _find_tiles,
+    "ExampleDataset": _find_examples,
+    "SEN2NAIP": _find_in_taco,
+}
+
+
+def _listed(folder: Path, key: str, required: bool) -> list[Path]:
+    """The scenes at a path, of which there may be none where they are not required."""
+    try:
+        files, exists = scene_files(folder), folder.exists()
+    except OSError as error:  # a name that is too long, a folder that is closed to us
+        raise InvalidInput([Problem(str(folder), key, str(error.strerror), "imagery")]) from None
+    if not files and required:
+        found = "no imagery in it" if exists else "no such file or folder"
+        fix = "Point it at a file or folder of .tif, .png, .jpg, .jp2, .npy or .npz scenes."
+        raise InvalidInput([Problem(str(folder), key, found, "imagery", fix)])
+    return files
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few names, and how many more."""
+    every = list(names)
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more
+
+
+def _gathered(problems: list[Problem]) -> list[Problem]:
+    """One problem for all files in which the same is expected, and something else found."""
+    alike: dict[tuple[str, str, str], list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault((problem.key, problem.expected, problem.fix), []).append(problem)
+    return [
+        replace(first, found=f"{first.found}; and so {_some(Path(problem.file).name for problem in others)}")
+        if others
+        else first
+        for first, *others in alike.values()
+    ]
 
 
 def fetched(url: str, key: str) -> Path:
@@ -100,7 +200,7 @@ def fetched(url: str, key: str) -> Path:
             within: info
             for name, info in sorted(files.find(root, detail=True).items())
             if is_inside(within := name.removeprefix(f"{root}/") if name != root else Path(name).name)
-            and Path(name).suffix.lower() in SUFFIXES
+            and Path(name).suffix.lower() in {*suffixes(), ".taco"}
         }
     except Exception as error:  # every store has its own
         known = sorted(folder.glob(f"url-{_hash(url)}-*/{WHOLE}"), key=lambda whole: whole.stat().st_mtime)
@@ -196,12 +296,13 @@ class Raw:
 def scene_files(path: Path) -> list[Path]:
     """Return the scenes a path names, in a fixed order."""
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes() and file.is_file())
     return [path] if path.is_file() else []
 
 
 def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> Raw:
-    image, valid = read_image(file, configuration.Data.nodata, key)
+    reader = read_example if configuration.Data.dataset_type == "ExampleDataset" else None
+    image, valid = read_image(file, configuration.Data.nodata, key, reader)
     bands = configuration.Model.in_bands
     if image.shape[0] != bands:
         fix = f"Set Model.in_bands: {image.shape[0]}, or use imagery with {bands} bands."
@@ -215,64 +316,7 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
     expected = (bands, image.shape[1] // factor, image.shape[2] // factor)
     if low.shape != expected or image.shape[1] % factor or image.shape[2] % factor:
         found = f"{low.shape} beside an HR image of {image.shape}"
-        raise InvalidInput([Problem(str(low_file), key, found, f"{expected}: 1/{factor} of it in size")])
+        fix = "Set Generator.scaling_factor to what the tiles have."
+        raise InvalidInput([Problem(str(low_file), key, found, f"1/{factor} of the HR image in size", fix)])
     both = valid & low_valid.repeat(factor, 0).repeat(factor, 1)
     return Raw(file.name, image, both, np.where(low_valid, low, 0))
-
-
-def read_image(file: Path, nodata: float | None, key: str) -> tuple[NDArray[Any], Mask]:
-    """Read a file's image (bands, H, W) in its own numbers, and where every band is valid (H, W)."""
-    readers = {".npy": _read_numpy, ".npz": _read_numpy, ".tif": _read_tiff, ".tiff": _read_tiff}
-    try:
-        image, valid = readers.get(file.suffix.lower(), _read_picture)(file)
-        if not image.size or image.dtype.kind not in "uif":
-            raise ValueError(f"an array of shape {image.shape}, {image.dtype}; real numbers are expected")
-    except Exception as error:  # what the imagery libraries raise for a broken file is theirs to choose
-        found = f"a file that cannot be read ({one_line(error)})"
-        raise InvalidInput([Problem(str(file), key, found, "a whole image file", "Replace or remove it.")]) from error
-    if nodata is not None:
-        valid = valid & (image != nodata).all(0)
-    if np.issubdtype(image.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what is no number in float32 is none in a training
-            valid = valid & np.isfinite(image.astype(np.float32, copy=False)).all(0)
-    return image, valid
-
-
-def _read_tiff(file: Path) -> tuple[NDArray[Any], Mask]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(file, driver="GTiff") as source:  # other drivers follow what a file says to other places
-            _affordable(source.count, source.height, source.width, np.dtype(source.dtypes[0]).itemsize)
-            return source.read(), source.read_masks().min(axis=0) > 0
-
-
-def _affordable(bands: int, height: int, width: int, itemsize: int) -> None:
-    """ValueError where a header claims more than fits into memory, as it is read and in float32."""
-    needed = bands * height * width * (itemsize + 8)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if height * width >= 2**31 or needed > memory:
-        raise ValueError(f"{width}×{height} px in {bands} bands take {needed / 1e9:.1f} GB: cut it into smaller scenes")
-
-
-def _read_picture(file: Path) -> tuple[NDArray[Any], Mask]:
-    from PIL import Image
-
-    with Image.open(file, formats=("PNG", "JPEG")) as picture:  # others start programs of their own: EPS
-        image = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
-    image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    return image, np.ones(image.shape[1:], bool)
-
-
-def _read_numpy(file: Path) -> tuple[NDArray[Any], Mask]:
-    loaded = np.load(file, allow_pickle=False)
-    image = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-    if image.ndim == 2:
-        image = image[None]
-    if image.ndim != 3:
-        raise ValueError(f"an array of shape {image.shape}, {image.dtype}; (bands, height, width) is expected")
-    if image.shape[-1] < image.shape[0] and image.shape[-1] <= 16:  # (H, W, bands), as pictures are often kept
-        image = image.transpose(2, 0, 1)
-    return image, np.ones(image.shape[1:], bool)

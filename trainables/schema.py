@@ -8,13 +8,17 @@ Ours alone are `Data.path|crop_size|val_fraction|val_side|percentiles|scale|noda
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 from functools import cache
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+
+from trainables.kinds import PLACE_OF, Kind, as_its_kind, spelled
+from trainables.normalization import canonical
 
 
 class Role(Enum):
@@ -61,20 +65,34 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Curve = Literal["linear", "cosine"]
 
 
+class CustomNormalization(Section):
+    """Two functions of a person's own, `module:function`, each called with a float tensor and the arguments."""
+
+    name: Literal["custom"]
+    normalize: Place
+    denormalize: Place | None = None  # without it, an image stays as the network makes it
+    kwargs: dict[str, Any] = {}
+    normalize_kwargs: dict[str, Any] = {}
+    denormalize_kwargs: dict[str, Any] = {}
+
+
 class DataSettings(Section):
-    """Imagery: where it is, how it is scaled to numbers around 0–1, how it is cut."""
+    """Imagery: where it is, how it is scaled to a network's numbers, how it is cut."""
 
     roles = frozenset({RULER})
 
-    dataset_type: Annotated[Literal["scenes", "lrhrfolderdataset"], BeforeValidator(lower)] = "scenes"
+    dataset_type: Annotated[Kind, BeforeValidator(spelled)] = "scenes"
     # what pretraining sees of the imagery is known by its pixels, wherever they lie
     path: Annotated[Place, LATER] = "sample"  # a file or folder of scenes; `sample` is the one that is shipped here
-    root_dir: Annotated[Place | None, LATER] = None  # of an LRHRFolderDataset: {train,val}/{LR,HR}
-    normalization: Literal["percentiles", "scale", "normalise_10k", "zero_one", "identity"] = "percentiles"
+    root_dir: Annotated[Place | None, LATER] = None  # of {train,val}/{LR,HR}, or of an ExampleDataset's hr_*.npz
+    sen2naip_taco_file: Annotated[Place | None, LATER] = None
+    sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones
+    sen2naip_phase: Annotated[str | None, UNREAD] = None
+    normalization: Annotated[str | CustomNormalization, BeforeValidator(canonical)] = "percentiles"
     percentiles: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.1, 99.9]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # of no data, beside what the files say
-    crop_size: Positive = 96  # of the high-resolution image, px
+    crop_size: Positive | None = 96  # of the high-resolution image, px; None, of tiles: what they allow
     val_fraction: Share = 0.2
     val_side: Literal["right", "bottom", "left", "top"] | None = None  # held out; default: an end of the longer axis
     train_batch_size: Positive = 8
@@ -82,6 +100,22 @@ class DataSettings(Section):
     resident: bool | None = None  # scenes kept on the GPU; default: where they take less than a quarter of what is free
     num_workers: Annotated[Count, UNREAD] = 0
     prefetch_factor: Count = 2  # batches cut ahead where scenes are not on the GPU
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_its_kind(cls, values: Any) -> Any:
+        """Put in what a silent key means for the kind of data set."""
+        return as_its_kind(values) if isinstance(values, dict) else values
+
+    @property
+    def place_key(self) -> str:
+        """The key that says where the imagery is."""
+        return PLACE_OF[self.dataset_type]
+
+    @property
+    def place(self) -> str:
+        """Where the imagery is: a path or URL."""
+        return str(getattr(self, self.place_key))
 
 
 class ModelSettings(Section):
@@ -175,6 +209,16 @@ class TrainingSettings(Section):
     def game_on(self) -> int:
         """The step at which pretraining and ramp are over, and there is a discriminator to be read."""
         return self.pretrain_steps + max(self.adv_loss_ramp_steps, 1)
+
+    @property
+    def balance_point(self) -> float:
+        """What the best D answers to a perfect G (c, NASH): α/2; relativistic ½, whatever α; of a critic not a number.
+
+        Relativistic logits are differences from the other kind's mean, and images that nothing tells apart differ by 0.
+        """
+        if self.Losses.adv_loss_type == "wasserstein":
+            return math.nan
+        return 0.5 if self.Losses.relativistic_average_d else self.real_label / 2
 
     @property
     def real_label(self) -> float:
@@ -352,7 +396,8 @@ class Configuration(Section):
 def section_of(field: FieldInfo | None) -> type[BaseModel] | None:
     """Return the section that stands at a field; None where a value does."""
     annotation = field.annotation if field is not None else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    either = [annotation, *get_args(annotation)]  # a section, or the name of one
+    return next((kind for kind in either if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:

@@ -66,7 +66,11 @@ class State:
         """Return a discriminator drawn from hash(seed, part), and its optimiser."""
         conf = self.configuration
         network = _drawn(lambda: Discriminator(conf.Model.in_bands, conf.Discriminator), conf, part, self.device)
-        return network, _adam(network, conf, rate, conf.Optimizers.weight_decay_d)
+        return network, self.optimizer_of_d(network, rate)
+
+    def optimizer_of_d(self, network: Discriminator, rate: float) -> torch.optim.Optimizer:
+        """Return a fresh Adam for a discriminator."""
+        return _adam(network, self.configuration, rate, self.configuration.Optimizers.weight_decay_d)
 
     @property
     def in_bf16(self) -> bool:

@@ -1,4 +1,7 @@
-"""Keys that a configuration sets and nothing reads: opensr-srgan's own, and those that another key makes idle."""
+"""What is said of a configuration that is valid: keys that it sets and nothing reads, and values that mislead.
+
+Nothing reads some of opensr-srgan's own keys, and those that another key makes idle.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.configuration import build_configuration
-from trainables.dotted import flatten
-from trainables.schema import UNREAD, Configuration, roles_of
+from trainables.dotted import flatten, value_at
+from trainables.normalization import normalization_of
+from trainables.schema import UNREAD, Configuration, DataSettings, roles_of
 
 _ON: Callable[[object], bool] = bool
 
@@ -19,7 +23,12 @@ def _is(*values: object) -> Callable[[object], bool]:
 # A key, the key that decides whether anything reads it, and for which of that one's values something does.
 READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Data.path": ("Data.dataset_type", _is("scenes")),
-    "Data.root_dir": ("Data.dataset_type", _is("lrhrfolderdataset")),
+    "Data.root_dir": ("Data.dataset_type", _is("LRHRFolderDataset", "ExampleDataset")),
+    "Data.sen2naip_taco_file": ("Data.dataset_type", _is("SEN2NAIP")),
+    "Data.sen2naip_val_fraction": ("Data.dataset_type", _is("SEN2NAIP")),
+    "Data.normalization": ("Data.dataset_type", _is("scenes", "LRHRFolderDataset", "SEN2NAIP")),
+    "Data.val_fraction": ("Data.dataset_type", _is("scenes", "LRHRFolderDataset")),
+    "Data.val_side": ("Data.dataset_type", _is("scenes", "LRHRFolderDataset")),
     "Data.percentiles": ("Data.normalization", _is("percentiles")),
     "Data.scale": ("Data.normalization", _is("scale")),
     "Data.prefetch_factor": ("Data.resident", _is(False, None)),
@@ -49,12 +58,31 @@ AND_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {  # and a second on
 }
 
 
+# Of a key's value that does not mean what it seems to: when, and what is said.
+MISLEADING: list[tuple[str, Callable[[Configuration], bool], str]] = [
+    (
+        "Data.normalization",
+        lambda configuration: normalization_of(configuration.Data, 0.0, 1.0).signed,
+        "images lie within ±1; PSNR and SSIM see 0 to Training.Losses.max_val of them alone, half the range, as in "
+        "opensr-srgan.",
+    ),
+    (
+        "Generator.scaling_factor",
+        lambda configuration: (
+            configuration.Data.dataset_type == "ExampleDataset" and configuration.Generator.scaling_factor != 4
+        ),
+        "low-resolution images are made by this factor, where opensr-srgan reduces an ExampleDataset by 4 whatever it "
+        "is told.",
+    ),
+]
+
+
 def why_unread(key: str, configuration: Configuration) -> str:
     """Say why nothing reads a dotted key in this configuration; empty where something does."""
     if UNREAD in roles_of(key):
         return UNREAD.value
     for decider, reads in (table[key] for table in (READ_WHEN, AND_WHEN) if key in table):
-        value = flatten(configuration.model_dump())[decider]
+        value = value_at(configuration.model_dump(), decider)
         if not reads(value):
             return f"nothing reads it while {decider} is {str(value).lower() if isinstance(value, bool) else value}"
         if why := why_unread(decider, configuration):
@@ -64,7 +92,16 @@ def why_unread(key: str, configuration: Configuration) -> str:
 
 def unread(configuration: Configuration) -> dict[str, str]:
     """Find the keys that differ from their default and that nothing reads; returns a warning for each."""
+    of_its_kind = DataSettings(dataset_type=configuration.Data.dataset_type).model_dump()
     default = flatten(build_configuration({}, "", Path()).model_dump())
-    changed = {key: value for key, value in flatten(configuration.model_dump()).items() if value != default[key]}
+    default |= {f"Data.{key}": of_its_kind[key] for key in ("normalization", "crop_size")}
+    changed = {key: value for key, value in flatten(configuration.model_dump()).items() if value != default.get(key)}
     told = {key: why for key in changed if (why := why_unread(key, configuration))}
     return {key: f"{key}: {changed[key]} does nothing, since {why}." for key, why in told.items()}
+
+
+def cautions(configuration: Configuration) -> dict[str, str]:
+    """Return all warnings of a valid configuration, by key."""
+    values = flatten(configuration.model_dump())
+    misled = {key: f"{key}: {values[key]}: {told}" for key, when, told in MISLEADING if when(configuration)}
+    return misled | unread(configuration)

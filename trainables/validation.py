@@ -1,6 +1,7 @@
 """What one validation measures: image metrics, the discriminator's answers, the best response, pictures.
 
-Both networks are in evaluation mode, on the fixed held-out pairs. `balance.py` judges what is measured here.
+G is in evaluation mode, on the fixed held-out pairs; D judges as in the game. `balance.py` judges what is
+measured here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.game import discriminator_game
+from trainables.game import discriminator_game, judge_images
 from trainables.imagery import Imagery
 from trainables.losses import (
     detail_db,
@@ -50,8 +51,8 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     d = state.discriminator
     if d is None:
         return figures
-    d.eval()
-    logits = _answers(d, pairs.hr, size), _answers(d, judged, size)
+    data = configuration.Data
+    logits = judge_images(d, pairs.hr, data), judge_images(d, judged, data)
     real, fake = (answers.mean(1) for answers in logits)
     real_detailed = real[pairs.detailed]
     figures |= _against(real_detailed, fake, pairs.detailed, "nash/")
@@ -59,7 +60,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     figures |= {"nash/p_y": float(p_y.mean()), "nash/p_g": float(p_g.mean())}
     if state.averaged is not None:
         raw = _answers(state.generator, pairs.lr, size)
-        answers = _judged(d, raw, size)
+        answers = judge_images(d, raw, data).mean(1)
         figures |= _against(real_detailed, answers, pairs.detailed, "nash/raw/")
         figures["nash/raw/p_g"] = float(probabilities(real, answers, losses)[1].mean())
         figures["nash/raw/psnr"] = float(psnr(raw, pairs.hr, peak))
@@ -69,14 +70,13 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
             state.pretrained_images = _answers(state.pretrained, pairs.lr[pairs.detailed], size)
         references["pretrained"] = state.pretrained_images
     for name, image in references.items():
-        answer, interval = auc(real_detailed, _judged(d, image, size))
+        answer, interval = auc(real_detailed, judge_images(d, image, data).mean(1))
         figures |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
         figures[f"nash/control_{name}_high"] = interval[1]
     figures["nash/control"] = float(np.min([figures[f"nash/control_{name}"] for name in references]))  # nan stays nan
     figures["validation/DISC_adversarial_loss"] = float(discriminator_loss(*logits, 1.0, losses))
     adversarial = float(generator_adversarial_loss(logits[1], logits[0], losses))
     figures["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
-    d.train()
     return figures
 
 
@@ -112,10 +112,11 @@ def _warm(state: State) -> tuple[Discriminator, torch.optim.Optimizer]:
     """D and its optimiser, copied; at the configured rate, whatever the plateau scheduler made of it."""
     assert state.discriminator is not None and state.optimizer_d is not None
     responder = copy.deepcopy(state.discriminator).train()
-    optimizer = torch.optim.Adam(responder.parameters(), fused=True)
+    rate = state.configuration.Optimizers.optim_d_lr
+    optimizer = state.optimizer_of_d(responder, rate)
     optimizer.load_state_dict(copy.deepcopy(state.optimizer_d.state_dict()))
     for group in optimizer.param_groups:
-        group["lr"] = state.configuration.Optimizers.optim_d_lr
+        group["lr"] = rate
     return responder, optimizer
 
 
@@ -143,16 +144,15 @@ def _respond(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    responder.eval()
-    val_size = configuration.Data.val_batch_size
-    real = _judged(responder, pairs.hr[pairs.detailed], val_size)
+    data = configuration.Data
+    real = judge_images(responder, pairs.hr[pairs.detailed], data).mean(1)
     if opponent == "real":
         half = len(real) // 2
         return auc(real[: 2 * half : 2], real[1 : 2 * half : 2])[0]  # neighbours apart: as alike as two samples can be
     images = pairs.bicubic[pairs.detailed]
     if opponent == "generated":
-        images = _answers(state.judged, pairs.lr[pairs.detailed], val_size)
-    return auc(real, _judged(responder, images, val_size))[0]
+        images = _answers(state.judged, pairs.lr[pairs.detailed], data.val_batch_size)
+    return auc(real, judge_images(responder, images, data).mean(1))[0]
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,6 @@ def _answers(network: nn.Module, images: Tensor, size: int) -> Tensor:
     answers = torch.cat([network(part) for part in images.split(size)])
     network.train(was_training)
     return answers.float()
-
-
-def _judged(discriminator: nn.Module, images: Tensor, size: int) -> Tensor:
-    """An answer an image, (n,): the mean of its logits."""
-    return _answers(discriminator, images, size).mean(1)
 
 
 def _against(real_detailed: Tensor, fake: Tensor, detailed: Tensor, prefix: str) -> dict[str, float]:

@@ -11,7 +11,6 @@ from rich.text import Text
 from trainables.errors import InvalidInput, Problem, located
 from trainables.places import is_url
 from trainables.schema import Configuration
-from trainables.unread import unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.console import duration, print_warnings
 from tune_srgan.store.objects import storage_at
@@ -57,10 +56,10 @@ def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
     """Validate a training and its imagery, and say what it is."""
     from tune_srgan.run.single import describe_training, open_training
 
-    configuration, imagery = open_training(file)
+    configuration, imagery, warnings = open_training(file)
     if gpu:
         _refuse_without_gpu()
-    print_warnings(list(unread(configuration).values()), err)
+    print_warnings(warnings, err)
     out.print(Text(f"{file} is a valid training.", style="green"))
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
     steps, every = configuration.Training.max_steps, configuration.Training.validate_every

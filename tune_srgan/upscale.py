@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables.errors import InvalidInput, Problem, one_line
+from trainables.image_files import read_image
 from trainables.networks import Generator
-from trainables.scenes import read_image
+from trainables.normalization import normalization_of
 from trainables.schema import Configuration
 from trainables.state import State
 from tune_srgan.store.layout import TEMPORARY
@@ -103,8 +104,10 @@ def upscale_file(source: Path, target: Path, weights: Path) -> tuple[int, int]:
         raise InvalidInput(
             [Problem(str(source), "IN", f"{image.shape[0]} bands", f"{configuration.Model.in_bands}, as trained")]
         )
-    scaled = np.where(valid, (image.astype(np.float32) - low) / (high - low), 0.0).astype(np.float32)
-    sr = upscale_image(generator, torch.from_numpy(scaled), factor).numpy() * (high - low) + low
+    normalization = normalization_of(configuration.Data, low, high)
+    values = np.where(valid, image, normalization.low).astype(np.float32)
+    scaled = normalization.normalize(torch.from_numpy(values))
+    sr = normalization.denormalize(upscale_image(generator, scaled, factor)).numpy()
     _write(source, target, _as_type(sr, image.dtype), valid.repeat(factor, 0).repeat(factor, 1), factor)
     return sr.shape[2], sr.shape[1]
 

@@ -74,7 +74,6 @@ WRONG = {  # what is done to the small study, the key that is named, what is sai
     "step of 0": (search(PATIENCE, int=[2, 12], step=0), AT, "a step above 0"),
     "log from 0": (search(WEIGHT, float=[0, 1], log=True), f"space.{WEIGHT}", "a low end above 0"),
     "step and log": (search(WEIGHT, float=[1, 2], step=0.5, log=True), f"space.{WEIGHT}", "step or log, not both"),
-    "searched and fixed": (search(RAMP, int=[10, 20]), f"space.{RAMP}", "searched, and fixed to 20"),
     "float range of an int key": (search(PATIENCE, float=[2, 8]), AT, "an int range"),
     "choice of another type": (search(PATIENCE, choice=["a", "b"]), AT, "'a' (str)"),
     "value out of its bounds": (search("Optimizers.eps", float=[0.1, 2]), "space.Optimizers.eps", "Optimizers.eps = 2"),
@@ -127,12 +126,17 @@ FURTHER = ["Schedulers.patience_d", "Schedulers.cooldown", WARMUP, "Optimizers.w
 FURTHER += ["Optimizers.weight_decay_d", "Training.Losses.l1_weight", "Training.Losses.tv_weight"]
 
 
-def test_a_key_that_is_fixed_by_its_other_name_is_shown_with_its_value(tmp_path):
+def test_what_the_file_fixes_of_the_space_starts_first_and_that_is_said(tmp_path):
     study = small()
-    study["training"]["Training"]["g_warmup_steps"] = 5
+    study["training"]["Training"] |= {"g_warmup_steps": 5, "g_pretrain_steps": 40}
+    study["training"]["Schedulers"]["patience_g"] = 99
     search(WARMUP, int=[0, 10])(study)
-    (problem,) = problems_of(write(tmp_path, study))
-    assert (problem.key, problem.found) == (f"space.{WARMUP}", "searched, and fixed to 5 in the training")
+    section("search", try_first=[{WEIGHT: 0.02}])(study)
+    found, warnings = load_study(write(tmp_path, study))
+    assert found.search.try_first == [{PRETRAIN: 40, WEIGHT: 0.01, WARMUP: 5}, {WEIGHT: 0.02}]
+    said = {f"{PRETRAIN} is searched; the file's 40 starts first.", f"{WARMUP} is searched; the file's 5 starts first."}
+    said.add(f"{PATIENCE} is searched; the file's 99 lies outside 2 to 12.")
+    assert {warning for warning in warnings if "is searched" in warning} == said
 
 
 @pytest.mark.parametrize("further", [0, 7])

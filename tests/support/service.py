@@ -13,16 +13,19 @@ import optuna
 import psutil
 import yaml
 
+from tests.support.tiny import OWN
+
 ROOT = Path(__file__).resolve().parents[2]
 TUNE = ROOT / "tune.py"
 STUDY = {
     "study": "tiny",
     "training": {
         "Data": {"crop_size": 16, "train_batch_size": 2, "val_batch_size": 64},
-        "Training": {"device": "cpu", "adv_loss_ramp_steps": 4, "EMA": {"enabled": True}}
-        | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
-        "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
-        "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+        "Training": OWN["Training"] | {"device": "cpu", "adv_loss_ramp_steps": 4, "EMA": {"enabled": True}},
+        "Generator": OWN["Generator"] | {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
+        "Discriminator": OWN["Discriminator"] | {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+        "Optimizers": {"optim_d_lr": 1e-5},
+        "Schedulers": OWN["Schedulers"],
     },
     "space": {
         "Training.g_pretrain_steps": {"int": [4, 12], "step": 4},

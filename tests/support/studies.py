@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.tiny import OWN
 from trainables.outcome import End, Outcome, outcome_of
 from tune_srgan.search.confirmation import missing
 from tune_srgan.store.records import StudyRecords, TrialRecord, read_records, record_of
@@ -24,9 +25,10 @@ SMALL: dict[str, Any] = {
     "study": "small",
     "training": {
         "Data": {"crop_size": 16, "train_batch_size": 4},
-        "Training": {"adv_loss_ramp_steps": 20, "Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
-        "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
-        "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+        "Training": OWN["Training"] | {"adv_loss_ramp_steps": 20},
+        "Generator": OWN["Generator"] | {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
+        "Discriminator": OWN["Discriminator"] | {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+        "Schedulers": OWN["Schedulers"],
         "Optimizers": {"optim_d_lr": 1.0e-4},
     },
     "space": {

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,23 @@ from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import pick_device
 
-BASE = {
+# this project's own networks and lengths, where opensr-srgan's defaults are others
+OWN: dict[str, dict[str, Any]] = {
+    "Training": {"pretrain_g_only": True, "label_smoothing": True}
+    | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
+    "Generator": {"block_type": "plain", "use_icnr": False, "bicubic_skip": True},
+    "Discriminator": {"norm": False, "per_patch": False, "input_range": 1.0},
+    "Schedulers": {"patience_d": 10, "threshold": 1e-4, "min_lr": 0.0},
+}
+BASE: dict[str, dict[str, Any]] = {
     "Data": {"crop_size": 16, "train_batch_size": 4, "val_batch_size": 64},
-    "Training": {"device": "cpu", "threads": 1, "max_steps": 100, "validate_every": 2}
-    | {"g_pretrain_steps": 4, "adv_loss_ramp_steps": 4, "Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
-    "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
-    "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+    "Training": OWN["Training"]
+    | {"device": "cpu", "threads": 1, "max_steps": 100, "validate_every": 2}
+    | {"g_pretrain_steps": 4, "adv_loss_ramp_steps": 4},
+    "Generator": OWN["Generator"] | {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
+    "Discriminator": OWN["Discriminator"] | {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Optimizers": {"optim_g_lr": 1e-3, "optim_d_lr": 1e-3, "betas": [0.5, 0.99]},
+    "Schedulers": OWN["Schedulers"] | {"patience_g": 10},
     "Nash": {"validation_pairs": 64},
 }
 

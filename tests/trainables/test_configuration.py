@@ -92,10 +92,7 @@ def test_warmup_under_training_is_accepted_and_refused_where_both_differ():
 
 
 @pytest.mark.parametrize(("key", "value", "sentence"), [
-    ("Data.dataset_type", "S2_6b", "Name a file or folder of scenes in Data.path"),
-    ("Data.dataset_type", "ExampleDataset", "the built-in sample is used"),
-    ("Data.dataset_type", "SEN2NAIP", "use LRHRFolderDataset"),
-    ("Data.normalization", "zscore", "Use percentiles, scale"),
+    ("Data.dataset_type", "S2_6b", "Put tiles into {train,val}/{LR,HR} and use LRHRFolderDataset"),
     ("Generator.model_type", "stochastic_gan", "Use SRResNet or esrgan"),
     ("Generator.block_type", "rcab", "It is not built here yet. Leave `block_type` out"),
     ("Discriminator.model_type", "unet", "Use standard, patchgan or esrgan"),

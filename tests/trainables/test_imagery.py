@@ -1,5 +1,6 @@
 """Scenes of every kind, what is wrong with them, the split by area, and crops that are functions of the step."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from PIL import Image
 from torch.nn import functional
 
 from tests.support.tiny import coordinates, saved, textured, tiny
+from trainables.configuration import build_configuration, dump_configuration
 from trainables.errors import InvalidInput
 from trainables.imagery import Imagery, load_imagery
+from trainables.scenes import find_scenes
+from trainables.unread import cautions
 
 CROP = 16
 CPU = torch.device("cpu")
@@ -77,6 +81,240 @@ def test_the_pairs_of_an_lr_hr_folder_are_taken_as_they_are(tmp_path):
         assert np.isin(high, hr[index]).all() and np.isin(low, lr[index]).all()
 
 
+def picture(path, image, **options):
+    Image.fromarray(image.transpose(1, 2, 0)).save(path, **options)
+
+
+FORMATS = {  # in which tiles come, none of which loses anything
+    **{"a.npy": np.save, "a.npz": np.savez, "a.jp2": lambda path, image: jpeg2000(path, image)},
+    **{name: lambda path, image: geotiff(path, image) for name in ("a.tif", "a.TIFF")},
+    **dict.fromkeys(("a.png", "a.bmp", "a.ppm", "a.tga"), picture),
+    "a.webp": lambda path, image: picture(path, image, lossless=True),
+}
+
+
+def jpeg2000(path, image):
+    shape = dict(zip(("count", "height", "width"), image.shape, strict=True))
+    exact = {"QUALITY": "100", "REVERSIBLE": "YES"}
+    with rasterio.open(path, "w", driver="JP2OpenJPEG", dtype=image.dtype, **shape, **exact) as file:
+        file.write(image)
+
+
+def tiles(folder, writer=np.save, name="a.npy", sides=("train", "val"), count=1, size=64, factor=4, unit=255):
+    """LR/HR folders of tiles; the HR ones as they are, (count, 3, size, size)."""
+    images = []
+    for part in sides:
+        for index in range(count):
+            hr = (textured(height=size, width=size, seed=len(images)) * unit).astype(
+                "uint8" if unit == 255 else "uint16"
+            )
+            for side, image in (("HR", hr), ("LR", hr[:, ::factor, ::factor])):
+                path = folder / part / side / f"{index}{name}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                writer(path, np.ascontiguousarray(image))
+            images.append(hr)
+    return images
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tiles_of_every_format_are_read_as_they_were_written(tmp_path, name):
+    images = tiles(tmp_path, FORMATS[name], name)
+    found = pairs_of(tmp_path, **IDENTITY)
+    for scene, image in zip(found.scenes, images, strict=True):
+        assert np.array_equal(scene.hr, image)
+        assert np.array_equal(scene.lr, image[:, ::4, ::4])
+
+
+def test_what_is_no_image_is_passed_over_and_no_program_is_started_for_one(tmp_path):
+    tiles(tmp_path)
+    for side in ("LR", "HR"):
+        for name in ("Thumbs.db", "readme.txt", "drawing.eps"):
+            (tmp_path / "train" / side / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    assert len(pairs_of(tmp_path, **IDENTITY).scenes) == 2
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        imagery(tmp_path / "train" / "HR" / "drawing.eps")
+
+
+def test_tiles_without_their_other_half_are_one_problem_a_folder(tmp_path):
+    tiles(tmp_path, count=6)
+    for index in range(5):
+        (tmp_path / "train" / "LR" / f"{index}a.npy").unlink()
+    (tmp_path / "val" / "LR" / "0a.npy").rename(tmp_path / "val" / "LR" / "0a.NPY")
+    with pytest.raises(InvalidInput) as caught:
+        pairs_of(tmp_path)
+    assert [(Path(problem.file).name, problem.found) for problem in caught.value.problems] == [
+        ("train", "5 HR without LR: 0a.npy, 1a.npy, 2a.npy and 2 more"),
+        ("val", "1 LR without HR: 0a.NPY; 1 HR without LR: 0a.npy"),
+    ]
+
+
+def test_tiles_of_another_scale_are_one_problem_that_counts_them(tmp_path):
+    tiles(tmp_path, count=28, factor=2)
+    with pytest.raises(InvalidInput) as caught:
+        pairs_of(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.file.endswith("train/LR/0a.npy")
+    assert problem.found == (
+        "(3, 32, 32) beside an HR image of (3, 64, 64); and so 10a.npy, 11a.npy, 12a.npy and 52 more"
+    )
+    assert problem.expected == "1/4 of the HR image in size"
+
+
+TEN_THOUSAND = {"Data.normalization": "normalise_10k"}
+
+
+def tiles_of(folder, pairs, **dotted):
+    return pairs_of(folder, **{"Data.crop_size": None, "Nash.validation_pairs": pairs}, **TEN_THOUSAND, **dotted)
+
+
+@pytest.mark.parametrize(("count", "size", "factor", "pairs", "crop", "overlapping"), [
+    (64, 32, 4, 64, 32, False),  # as many tiles as pairs: whole ones
+    (8, 64, 4, 64, 56, True),  # of 16 cells: 3 × 3 places of 14 in each of 8
+    (8, 64, 4, 256, 44, True),  # 6 × 6 places of 11
+    (8, 64, 2, 256, 54, True),  # of 32 cells: 6 × 6 places of 27
+    (1, 128, 8, 64, 72, True),  # of 16 cells: 8 × 8 places of 9
+])  # fmt: skip
+def test_crops_are_as_large_as_the_tiles_allow(tmp_path, count, size, factor, pairs, crop, overlapping):
+    tiles(tmp_path, count=count, size=size, factor=factor, unit=9000)
+    found = tiles_of(tmp_path, pairs, **{"Generator.scaling_factor": factor})
+    assert found.crop == crop
+    assert found.pairs.hr.shape == (pairs, 3, crop, crop)
+    assert found.pairs.overlapping == overlapping
+    assert len({image.numpy().tobytes() for image in found.pairs.hr}) == pairs
+    assert found.batch(0, "train", 0, 2)[1].shape == (2, 3, crop, crop)
+    assert f"crops of {crop} px" in found.describe()
+
+
+def test_a_crop_fits_into_the_smallest_tile_and_touches_no_nodata(tmp_path):
+    tiles(tmp_path, count=8, unit=9000)
+    for side, cells in (("HR", 48), ("LR", 12)):
+        np.save(tmp_path / "train" / side / "0a.npy", np.ones((3, cells, cells)))
+    assert tiles_of(tmp_path, 64).crop == 48
+    holed = np.load(tmp_path / "val" / "HR" / "0a.npy").astype(np.float32)
+    for index in range(8):
+        holed[:, 31, 31] = np.nan
+        np.save(tmp_path / "val" / "HR" / f"{index}a.npy", holed)
+    assert tiles_of(tmp_path, 64).crop == 32  # 8 × 8 cells lie beside the hole at (7, 7) at 17 places, 9 × 9 at none
+
+
+def test_without_a_val_folder_the_last_tiles_are_held_out_whole(tmp_path):
+    images = tiles(tmp_path, sides=("train",), count=10, size=128, unit=9000)
+    found = tiles_of(tmp_path, 64)
+    held_out = np.stack(images[-2:]) / 10000
+    assert np.isin(found.pairs.hr.numpy(), held_out.astype(np.float32)).all()
+    assert found.crop == 108  # 6 × 6 places of 27 of 32 cells in both
+
+
+def test_too_little_to_hold_out_is_one_problem_that_says_what_would_do(tmp_path):
+    tiles(tmp_path, count=1, size=28, unit=9000)
+    with pytest.raises(InvalidInput, match=r"1 held-out tile\(s\) of 28 px.*64 crops.*more or larger tiles into val/"):
+        tiles_of(tmp_path, 64)
+    tiles(tmp_path, count=1, size=64, unit=9000)
+    needs = {"Discriminator.model_type": "esrgan"}
+    assert tiles_of(tmp_path, 64, **needs).crop == 36
+    with pytest.raises(InvalidInput, match="crops of 4 px, the largest of which there are 256.*at least 32 px.*fewer"):
+        tiles_of(tmp_path, 256, **needs)
+    loaded = tiny(**{"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": str(tmp_path)}, **TEN_THOUSAND
+                  | {"Data.crop_size": None})  # fmt: skip
+    assert load_imagery(loaded, CPU).crop == 36
+    deeper = loaded.Discriminator.model_copy(update={"n_blocks": 4})  # another trial of a study, the same imagery
+    with pytest.raises(InvalidInput, match="at least 64 px"):
+        load_imagery(loaded.model_copy(update={"Discriminator": deeper}), CPU)
+
+
+def examples(folder, count=26, size=64, unit=9000):
+    folder.mkdir()
+    images = [(textured(height=size, width=size, seed=seed) * unit) for seed in range(count)]
+    for index, image in enumerate(images):
+        kept = image.astype("uint16") if unit > 1 else image
+        np.savez(folder / f"hr_{index:03d}.npz", other=np.zeros((1, 1, 1)), hr=kept.transpose(1, 2, 0))
+    return [image.astype("uint16") if unit > 1 else image for image in images]
+
+
+@pytest.mark.parametrize("unit", [12000, 1])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_an_example_data_set_is_read_as_opensr_srgan_reads_it(tmp_path, unit, factor):
+    """Its last 20 files are held out; reflectances are not clamped; reduced without antialiasing."""
+    images = examples(tmp_path / "set", unit=unit)
+    where = {"Data.dataset_type": "exampledataset", "Data.root_dir": str(tmp_path / "set"), "Data.crop_size": None}
+    found = Imagery(tiny(**where, **{"Generator.scaling_factor": factor}), CPU)
+    whole = np.stack(images).astype(np.float32) / np.float32(10000 if unit > 1 else 1)
+    assert np.array_equal(np.stack([scene.hr for scene in found.scenes]), whole)
+    lr = functional.interpolate(torch.from_numpy(whole), scale_factor=1 / factor, mode="bicubic")
+    assert torch.equal(torch.stack([scene.lr for scene in found.scenes]), lr)
+    assert np.isin(found.pairs.hr, whole[6:]).all()
+    assert np.isin(found.batch(0, "train", 0, 64)[1], whole[:6]).all()
+    assert (found.low, found.high) == (0, 10000 if unit > 1 else 1)
+    told = cautions(tiny(**where, **{"Generator.scaling_factor": factor, "Data.normalization": "sen2_stretch"}))
+    assert list(told) == (["Generator.scaling_factor"] if factor == 2 else [])
+
+
+def test_example_data_without_a_place_lie_beside_the_file_or_where_it_is_run(tmp_path, monkeypatch):
+    section = {"Data": {"dataset_type": "ExampleDataset"}}
+    examples(tmp_path / "example_dataset", count=20)
+    (tmp_path / "configs").mkdir()
+    for folder, here in ((tmp_path, tmp_path / "configs"), (tmp_path / "configs", tmp_path)):
+        monkeypatch.chdir(here)
+        data = build_configuration(section, "file", folder).Data
+        assert (data.dataset_type, data.root_dir) == ("ExampleDataset", str(tmp_path / "example_dataset"))
+    with pytest.raises(InvalidInput, match="20 files of hr_.*more than 20 hr_"):
+        Imagery(tiny(**{"Data.dataset_type": "ExampleDataset"}), CPU)
+
+
+TACO = {  # made with tacotoolbox 0.3.3 and pytortilla 0.5.1: pair i has 1000·band + 500·i + 8·row + column
+    "Data.dataset_type": "sen2naip", "Data.sen2naip_taco_file": str(Path(__file__).with_name("pairs.taco")),
+    "Data.crop_size": None, "Data.normalization": "normalise_10k", "Data.sen2naip_val_fraction": 0.3,
+}  # fmt: skip
+
+
+def test_pairs_within_a_taco_file_are_read_as_they_are_and_its_last_ones_held_out():
+    pytest.importorskip("tacoreader")
+    found = Imagery(tiny(**TACO), CPU)
+    bands, rows, columns = np.mgrid[:3, :64, :64]
+    expected = np.stack([1000 * bands + 500 * index + 8 * rows + columns for index in range(9)]).astype(np.float32)
+    expected /= np.float32(10000)
+    assert np.array_equal(np.stack([scene.hr for scene in found.scenes]), expected)
+    assert np.array_equal(np.stack([scene.lr for scene in found.scenes]), expected[..., ::4, ::4])
+    assert found.batch(0, "train", 0, 500)[1].amin((1, 2, 3)).max() < expected[6].min() <= found.pairs.hr.min()
+    assert found.crop == 48  # 5 × 5 places of 12 of 16 cells in each of 3
+
+
+@pytest.mark.parametrize(("fraction", "held_out"), [(0.01, 1), (0.1, 1), (0.5, 5), (0.99, 8)])
+def test_so_many_pairs_of_a_taco_file_are_held_out_as_in_opensr_srgan(fraction, held_out):
+    pytest.importorskip("tacoreader")
+    files = find_scenes(tiny(**TACO | {"Data.sen2naip_val_fraction": fraction}))
+    assert (len(files.train), len(files.val)) == (9 - held_out, held_out)
+    part, (name, size, _) = files.train[0][0], files.stamps()[0]
+    assert name == str(part) and str(part).startswith("/vsisubfile/") and f"_{size}," in name
+
+
+def test_a_taco_file_that_is_broken_or_has_no_reader_is_one_problem(tmp_path, monkeypatch):
+    (tmp_path / "a.taco").write_bytes(b"none")
+    monkeypatch.setitem(sys.modules, "tacoreader", None)
+    with pytest.raises(InvalidInput, match=r"no tacoreader; .*pip install 'tune-srgan\[taco\]'"):
+        Imagery(tiny(**TACO), CPU)
+    monkeypatch.undo()
+    pytest.importorskip("tacoreader")
+    with pytest.raises(InvalidInput, match="a.taco: Data.sen2naip_taco_file: found a file that cannot be read"):
+        Imagery(tiny(**TACO | {"Data.sen2naip_taco_file": str(tmp_path / "a.taco")}), CPU)
+
+
+def test_kinds_of_data_sets_are_known_in_any_case_and_written_as_opensr_srgan_spells_them(tmp_path):
+    for kind in ("LRHRFolderDataset", "ExampleDataset", "SEN2NAIP"):
+        given = {"Data.root_dir": "x", "Data.sen2naip_taco_file": "x", "Data.normalization": "identity"}
+        for spelling in (kind, kind.lower(), kind.upper()):
+            configuration = tiny(**{"Data.dataset_type": spelling}, **given)
+            assert f"dataset_type: {kind}\n" in dump_configuration(configuration)
+    for kind, key in (("LRHRFolderDataset", "root_dir"), ("SEN2NAIP", "sen2naip_taco_file")):
+        with pytest.raises(InvalidInput, match=f"Data.{key}: found None"):
+            tiny(**{"Data.dataset_type": kind})
+    for kind in ("cv", "SPOT6", "SISR_WW", "S2_6b"):
+        with pytest.raises(InvalidInput) as caught:
+            tiny(**{"Data.dataset_type": kind})
+        (problem,) = caught.value.problems
+        assert problem.found == f"'{kind}'" and "LRHRFolderDataset" in problem.fix
+
+
 def truncated(folder):
     geotiff(folder / "broken.tif", (textured() * 255).astype("uint8"))
     whole = (folder / "broken.tif").read_bytes()
@@ -111,12 +349,12 @@ def pair(lr):
     pytest.param(scene(textured(height=20, width=100)), "scene.npy", "Data.crop_size", "held-out", id="too few pairs"),
     pytest.param(scene(np.ones((3, 96, 256))), "scene.npy", "Data.percentiles", "the same value", id="no contrast"),
     pytest.param(pair(textured(height=24, width=63)), "LR/a.npy", "Data.root_dir", "(3, 24, 63)", id="LR too small"),
-    pytest.param(pair(None), "LR/a.npy", "Data.root_dir", "cannot be read", id="LR missing"),
+    pytest.param(pair(None), "train", "Data.root_dir", "1 HR without LR: a.npy", id="LR missing"),
 ])  # fmt: skip
 def test_unusable_imagery_is_one_problem_that_names_file_and_key(tmp_path, make, file, key, found):
     make(tmp_path)
     with pytest.raises(InvalidInput) as caught:
-        pairs_of(tmp_path) if "LR" in file else imagery(tmp_path / file)
+        pairs_of(tmp_path) if (tmp_path / "train").exists() else imagery(tmp_path / file)
     (problem,) = caught.value.problems
     assert problem.key == key
     assert problem.file.endswith(file)
@@ -224,13 +462,36 @@ def test_percentiles_leave_out_scenes_that_are_held_out_whole(tmp_path):
     assert imagery(tmp_path, **{"Data.val_fraction": 0.4}).high <= 1
 
 
-@pytest.mark.parametrize(("name", "scale", "low", "high"), [
-    ("scale", [2.0, 6.0], 2, 6), ("normalise_10k", None, 0, 10000), ("zero_one", None, 0, 1), ("identity", None, 0, 1),
+@pytest.mark.parametrize(("name", "scale", "unit", "low", "high"), [
+    ("scale", [2.0, 6.0], 1, 2, 6), ("normalise_10k", None, 9000, 0, 10000), ("zero_one", None, 1, 0, 1),
+    ("identity", None, 5, 0, 1), ("sen2_stretch", None, 0.2, 0, 0.3),
 ])  # fmt: skip
-def test_a_fixed_scale(tmp_path, name, scale, low, high):
-    path = saved(tmp_path / "a.npy", textured())
+def test_a_fixed_scale(tmp_path, name, scale, unit, low, high):
+    path = saved(tmp_path / "a.npy", textured() * np.float32(unit))
     found = imagery(path, **{"Data.normalization": name, "Data.scale": scale})
-    assert np.allclose(found.scenes[0].hr, (textured() - low) / (high - low), rtol=1e-5, atol=1e-6)
+    assert (found.low, found.high) == (low, high)
+    assert np.allclose(found.scenes[0].hr, (textured() * unit - low) / (high - low), rtol=1e-5, atol=1e-6)
+
+
+def test_nodata_is_the_lowest_number_of_a_signed_normalisation_and_in_no_crop(tmp_path):
+    image = textured(height=128) * np.float32(0.2)
+    image[:, 5, 5] = np.nan
+    found = imagery(saved(tmp_path / "a.npy", image), **{"Data.normalization": "normalise_s2"})
+    expected = np.where(np.isnan(image), -1, 2 * (image / 0.3) - 1)
+    assert np.allclose(found.scenes[0].hr, expected, atol=1e-6)
+    assert not found.scenes[0].usable[1, 1]
+
+
+def test_reflectances_in_another_unit_are_refused_and_a_few_that_are_cut_off_are_told(tmp_path):
+    path = saved(tmp_path / "a.npy", textured() * np.float32(10000) + 1)
+    with pytest.raises(InvalidInput, match="Data.normalization: found values of which nearly all are clamped; .*0–0.3"):
+        imagery(path, **{"Data.normalization": "sen2_stretch"})
+    found = imagery(path, **{"Data.normalization": "normalise_10k"})
+    assert "clamped" not in found.describe()
+    path = saved(tmp_path / "b.npy", textured(height=160, width=320) * np.float32(13000))
+    told = imagery(path, **{"Data.normalization": "normalise_10k"})
+    share = float((told.pairs.hr == 1).float().mean())
+    assert 0.01 < share < 0.2 and f"values 0–10000 as 0–1, {share:.0%} of them clamped" in told.describe()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scipy.ndimage import convolve1d
 from torch.nn import functional
 
 from tests.support.perceptual import CASES, SIDE, losses_of, pair, peers_figures, write_published
@@ -18,8 +19,8 @@ from trainables.perceptual import (
     ALEX,
     HEADS,
     VGG,
-    Laplacian,
     bands_at,
+    laplacian,
     layers_upto,
     perceptual_of,
     three_bands,
@@ -221,16 +222,29 @@ def test_equal_and_empty_images_have_distance_0_and_a_finite_gradient(metric, pu
 
 def test_the_laplacian_distance_by_hand():
     """A constant is in what remains of the pyramid alone, the finest checkerboard in its first level alone."""
-    perceptual, hr = Laplacian(32), torch.rand(2, 4, 32, 32)
+    hr = torch.rand(2, 4, 32, 32)
     checkers = torch.tensor([[0.25, -0.25], [-0.25, 0.25]]).repeat(16, 16)
-    assert float(perceptual(hr + 0.3, hr)) == pytest.approx(0.3, rel=1e-5)
-    assert float(perceptual(hr + checkers, hr)) == pytest.approx(0.25, rel=1e-5)
-    # a dot of 1: what is left of it in the first level is 1 − its own share of the blurred one
-    middle = torch.zeros(1, 1, 32, 32)
-    middle[..., 16, 16] = 1
-    assert perceptual.levels == 3
-    assert float(perceptual(middle, torch.zeros_like(middle))) > 1 / 32**2 > float(middle.abs().mean()) / 2
-    assert Laplacian(4).levels == 1
+    assert float(laplacian(hr + 0.3, hr)) == pytest.approx(0.3, rel=1e-5)
+    assert float(laplacian(hr + checkers, hr)) == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("side", [4, 20, 32])  # of one level, of three and an odd one, of three
+def test_the_laplacian_distance_by_convolutions(side):
+    def blurred(image, gain=1):
+        for axis in (0, 1):
+            image = convolve1d(image, gain * np.array([1, 4, 6, 4, 1]) / 16, axis=axis, mode="mirror")
+        return image
+
+    draw = np.random.default_rng(0)
+    rest, expected = draw.standard_normal((side, side)), 0.0
+    images = torch.from_numpy(rest)[None, None].float()
+    for _ in range({4: 1, 20: 3, 32: 3}[side]):
+        reduced, spread = blurred(rest)[::2, ::2], np.zeros_like(rest)
+        spread[::2, ::2] = reduced
+        expected += np.abs(rest - blurred(spread, gain=2)).mean()
+        rest = reduced
+    expected += np.abs(rest).mean()
+    assert float(laplacian(images, torch.zeros_like(images))) == pytest.approx(expected, rel=1e-5)
 
 
 def refused(**values):

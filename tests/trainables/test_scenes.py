@@ -14,7 +14,7 @@ from tests.support.object_store import s3
 from tests.support.service import ROOT
 from tests.support.tiny import saved, textured, tiny
 from trainables import cache as module
-from trainables import imagery, scenes
+from trainables import decoding, scenes
 from trainables.errors import InvalidInput
 from trainables.imagery import Imagery
 
@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 LOAD = """
 import sys, torch
 from tests.support.tiny import tiny
-from trainables import imagery
-imagery.SHARED_FROM = 0
+from trainables import decoding, imagery
+decoding.SHARED_FROM = 0
 made = imagery.Imagery(tiny(**{"Data.path": sys.argv[1]}), torch.device("cpu"))
 print(made.digest, sum("lr.npy" in line or "hr.npy" in line for line in open("/proc/self/maps")))
 """
@@ -92,6 +92,25 @@ def test_a_folder_at_a_url_keeps_its_structure(bucket, tmp_path):
     assert there.digest == here.digest
 
 
+def test_a_taco_file_is_fetched_and_what_is_decoded_of_it_is_shared(bucket, monkeypatch, machine):
+    pytest.importorskip("tacoreader")
+    local = Path(__file__).with_name("pairs.taco")
+    with fsspec.open(f"{bucket.url}/sen2naip/pairs.taco", "wb") as file:
+        file.write(local.read_bytes())
+
+    def digest(place):
+        kind = {"Data.dataset_type": "SEN2NAIP", "Data.normalization": "normalise_10k", "Data.crop_size": None}
+        return Imagery(tiny(**kind, **{"Data.sen2naip_taco_file": str(place)}), CPU).digest
+
+    own = digest(local)
+    assert digest(f"{bucket.url}/sen2naip/pairs.taco") == own
+    monkeypatch.setattr(decoding, "SHARED_FROM", 0)
+    assert digest(local) == own
+    monkeypatch.setattr(scenes, "_read", lambda *_: pytest.fail("decoded again"))
+    assert digest(local) == own
+    assert len(list(machine.glob("imagery/scenes-*[0-9a-f]/"))) == 1
+
+
 def test_a_copy_that_was_altered_is_fetched_again(bucket, tmp_path, machine):
     url = put(f"{bucket.url}/altered/scene.npy", textured(seed=3), tmp_path)
     digest = load(url).digest
@@ -141,7 +160,7 @@ def test_two_who_want_the_same_fetch_it_once(bucket, tmp_path, monkeypatch):
 def test_large_scenes_are_decoded_once_and_to_the_bit(tmp_path, monkeypatch, machine):
     paths = [saved(tmp_path / "scenes" / f"{name}.npy", textured(seed=seed)) for seed, name in enumerate("ab")]
     own = load(tmp_path / "scenes")
-    monkeypatch.setattr(imagery, "SHARED_FROM", 0)
+    monkeypatch.setattr(decoding, "SHARED_FROM", 0)
     assert load(tmp_path / "scenes").digest == own.digest
     (entry,) = machine.glob("imagery/scenes-*[0-9a-f]/")
     monkeypatch.setattr(scenes, "_read", lambda *_: pytest.fail("decoded again"))
@@ -152,7 +171,7 @@ def test_large_scenes_are_decoded_once_and_to_the_bit(tmp_path, monkeypatch, mac
     assert all(torch.equal(one.hr, other.hr) for one, other in zip(shared.scenes, own.scenes, strict=True))
     monkeypatch.undo()
     monkeypatch.setenv("TUNE_SRGAN_CACHE", str(machine))
-    monkeypatch.setattr(imagery, "SHARED_FROM", 0)
+    monkeypatch.setattr(decoding, "SHARED_FROM", 0)
     saved(Path(paths[0]), textured(seed=7))
     assert load(tmp_path / "scenes").digest != own.digest
     assert len(list(machine.glob("imagery/scenes-*[0-9a-f]/"))) == 2
@@ -161,7 +180,7 @@ def test_large_scenes_are_decoded_once_and_to_the_bit(tmp_path, monkeypatch, mac
 def test_where_there_is_no_room_every_process_has_its_own(tmp_path, monkeypatch, machine):
     path = saved(tmp_path / "scene.npy", textured())
     own = load(path)
-    monkeypatch.setattr(imagery, "SHARED_FROM", 0)
+    monkeypatch.setattr(decoding, "SHARED_FROM", 0)
     monkeypatch.setenv("TUNE_SRGAN_CACHE_GB", "0.0001")
     assert load(path).digest == own.digest
     assert not list(machine.glob("imagery/scenes-*[0-9a-f]/"))

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tests.support.tiny import begun, tiny
-from trainables.schedules import Plateau, adversarial_weight, phase, warmup
+from trainables.schedules import Plateau, adversarial_weight, g_warmup, phase
 from trainables.trainer import train
 
 QUARTER = 0.14644661  # half a cosine, a quarter of its way: (1 - cos 45°) / 2
@@ -16,17 +16,22 @@ QUARTER = 0.14644661  # half a cosine, a quarter of its way: (1 - cos 45°) / 2
 
 @pytest.mark.parametrize(
     ("step", "linear", "cosine"),
-    [(0, 0, 0), (1, 0.01, 0.000246719), (25, 0.25, QUARTER), (50, 0.5, 0.5), (100, 1, 1), (101, 1, 1), (9999, 1, 1)],
+    [(1, 0.05, 0.05), (6, 0.06, 0.05), (25, 0.25, QUARTER), (50, 0.5, 0.5), (100, 1, 1), (101, 1, 1), (9999, 1, 1)],
 )
 def test_warmup(step, linear, cosine):
-    assert warmup(step, 100, "linear") == pytest.approx(linear)
-    assert warmup(step, 100, "cosine") == pytest.approx(cosine, rel=1e-5)
-    assert warmup(step, 0, "cosine") == 1
+    def factor(steps, curve):
+        return g_warmup(step, tiny(**{"Schedulers.g_warmup_steps": steps, "Schedulers.g_warmup_type": curve}))
+
+    assert factor(100, "linear") == pytest.approx(linear)
+    assert factor(100, "cosine") == pytest.approx(cosine, rel=1e-5)
+    assert factor(0, "cosine") == factor(100, "none") == 1
 
 
 @pytest.mark.parametrize(
     ("step", "linear", "cosine"),
-    [(0, 0, 0), (10, 0, 0), (11, 0.025, 0.00154133), (20, 0.25, QUARTER), (30, 0.5, 0.5), (50, 1, 1), (90, 1, 1)],
+    # at its k-th step the ramp is at the middle of it, (k − ½) / 40, as opensr-srgan's is
+    [(10, 0, 0), (11, 0.0125, 0.000385482), (20, 0.2375, 0.13283875), (30, 0.4875, 0.480374), (50, 0.9875, 0.999614)]
+    + [(51, 1, 1), (90, 1, 1)],
 )
 def test_adversarial_weight_is_0_in_pretraining_then_ramped(step, linear, cosine):
     values = {"Training.g_pretrain_steps": 10, "Training.adv_loss_ramp_steps": 40, "Training.Losses.adv_loss_beta": 0.2}
@@ -40,7 +45,7 @@ def test_adversarial_weight_without_ramp_and_without_pretraining():
     at_once = tiny(**values, **{"Training.adv_loss_ramp_steps": 0})
     assert [adversarial_weight(step, at_once) for step in (4, 5)] == [0, 0.2]
     from_the_start = tiny(**values, **{"Training.pretrain_g_only": False})
-    assert [adversarial_weight(step, from_the_start) for step in (1, 2, 4)] == pytest.approx([0.05, 0.1, 0.2])
+    assert [adversarial_weight(step, from_the_start) for step in (1, 2, 4)] == pytest.approx([0.025, 0.075, 0.175])
 
 
 def test_phases():

@@ -25,9 +25,9 @@ SEEN |= {"TruncatedVGG.i": 1, "TruncatedVGG.j": 2}
 FIVE = {"Model.in_bands": 5, "Data.path": "five.npy"}
 # Of each key that is searched or fixed: another value, and what else must be set for it to be read.
 OTHER: dict[str, tuple[object, dict[str, object]]] = {
-    "Data.dataset_type": ("lrhrfolderdataset", {"Data.root_dir": "pairs"}),
+    "Data.dataset_type": ("LRHRFolderDataset", {"Data.root_dir": "pairs"}),
     "Data.path": ("other.npy", {}),
-    "Data.root_dir": ("others", {"Data.dataset_type": "lrhrfolderdataset", "Data.root_dir": "pairs"}),
+    "Data.root_dir": ("others", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
     "Data.normalization": ("identity", {}),
     "Data.percentiles": ([1.0, 99.0], {}),
     "Data.scale": ([0.1, 0.9], {"Data.normalization": "scale", "Data.scale": [0.0, 1.0]}),
@@ -110,6 +110,7 @@ ONE_VALUE = {  # until their parts are built
     *("Training.Losses.relativistic_average_d", "Training.Losses.r1_gamma"),
     "Generator.block_type",
 }
+BY_A_READER = {"Data.sen2naip_taco_file", "Data.sen2naip_val_fraction"}  # that is no part of this: test_imagery.py
 OF_MANY = ("window", "required", "kept", "latest", "last", "last_required", "pace", "exploitability")
 JUDGED_LATER = {f"Nash.{key}" for key in OF_MANY}  # of many readings: test_balance.py
 OF_MEMORY = {"Data.resident", "Data.prefetch_factor"}  # what is computed at once, and where
@@ -129,6 +130,10 @@ def scenes(tmp_path_factory):
     holed = image.copy()
     holed[:, :40, :40] = 0.0
     np.save(folder / "zeros.npy", holed)
+    (folder / "examples").mkdir()
+    for index in range(22):
+        shown = textured(height=48, width=48, seed=index).transpose(1, 2, 0)
+        np.savez(folder / "examples" / f"hr_{index}.npz", hr=shown)
     for pairs, low in (("pairs", image), ("others", image[::-1])):
         for part in ("train", "val"):
             for side, content in (("HR", image), ("LR", low[:, ::4, ::4])):
@@ -172,7 +177,7 @@ def equal(one, other) -> bool:
 
 def test_every_key_is_tried_or_known_for_what_it_is():
     machine = {key for key in KEYS if roles_of(key) & {MACHINE, UNREAD}}
-    known = OTHER.keys() | machine | ONE_VALUE | JUDGED_LATER | OF_MEMORY
+    known = OTHER.keys() | machine | ONE_VALUE | JUDGED_LATER | OF_MEMORY | BY_A_READER
     assert sorted(set(KEYS) - known) == []
     assert sorted(known - set(KEYS)) == []
 
@@ -187,10 +192,17 @@ def test_a_key_that_is_read_changes_what_is_trained_or_what_is_said_of_it(scenes
     assert not equal(outcome_of(scenes, beside), outcome_of(scenes, beside | {key: value}))
 
 
+EXAMPLES = {"Data.dataset_type": "ExampleDataset", "Data.root_dir": "examples"}
 IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another key leaves them unread
     "Data.percentiles": ([1.0, 99.0], {"Data.normalization": "identity"}),
     "Data.scale": ([0.1, 0.9], {}),
     "Data.root_dir": ("others", {}),
+    "Data.sen2naip_taco_file": ("pairs.taco", {}),
+    "Data.sen2naip_val_fraction": (0.5, {}),
+    "Data.sen2naip_phase": ("val", {}),
+    "Data.normalization": ("identity", EXAMPLES),
+    "Data.val_fraction": (0.4, EXAMPLES),
+    "Data.val_side": ("left", EXAMPLES),
     "Training.g_pretrain_steps": (6, {"Training.pretrain_g_only": False}),
     "Training.precision": ("bf16", {"Training.device": "cpu"}),
     "Training.cuda_graphs": (False, {"Training.device": "cpu"}),

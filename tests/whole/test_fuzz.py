@@ -33,8 +33,8 @@ from trainables import imagery as images
 from trainables.configuration import dump_configuration, load_configuration
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput
+from trainables.image_files import suffixes
 from trainables.pretraining import pack
-from trainables.scenes import SUFFIXES
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import train
@@ -395,7 +395,7 @@ def test_a_whole_file_is_seen(folder, name):
 @given(st.tuples(damaged_files(), damaged_files()))
 def test_damaged_images(folder, files):
     for at, (name, content) in enumerate(files):  # the second often under another kind's name
-        other = f"a{sorted(SUFFIXES)[len(content) % 7]}"
+        other = f"a{sorted(suffixes())[len(content) % 7]}"
         path = put(folder / (other if at and len(content) % 2 else name), content)
         seen(**{"Data.path": str(path), "Model.in_bands": BANDS.get(name, 3)})
         path.unlink()

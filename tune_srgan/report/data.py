@@ -284,7 +284,7 @@ def _measured(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[
         "validation_pairs": study.objective.nash.validation_pairs,
         "precision": configuration.Training.precision,
         "resources": study.resources.model_dump(),
-        "imagery": configuration.Data.path,
+        "imagery": configuration.Data.place,
         "versions": read_json(folder.versions_file) or {},
         "devices": dict(Counter(record.device for record in records.every if record.device)),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from trainables.configuration import build_configuration
+from trainables.configuration import build_configuration, said_of, unjudgeable
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
 from trainables.imagery import Imagery, load_imagery
@@ -16,7 +16,7 @@ from trainables.outcome import End
 from trainables.perceptual import perceptual_of
 from trainables.schema import Configuration
 from trainables.trainer import pick_device
-from trainables.unread import unread
+from trainables.unread import cautions
 from trainables.yaml_files import read_yaml
 from tune_srgan.console import print_warnings, setting
 from tune_srgan.report.live import show_training
@@ -33,8 +33,8 @@ OF_TRAININGS = "train"  # the folder of trainings in RUNS
 
 def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
     """Train a configuration's file to its end, or go on with it; returns how it ended."""
-    configuration, imagery = open_training(file)
-    print_warnings(list(unread(configuration).values()), err)
+    configuration, imagery, warnings = open_training(file)
+    print_warnings(warnings, err)
     trial, state = open_folder(file, configuration, folder)
     if state:
         out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
@@ -52,8 +52,8 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
     return end
 
 
-def open_training(file: Path) -> tuple[Configuration, Imagery]:
-    """Validate a training's file, its device, its perceptual metric's weights and its imagery."""
+def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
+    """Validate a training's file, device, perceptual metric's weights and imagery; returns what to know beside them."""
     document = read_yaml(file)
     if kind_of(document) is Kind.STUDY:
         fix = f"Run it: python tune.py run {file}."
@@ -62,7 +62,10 @@ def open_training(file: Path) -> tuple[Configuration, Imagery]:
     with located(str(file)):
         device = pick_device(configuration)
         perceptual_of(configuration, device)
-    return configuration, load_imagery(configuration, device)
+    said = said_of(document, str(file), file.parent)
+    unjudged = [f"No balance can be kept. {problem}" for problem in unjudgeable(configuration, str(file))]
+    imagery = load_imagery(configuration, device)
+    return configuration, imagery, [*said, *cautions(configuration).values(), *unjudged]
 
 
 def open_folder(file: Path, configuration: Configuration, folder: Path | None = None) -> tuple[TrialFolder, str]:

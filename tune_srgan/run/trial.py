@@ -212,8 +212,9 @@ def _stopped_early(state: State, terms: Terms) -> Stop | None:
 def out_of_memory(configuration: Configuration, error: torch.OutOfMemoryError) -> str:
     """Return what a person can do about a GPU whose memory does not suffice."""
     data = configuration.Data
+    crop = data.crop_size or "as large as the tiles"
     return (
-        f"out of GPU memory with Data.train_batch_size {data.train_batch_size} and Data.crop_size {data.crop_size}: "
+        f"out of GPU memory with Data.train_batch_size {data.train_batch_size} and Data.crop_size {crop}: "
         "make one of them smaller, or resources.gpus larger, so that fewer trials share a GPU. "
         f"({one_line(error)})"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from trainables.configuration import PLACES, build_configuration, field_of
-from trainables.dotted import flatten, value_at, with_values
+from trainables.configuration import build_configuration, field_of, unjudgeable, whole_places
+from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput, Problem, explain
-from trainables.places import resolve_path
+from trainables.opensr import counts_as_there, translated
+from trainables.places import SAMPLE, resolve_path
 from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
-from trainables.unread import unread, why_unread
+from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value, corners
@@ -55,21 +56,23 @@ def load_study(path: Path) -> tuple[Study, list[str]]:
         fix = f"Train it: python tune.py train {path}."
         raise InvalidInput([Problem(str(path), "", "a training's file", "a study's, with a space", fix)])
     problems: list[Problem] = []
-    training, training_file = _training_of(document, path, problems)
-    problems += _training_problems(training, training_file)
+    training = _training_of(document, path, problems)
+    problems += _training_problems(training.nested, training.file)
+    known = {"training": training.nested} | ({"original": training.original} if training.original else {})
     try:
-        study = Study.model_validate({**document, "training": training})
+        study = Study.model_validate({**document, **known})
     except ValidationError as error:
         problems += [_for_space(problem) for problem in explain(error, Study, str(path))]
         space = document.get("space")
-        problems += _key_problems(map(str, space) if isinstance(space, dict) else [], flatten(training), str(path))
+        problems += _key_problems(map(str, space) if isinstance(space, dict) else [], str(path))
         raise InvalidInput(problems) from None
     problems += _space_problems(study, str(path))
     if not problems:
-        problems += _corner_problems(study, str(path), training_file)
+        problems += _corner_problems(study, str(path), training.file)
     if problems:
         raise InvalidInput(problems)
-    return study, warnings_of(study)
+    study, said = _with_the_files_own(study, training)
+    return study, [*training.said, *said, *warnings_of(study)]
 
 
 def warnings_of(study: Study) -> list[str]:
@@ -91,7 +94,7 @@ def warnings_of(study: Study) -> list[str]:
             f"Schedulers.g_warmup_steps: a warm-up of {longest:g} steps outlasts the shortest pretraining "
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
-    warnings += [warning for key, warning in unread(configuration).items() if key not in study.space]
+    warnings += [warning for key, warning in cautions(configuration).items() if key not in study.space]
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
@@ -100,8 +103,18 @@ def warnings_of(study: Study) -> list[str]:
     return warnings
 
 
-def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem]) -> tuple[dict[str, Any], str]:
-    """The training's sections, inline or from the file a study names, and where they stand; paths made absolute."""
+@dataclass
+class _Training:
+    """A study's training: its sections in this project's units, the file they stand in, and opensr-srgan's own."""
+
+    nested: dict[str, Any]
+    file: str
+    said: list[str] = field(default_factory=list)
+    original: dict[str, Any] | None = None
+
+
+def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem]) -> _Training:
+    """The training's sections, inline or from the file a study names; paths made absolute."""
     training, file = document.get("training", {}), path
     if isinstance(training, str):
         try:
@@ -116,12 +129,33 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
     elif not isinstance(training, dict):
         problems.append(Problem(str(path), "training", repr(training), "a file name or the sections themselves"))
         training = {}
-    for key in PLACES:
-        place = value_at(training, key)
-        if isinstance(place, str) and place != "sample":
-            with contextlib.suppress(ValueError):  # the training's own check names it
-                training = with_values(training, {key: resolve_path(place, file.parent)})
-    return training, str(file)
+    found = translated(training, str(file), file.parent)
+    places = whole_places(found.nested, file.parent, str(file), [])  # the training's own check names what is wrong
+    nested = with_values(found.nested, {key: place for key, place in places.items() if place != str(SAMPLE)})
+    problems += found.problems
+    return _Training(nested, str(file), found.said, training if counts_as_there(training) else None)
+
+
+def _with_the_files_own(study: Study, training: _Training) -> tuple[Study, list[str]]:
+    """The study with what its file fixes of the space as the first trial; says what is searched all the same."""
+    fixed = flatten(training.nested)
+    searched = [key for key in study.space if fixed.get(key) is not None]
+    if not searched:
+        return study, []
+    with contextlib.suppress(InvalidInput):  # its fault is named where ranges are checked
+        configuration = build_configuration(training.nested, training.file, Path(training.file).parent)
+        own = flatten(configuration.model_dump())
+        first = {key: own[key] for key in study.space if study.space[key].admits(own[key])}
+        said = [
+            f"{key} is searched; the file's {own[key]} "
+            + ("starts first." if key in first else f"lies outside {study.space[key].describe()}.")
+            for key in searched
+        ]
+        if first and first not in study.search.try_first:
+            search = study.search.model_copy(update={"try_first": [first, *study.search.try_first]})
+            study = study.model_copy(update={"search": search})
+        return study, said
+    return study, []
 
 
 def _training_problems(training: Mapping[str, Any], file: str) -> list[Problem]:
@@ -142,30 +176,25 @@ def _for_space(problem: Problem) -> Problem:
     return Problem(problem.file, key, problem.found, problem.expected, problem.fix.replace("int_range", "int"))
 
 
-def _key_problems(keys: Iterable[str], fixed: Mapping[str, Any], file: str) -> list[Problem]:
-    """Keys that are none, that define the ruler, or that are fixed too."""
+def _key_problems(keys: Iterable[str], file: str) -> list[Problem]:
+    """Keys that are none, that define the ruler, or that nothing reads."""
     problems = []
     for key in keys:
         field = field_of(key)
         where = f"space.{key}"
-        name = "Training.g_warmup_steps" if key == "Schedulers.g_warmup_steps" and key not in fixed else key
         if isinstance(field, str):
             problems.append(Problem(file, where, "an unknown key", "a key of the training configuration", field))
         elif section_of(field) is not None:
             problems.append(Problem(file, where, "a section", "a key in it"))
         elif refused := [NOT_SEARCHED[role] for role in NOT_SEARCHED if role in roles_of(key)]:
             problems.append(Problem(file, where, refused[0][0], "a setting of the training", refused[0][1]))
-        elif name in fixed:
-            fix = "Take it out of the training file, or out of the space."
-            found = f"searched, and fixed to {fixed[name]} in the training"
-            problems.append(Problem(file, where, found, "one of them", fix))
     return problems
 
 
 def _space_problems(study: Study, file: str) -> list[Problem]:
-    """Keys that cannot be searched, are fixed too, or do not take such values."""
+    """Keys that cannot be searched, or do not take such values."""
     fixed = flatten(study.training)
-    problems = _key_problems(study.space, fixed, file)
+    problems = _key_problems(study.space, file)
     if not study.space:
         problems.append(Problem(file, "space", "nothing", "at least one searched key"))
     wrong = {problem.key for problem in problems}
@@ -184,7 +213,7 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
                 problems.append(Problem(file, where, repr(value), f"a value of the space ({parameter_of.describe()})"))
     for key in ("max_steps", "validate_every"):
         said, own = fixed.get(f"Training.{key}"), getattr(study.objective, key)
-        if said is not None and own is not None and said != own:
+        if said is not None and own is not None and said != own and study.original is None:
             found = f"{own}, and Training.{key} is {said}"
             problems.append(
                 Problem(file, f"objective.{key}", found, "one value", f"Take Training.{key} out of the training file.")
@@ -230,6 +259,8 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
             configuration = build_configuration(document, training_file, Path(training_file).parent)
             for key, reasons in unread_at.items():
                 reasons.append(why_unread(key, configuration))
+            if unjudged := unjudgeable(configuration, training_file):
+                raise InvalidInput(unjudged)
         except InvalidInput as error:
             for problem in error.problems:
                 found_at.setdefault(_where_said(problem, study, file), []).append(corner)

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from trainables.balance import Ruler, earliest_balance
-from trainables.configuration import build_configuration
+from trainables.configuration import build_configuration, unjudgeable
 from trainables.dotted import with_values
+from trainables.errors import InvalidInput
 from trainables.schema import Configuration, NashSettings, Place, Section
 from trainables.yaml_files import write_yaml
 from tune_srgan.study.space import Parameter, Value
@@ -112,10 +113,11 @@ class Tracking(Section):
 
 
 class Study(Section):
-    """A validated study. `training` is the training file's content, paths in it absolute."""
+    """A validated study. `training` is the training file's content in this project's units, paths in it absolute."""
 
     study: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     training: dict[str, Any]
+    original: dict[str, Any] | None = None  # opensr-srgan's file that `training` is of, as it was written
     space: dict[str, Parameter]
     objective: Objective = Objective()
     search: Search = Search()
@@ -132,8 +134,12 @@ class Study(Section):
         return self.model_copy(update=told)
 
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
-        """Return the complete training configuration of a trial."""
-        return build_configuration(with_values(self.training, self.ruler_values() | dict(values)), self.study, Path())
+        """Return the complete training configuration of a trial. InvalidInput where it could keep no balance."""
+        document = with_values(self.training, self.ruler_values() | dict(values))
+        configuration = build_configuration(document, self.study, Path())
+        if problems := unjudgeable(configuration, self.study):
+            raise InvalidInput(problems)
+        return configuration
 
     def lowest(self) -> Configuration:
         """Return the configuration at the low end of every range."""
