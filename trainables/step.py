@@ -35,9 +35,15 @@ LOSSES = (
     "generator/adversarial_loss",
     "generator/total_loss",
     "discriminator/adversarial_loss",
+)
+OF_D = (  # what else is known of D after its update; the last two where its loss is relativistic
+    "discriminator/r1_penalty",
     "discriminator/D(y)_prob",
     "discriminator/D(G(x))_prob",
+    "train_metrics/discriminator/D(y)_prob_relativistic",
+    "train_metrics/discriminator/D(G(x))_prob_relativistic",
 )
+FIGURES = (*LOSSES, *OF_D)
 IN_PRETRAINING = {"generator/content_loss", "generator/total_loss"}
 PLANNED = {"cpu": 1, "cuda": 25}  # steps; asking a GPU for a number waits for it
 BY_HAND = 3  # steps of each phase before it is recorded: libraries choose their kernels then
@@ -47,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Losses:
-    """LOSSES of consecutive steps from `first_step` on, (steps, 6), on their way to the host."""
+    """FIGURES of consecutive steps from `first_step` on, (steps, 9), on their way to the host."""
 
     first_step: int
     values: Tensor
@@ -60,10 +66,10 @@ class Losses:
         return self.values
 
 
-def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
-    """Make one step. `now` is a row of `_schedule`; returns the LOSSES, (6,), nan where there is none."""
+def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """Make one step. `now` is a row of `_schedule`; returns the FIGURES, (9,), nan where there is none, and G(x)."""
     rate_g, rate_d, weight, clip, averaging = now.unbind()
-    losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
+    losses = torch.full((len(FIGURES),), math.nan, device=hr.device)
     sr = precision.forward(state.generator, lr, state.in_bf16).float()
     content = content_loss(sr, hr, state.configuration.Training.Losses)
     total = content
@@ -77,7 +83,7 @@ def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
     total.backward()
     _move(state.generator, state.optimizer_g, rate_g, clip, state)
     state.average(averaging.float())
-    return losses
+    return losses, sr.detach()
 
 
 def _adversarial(state: State, hr: Tensor, sr: Tensor) -> Tensor:
@@ -94,30 +100,34 @@ def _adversarial(state: State, hr: Tensor, sr: Tensor) -> Tensor:
     return adversarial
 
 
-def discriminator_game(d: Discriminator, hr: Tensor, sr: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what D minimises on real and generated images, and its logits of both."""
+def discriminator_game(d: Discriminator, hr: Tensor, sr: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what D minimises on real and generated images, its logits of both, and the penalty in the first."""
     training = state.configuration.Training
     if d.apart:
         real, fake = (precision.forward(d, images, state.in_bf16).float() for images in (hr, sr))
     else:  # one batch is faster
         real, fake = precision.forward(d, torch.cat([hr, sr]), state.in_bf16).float().chunk(2)
     loss = discriminator_loss(real, fake, training.real_label, training.Losses)
+    penalty = loss.new_zeros(())
     if training.Losses.r1_gamma:
-        loss = loss + r1_penalty(d, hr, training.Losses.r1_gamma)
-    return loss, real, fake
+        penalty = r1_penalty(d, hr, training.Losses.r1_gamma)
+    return loss + penalty, real, fake, penalty
 
 
 def _discriminator_step(state: State, hr: Tensor, sr: Tensor, rate: Tensor, clip: Tensor) -> Tensor:
-    """One update of D on real and generated images; returns its loss, mean D(y), mean D(G(x))."""
+    """One update of D on real and generated images; returns its loss and OF_D."""
     d, optimizer = state.discriminator, state.optimizer_d
     assert isinstance(d, Discriminator) and optimizer is not None
     d.train().requires_grad_(True)  # whatever a recording that failed left behind
-    loss, real, fake = discriminator_game(d, hr, sr, state)
+    loss, *logits, penalty = discriminator_game(d, hr, sr, state)
     optimizer.zero_grad()
     loss.backward()
     _move(d, optimizer, rate, clip, state)
-    answers = probabilities(real.detach(), fake.detach(), state.configuration.Training.Losses)
-    return torch.stack([loss.detach(), *(answer.mean() for answer in answers)])
+    real, fake = (answers.detach() for answers in logits)
+    losses, none = state.configuration.Training.Losses, loss.new_full((), math.nan)
+    judged = [answer.mean() for answer in (real.sigmoid(), fake.sigmoid(), *probabilities(real, fake, losses))]
+    relativistic = judged[2:] if losses.relativistic_average_d else [none, none]
+    return torch.stack([loss.detach(), penalty.detach(), *judged[:2], *relativistic])
 
 
 def _move(network: nn.Module, optimizer: torch.optim.Optimizer, rate: Tensor, clip: Tensor, state: State) -> None:
@@ -144,7 +154,7 @@ def _schedule(state: State, step: int) -> tuple[float, ...]:
 
 
 class Stepper:
-    """Makes a training's steps, by hand or by replaying their recording; `last` holds the newest (lr, hr) batch."""
+    """Makes a training's steps, by hand or by replaying their recording; `last` is the newest (G(x), hr) batch."""
 
     last: tuple[Tensor, Tensor]
 
@@ -157,7 +167,7 @@ class Stepper:
         kind = torch.float32 if self._on_gpu else torch.float64
         self._rows = torch.zeros((self._planned, 5), dtype=kind, device=device)
         self._crops = torch.zeros((self._planned, self._size, 5), dtype=torch.int32, device=device)
-        self._losses = torch.zeros((self._planned, len(LOSSES)), device=device)
+        self._losses = torch.zeros((self._planned, len(FIGURES)), device=device)
         self._at = torch.zeros(1, dtype=torch.long, device=device)
         self._feed = None if imagery.resident else _Feed(state, imagery)
         self._record = self._on_gpu and training.cuda_graphs
@@ -229,9 +239,10 @@ class Stepper:
             lr, hr = self._feed.batch
         else:
             lr, hr = self._imagery.gather(self._crops.index_select(0, self._at)[0])
-        self._losses.index_copy_(0, self._at, update(self._state, lr, hr, now)[None])
+        losses, sr = update(self._state, lr, hr, now)
+        self._losses.index_copy_(0, self._at, losses[None])
         self._at += 1
-        self.last = lr, hr
+        self.last = sr, hr
 
     def _try_to_record(self) -> None:
         """Record the step; where that fails, training goes on by hand and the log says why."""

@@ -6,6 +6,7 @@ Both networks are in evaluation mode, on the fixed held-out pairs. `balance.py` 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.gpu import precision
 from trainables.imagery import Imagery
 from trainables.losses import (
     content_loss,
@@ -27,6 +27,7 @@ from trainables.losses import (
 from trainables.networks import upsample
 from trainables.schema import LossSettings
 from trainables.state import State
+from trainables.step import discriminator_game
 
 BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS = 100, 300
 FRESH_RATE = 2e-4
@@ -40,6 +41,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
     judged = _answers(state.judged, pairs.lr, size)
+    state.pictured = judged[_drawn(imagery, configuration.Logging.num_val_images)]
     figures = {f"val_metrics/{name}": value for name, value in image_metrics(judged, pairs.hr, losses).items()}
     content = float(content_loss(judged, pairs.hr, losses))
     figures["validation/content_loss"] = content
@@ -186,13 +188,30 @@ def held_out_images(state: State, imagery: Imagery) -> dict[str, Tensor]:
 
 def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
     """Draw `count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
-    every, pairs = held_out_images(state, imagery), imagery.pairs
+    every, chosen = held_out_images(state, imagery), _drawn(imagery, count)
     figures = figures_of_merit(every, imagery, state.configuration.Training.Losses)
-    chosen = pairs.detailed.nonzero().flatten()
-    chosen = chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
-    lr, hr = pairs.lr[chosen], pairs.hr[chosen]
+    sheet = _sheet([images[chosen] for images in every.values()], imagery, chosen)
+    return Pictures(sheet, {"LR": {}, **figures, "HR": {}})
+
+
+def picture(state: State, imagery: Imagery) -> NDArray[np.uint8] | None:
+    """Draw what the last validation made of `num_val_images` pairs, LR | SR | HR, (rows, columns, 3); None of none."""
+    if state.pictured is None or not len(state.pictured):
+        return None
+    return _sheet([state.pictured], imagery, _drawn(imagery, len(state.pictured)))
+
+
+def _drawn(imagery: Imagery, count: int) -> Tensor:
+    """Which of the held-out pairs are drawn: so many of the detailed ones, evenly."""
+    chosen = imagery.pairs.detailed.nonzero().flatten()
+    return chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
+
+
+def _sheet(images: Sequence[Tensor], imagery: Imagery, chosen: Tensor) -> NDArray[np.uint8]:
+    """Images of the chosen pairs, a column each between LR and HR."""
+    lr, hr = imagery.pairs.lr[chosen], imagery.pairs.hr[chosen]
     near = lr.repeat_interleave(imagery.factor, -1).repeat_interleave(imagery.factor, -2)
-    columns = [near, *(images[chosen] for images in every.values()), hr]
+    columns = [near, *images, hr]
     # one stretch a row, from its HR image, so that they can be compared
     low = torch.quantile(hr.flatten(1), 0.01, dim=1)[:, None, None, None]
     high = torch.quantile(hr.flatten(1), 0.99, dim=1)[:, None, None, None]
@@ -201,8 +220,8 @@ def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
     sheet = torch.cat([torch.cat(list(image), dim=-2) for image in framed], dim=-1)
     if sheet.shape[0] < 3:
         sheet = sheet[:1].expand(3, -1, -1)
-    named = {"LR": {}, **figures, "HR": {}}
-    return Pictures((sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy(), named)
+    drawn: NDArray[np.uint8] = (sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return drawn
 
 
 @torch.no_grad()

@@ -198,9 +198,6 @@ IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another
     "Training.limit_val_batches": (3, {}),
     "Training.Losses.perceptual_metric": ("nonsense", {}),
     "Training.Losses.fixed_idx": ([0, 1], {}),
-    "Logging.wandb.enabled": (True, {}),
-    "Logging.wandb.entity": ("lab", {}),
-    "Logging.wandb.project": ("gans", {}),
 }
 
 
@@ -223,7 +220,7 @@ def test_defaults_are_never_warned_of():
     assert unread(build_configuration(Configuration().model_dump(), "test", Path())) == {}
 
 
-@pytest.mark.parametrize("key", ["Training.max_epochs", "Logging.wandb.project", "Training.Losses.perceptual_metric"])
+@pytest.mark.parametrize("key", ["Training.max_epochs", "Training.Losses.perceptual_metric"])
 def test_what_nothing_reads_is_refused_in_a_space(tmp_path, key):
     document = small()
     document["space"][key] = {"choice": ["a", "b"]}

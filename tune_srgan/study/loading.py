@@ -19,7 +19,7 @@ from trainables.configuration import build_configuration, field_of
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.places import resolve_path
-from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
+from trainables.schema import MACHINE, RULER, UNREAD, Configuration, WandbSettings, roles_of, section_of
 from trainables.unread import unread, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
@@ -92,6 +92,8 @@ def warnings_of(study: Study) -> list[str]:
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
     warnings += [warning for key, warning in unread(configuration).items() if key not in study.space]
+    if configuration.Logging.wandb != WandbSettings():
+        warnings.append("Logging.wandb: does nothing in a study, whose own `tracking` decides.")
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
