@@ -73,7 +73,8 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
         figures |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
         figures[f"nash/control_{name}_high"] = interval[1]
     figures["nash/control"] = float(np.min([figures[f"nash/control_{name}"] for name in references]))  # nan stays nan
-    figures["validation/DISC_adversarial_loss"] = float(discriminator_loss(*logits, 1.0, losses))
+    plain = losses.model_copy(update={"relativistic_average_d": False})  # as opensr-srgan validates any D
+    figures["validation/DISC_adversarial_loss"] = float(discriminator_loss(*logits, 1.0, plain))
     adversarial = float(generator_adversarial_loss(logits[1], logits[0], losses))
     figures["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
     d.train()
