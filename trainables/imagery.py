@@ -23,6 +23,7 @@ from torch import Tensor
 from trainables.cache import cache, make_room, used
 from trainables.errors import InvalidInput, Problem
 from trainables.gpu import layers
+from trainables.masks import all_of, shrunk, windows
 from trainables.networks import downsample, upsample
 from trainables.scenes import Found, Mask, Part, Raw, find_scenes
 from trainables.schema import Configuration
@@ -269,10 +270,10 @@ class Imagery:
         if raw.lr is None:
             lr = downsample(hr[None], self.factor)[0]
             # bicubic reduction reaches two low-resolution pixels far: what nodata coloured is not used either
-            usable = _shrunk(_all_of(valid, self.factor), 2)
+            usable = shrunk(all_of(valid, self.factor), 2)
         else:
             lr = torch.from_numpy(((raw.lr - low) / span).astype(np.float32))
-            usable = _all_of(valid, self.factor)
+            usable = all_of(valid, self.factor)
         return Scene(raw.name, hr, lr, usable)
 
     def _areas(self, configuration: Configuration, files: Found, shapes: Sequence[tuple[int, ...]]) -> list[Areas]:
@@ -306,7 +307,7 @@ class Imagery:
             if area in has:
                 usable = np.zeros_like(scene.usable)
                 usable[has[area]] = scene.usable[has[area]]
-                corners = np.argwhere(_windows(usable, self.cells))
+                corners = np.argwhere(windows(usable, self.cells))
                 corners_of.append(np.column_stack([np.full(len(corners), index), corners]).astype(np.int32))
         positions = np.concatenate(corners_of)
         if not len(positions):
@@ -392,24 +393,3 @@ def _part(shape: tuple[int, ...], side: str, count: int) -> Part:
     length = shape[across]
     part = slice(length - count, length) if side in ("right", "bottom") else slice(0, count)
     return (slice(None), part) if across else (part, slice(None))
-
-
-def _all_of(valid: Mask, factor: int) -> Mask:
-    """Low-resolution cells all of whose high-resolution pixels are valid."""
-    rows, columns = valid.shape[0] // factor, valid.shape[1] // factor
-    return np.asarray(valid.reshape(rows, factor, columns, factor).all(axis=(1, 3)))
-
-
-def _shrunk(usable: Mask, cells: int) -> Mask:
-    """`usable` less what lies within `cells` of an unusable cell; the image's own edge is no nodata."""
-    padded = np.pad(usable, cells, constant_values=True)
-    return _windows(padded, 2 * cells + 1)
-
-
-def _windows(usable: Mask, side: int) -> Mask:
-    """For every top left corner whether the side × side window there is usable throughout, by an integral image."""
-    if min(usable.shape) < side:
-        return np.zeros((0, 0), bool)
-    total = np.pad(usable.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    inside = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    return np.asarray(inside == side * side)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.studies import loaded, small
+from tests.support.studies import loaded, small, write
 from tests.support.tiny import BASE, begun, everything, textured, tiny
 from trainables.configuration import build_configuration
 from trainables.dotted import flatten, with_values
@@ -15,6 +15,7 @@ from trainables.errors import InvalidInput
 from trainables.schema import MACHINE, UNREAD, Configuration, roles_of
 from trainables.trainer import train
 from trainables.unread import READ_WHEN, unread
+from tune_srgan.study.loading import load_study
 
 KEYS = list(flatten(Configuration().model_dump()))
 STEPS = 24
@@ -232,4 +233,17 @@ def test_what_another_key_leaves_unread_is_refused_in_a_space(tmp_path):
     document = small()
     document["training"]["Training"]["pretrain_g_only"] = False
     with pytest.raises(InvalidInput, match="g_pretrain_steps: found a key that does nothing.*pretrain_g_only is false"):
+        loaded(tmp_path, document)
+
+
+def test_a_trainings_own_tracking_does_nothing_in_a_study_and_that_is_said_once(tmp_path):
+    document = small()
+    document["training"]["Logging"] = {"wandb": {"enabled": True, "entity": "lab", "project": "gans"}}
+    study, warnings = load_study(write(tmp_path, document))
+    assert [line for line in warnings if "wandb" in line] == [
+        "Logging.wandb: does nothing in a study, whose own `tracking` decides."
+    ]
+    assert study.tracking.wandb.project == "tune-srgan"
+    document["space"]["Logging.wandb.project"] = {"choice": ["a", "b"]}
+    with pytest.raises(InvalidInput, match="space.Logging.wandb.project: found a key that defines how it is computed"):
         loaded(tmp_path, document)
