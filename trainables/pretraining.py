@@ -35,7 +35,7 @@ def pack(state: State) -> bytes:
     """Return what a training that walks the same path needs: G, its average, its optimiser, the readings so far."""
     content = state.content()
     kept: dict[str, Any] = {name: content[name] for name in PARTS if name in content}
-    kept |= {name: content[name] for name in ("step", "readings", "scale")}
+    kept |= {name: content[name] for name in ("step", "readings", "scale", "epoch")}
     buffer = io.BytesIO()
     torch.save(kept, buffer)
     return buffer.getvalue()

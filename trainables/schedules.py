@@ -41,6 +41,18 @@ def adversarial_weight(step: int, configuration: Configuration) -> float:
     return losses.adv_loss_beta * (rise((played - 0.5) / ramp, losses.adv_loss_schedule) if ramp else 1.0)
 
 
+def ema_decay(step: int, configuration: Configuration) -> float:
+    """Return the decay of the averaged generator at the update that makes `step` (Polyak); early on lower.
+
+    0 up to `update_after_step`: it is a copy until then.
+    """
+    ema = configuration.Training.EMA
+    updates = step - ema.update_after_step
+    if updates <= 0:
+        return 0.0
+    return min(ema.decay, (1 + updates) / (10 + updates)) if ema.use_num_updates else ema.decay
+
+
 def phase(step: int, configuration: Configuration) -> str:
     """Say where a training is after `step` updates: warm-up, pretraining, ramp or game."""
     training = configuration.Training

@@ -38,7 +38,8 @@ METRICS = [
     *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in IMAGE_METRICS),
     *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
     *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
-    *(f"discriminator/{name}" for name in ("adversarial_loss", "D(y)_prob", "D(G(x))_prob")),
+    *(f"discriminator/{name}" for name in ("adversarial_loss", "adversarial_loss_step", "r1_penalty")),
+    *(f"discriminator/{name}" for name in ("D(y)_prob", "D(G(x))_prob")),
     *(f"nash/{name}" for name in ("p_y", "p_g", "rank", "control", "psnr")),
 ]
 
@@ -327,9 +328,7 @@ class SchedulerSettings(Section):
 
 
 class WandbSettings(Section):
-    """opensr-srgan's tracking keys; a study's own `tracking` decides here."""
-
-    roles = frozenset({UNREAD})
+    """Weights & Biases, of a training by itself; a study's own `tracking` decides about its trials."""
 
     enabled: bool = False
     entity: str | None = None

@@ -16,7 +16,7 @@ from torch import nn
 from trainables.errors import InvalidInput, Problem, one_line
 from trainables.networks import Discriminator, Generator
 from trainables.perceptual import Perceptual, perceptual_of
-from trainables.schedules import plateaus
+from trainables.schedules import ema_decay, plateaus
 from trainables.schema import Configuration
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -43,6 +43,7 @@ class State:
         self.step = 0
         self.readings: list[dict[str, float]] = []
         self.scale = [0.0, 1.0]  # the imagery's values that are 0 and 1 here
+        self.epoch: dict[str, list[float]] = {}  # of the epoch under way: sums over its steps, and of how many
         self.generator: nn.Module = _drawn(
             lambda: Generator(configuration.Model.in_bands, configuration.Generator), configuration, "G", device
         )
@@ -55,6 +56,7 @@ class State:
         self.optimizer_d: torch.optim.Optimizer | None = None
         self.pretrained: nn.Module | None = None
         self.pretrained_images: torch.Tensor | None = None  # what it makes of the detailed held-out pairs; not saved
+        self.pictured: torch.Tensor | None = None  # what the last validation made of what is drawn; not saved
 
     def begin_game(self) -> None:
         """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control."""
@@ -88,13 +90,8 @@ class State:
         return self.averaged if self.averaged is not None else self.generator
 
     def averaging(self, step: int) -> float:
-        """Return how far the averaged generator moves at the update that makes `step` (Polyak); early on farther."""
-        ema = self.configuration.Training.EMA
-        updates = step - ema.update_after_step
-        decay = 0.0 if updates <= 0 else ema.decay
-        if updates > 0 and ema.use_num_updates:
-            decay = min(decay, (1 + updates) / (10 + updates))
-        return 1 - decay
+        """Return how far the averaged generator moves at the update that makes `step`."""
+        return 1 - ema_decay(step, self.configuration)
 
     @torch.no_grad()
     def average(self, weight: torch.Tensor) -> None:
@@ -122,7 +119,8 @@ class State:
 
     def content(self) -> dict[str, Any]:
         """Return all of it, as plain containers and tensors."""
-        progress = {"step": self.step, "readings": self.readings, "scale": self.scale, "torch": str(torch.__version__)}
+        progress = {"step": self.step, "readings": self.readings, "scale": self.scale, "epoch": self.epoch}
+        progress |= {"torch": str(torch.__version__)}
         return progress | {name: part.state_dict() for name, part in self._parts().items()}
 
     @classmethod
@@ -131,7 +129,7 @@ class State:
         state = cls(configuration, device)
         try:
             content = torch.load(path, map_location=device, weights_only=True)
-            if state.take(content).content().keys() != content.keys():
+            if state.take(content).content().keys() != content.keys() | {"epoch"}:
                 raise ValueError("the parts of another training")
             return state
         except (torch.OutOfMemoryError, torch.AcceleratorError):
@@ -144,6 +142,7 @@ class State:
     def take(self, content: dict[str, Any]) -> State:
         """Become what `content` says; what it leaves out, but G, stays. Any exception where it is none."""
         self.step, self.readings, self.scale = _progress(content)
+        self.epoch = {name: [float(total), int(count)] for name, (total, count) in content.get("epoch", {}).items()}
         if "discriminator" in content:
             self.begin_game()
         for name, part in self._parts().items():

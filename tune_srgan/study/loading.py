@@ -20,7 +20,7 @@ from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.opensr import counts_as_there, translated
 from trainables.places import SAMPLE, resolve_path
-from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
+from trainables.schema import MACHINE, RULER, UNREAD, Configuration, WandbSettings, roles_of, section_of
 from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
@@ -95,6 +95,8 @@ def warnings_of(study: Study) -> list[str]:
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
     warnings += [warning for key, warning in cautions(configuration).items() if key not in study.space]
+    if configuration.Logging.wandb != WandbSettings():
+        warnings.append("Logging.wandb: does nothing in a study, whose own `tracking` decides.")
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
