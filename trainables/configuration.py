@@ -18,6 +18,8 @@ from trainables.places import resolve_path
 from trainables.schema import METRICS, Configuration, DiscriminatorSettings, field_at
 from trainables.yaml_files import read_yaml, write_yaml
 
+PLACES = ("Data.path", "Data.root_dir", "Model.continue_training", "Model.load_checkpoint")  # files and folders
+
 
 def load_configuration(path: Path) -> Configuration:
     """Read and validate a training file; paths in it are relative to it."""
@@ -43,15 +45,16 @@ def build_configuration(document: Mapping[str, Any], file: str, folder: Path) ->
 
 def _with_whole_paths(configuration: Configuration, file: str, folder: Path, problems: list[Problem]) -> Configuration:
     """The configuration with absolute paths; adds a problem for each that no file can have."""
-    data, whole = configuration.Data, {}
-    for key in ("path", "root_dir"):
-        written = getattr(data, key)
-        if written is not None:
+    whole: dict[str, dict[str, str]] = {"Data": {}, "Model": {}}
+    for key in PLACES:
+        section, name = key.split(".")
+        if written := getattr(getattr(configuration, section), name):
             try:
-                whole[key] = resolve_path(written, folder)
+                whole[section][name] = resolve_path(written, folder)
             except ValueError as error:
-                problems.append(Problem(file, f"Data.{key}", repr(written), str(error)))
-    return configuration.model_copy(update={"Data": data.model_copy(update=whole)})
+                problems.append(Problem(file, key, repr(written), str(error)))
+    update = {name: getattr(configuration, name).model_copy(update=paths) for name, paths in whole.items()}
+    return configuration.model_copy(update=update)
 
 
 def dump_configuration(configuration: Configuration) -> str:
@@ -90,6 +93,9 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Data.scale", data.scale, "[low, high] with low < high, since Data.normalization is scale", ""),
         (data.dataset_type == "lrhrfolderdataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
+        (bool(configuration.Model.continue_training and configuration.Model.load_checkpoint),
+         "Model.load_checkpoint", configuration.Model.load_checkpoint, "false beside Model.continue_training",
+         "One takes the weights alone, the other goes on with all of a training: keep the one that is meant."),
         *((True, f"Nash.{key}", getattr(nash, key), f"at most Nash.{of} ({getattr(nash, of)})", "")
           for key, of in nash.impossible().items()),
         (training.validate_every * 50 > training.max_steps,

@@ -121,7 +121,7 @@ def from_opensr(
 
 
 def mismatches(expected: Mapping[str, Tensor], state: Mapping[str, object]) -> str:
-    """Name the tensors that are missing, foreign, of other shape or not finite, a dozen at most; empty where none is."""
+    """Name the tensors that are missing, foreign, of other shape or not finite: a dozen at most, and a count."""
     wrong = [f"{name} is missing" for name in expected if name not in state]
     wrong += [f"{name} has no place" for name in state if name not in expected]
     for name, value in expected.items():
@@ -150,7 +150,8 @@ def parts(network: nn.Module, settings: GeneratorSettings | DiscriminatorSetting
     rules = _rules(settings)
     dense_there = "body.{0}.db{1}.c{2}"
     found: dict[str, Part] = {}
-    highest = max((int(m.group(1)) for m in (re.match(r"up\.(\d+)\.", n) for n in network.state_dict()) if m), default=0)
+    ups = (re.match(r"up\.(\d+)\.", name) for name in network.state_dict())
+    highest = max((int(up.group(1)) for up in ups if up), default=0)
     trunk = getattr(network, "trunk", None)
     for here, value in network.state_dict(keep_vars=True).items():
         name = here

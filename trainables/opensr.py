@@ -25,8 +25,6 @@ NOT_BUILT_ABOVE_ZERO = {
     "Training.Losses.perceptual_weight": "The perceptual loss is not built here yet: set it to 0.",
     "Training.Losses.r1_gamma": "The R1 penalty is not built here yet: set it to 0.",
     "Training.Losses.relativistic_average_d": "The relativistic loss is not built here yet: set it to false.",
-    "Model.continue_training": "Interrupted trainings go on by themselves: run the same `train` command again.",
-    "Model.load_checkpoint": "Starting from foreign weights is not built here yet: set it to false.",
 }
 _LATER = "It is not built here yet."
 

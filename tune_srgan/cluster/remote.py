@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from trainables.configuration import PLACES
+from trainables.dotted import value_at
 from trainables.errors import InvalidInput, Problem
 from trainables.places import is_url
 from tune_srgan.cluster.jobs import Head
@@ -50,11 +52,10 @@ def refuse_relative(file: str, storage: str) -> None:
 
 
 def only_here(study: Study) -> list[str]:
-    """Warn of the imagery's paths that are on this machine, and so perhaps not on the cluster."""
-    data = study.training.get("Data", {})
-    places = {key: str(data.get(key) or "sample") for key in ("path", "root_dir")}
+    """Warn of paths that are on this machine, and so perhaps not on the cluster."""
+    places = {key: str(value_at(study.training, key) or "sample") for key in PLACES}
     return [
-        f"Data.{key}: {place} is on this machine; give a path that every node sees, or a URL."
+        f"{key}: {place} is on this machine; give a path that every node sees, or a URL."
         for key, place in places.items()
         if place != "sample" and not is_url(place) and Path(place).exists()
     ]

@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from trainables.configuration import build_configuration, field_of
-from trainables.dotted import flatten, with_values
+from trainables.configuration import PLACES, build_configuration, field_of
+from trainables.dotted import flatten, value_at, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.places import resolve_path
 from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
@@ -116,12 +116,11 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
     elif not isinstance(training, dict):
         problems.append(Problem(str(path), "training", repr(training), "a file name or the sections themselves"))
         training = {}
-    data = training.get("Data")
-    if isinstance(data, dict):
-        for key in ("path", "root_dir"):
-            if isinstance(data.get(key), str) and data[key] != "sample":
-                with contextlib.suppress(ValueError):  # the training's own check names it
-                    training = with_values(training, {f"Data.{key}": resolve_path(data[key], file.parent)})
+    for key in PLACES:
+        place = value_at(training, key)
+        if isinstance(place, str) and place not in {"", "sample"}:
+            with contextlib.suppress(ValueError):  # the training's own check names it
+                training = with_values(training, {key: resolve_path(place, file.parent)})
     return training, str(file)
 
 
