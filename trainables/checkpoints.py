@@ -54,8 +54,9 @@ def _read_own(content: Any) -> Found | None:
         return None
     networks = {name: Weights(content[name]) for name in ("generator", "averaged", "discriminator") if name in content}
     if "configuration" in content:
-        settings = Configuration.model_validate_json(content["configuration"]).Generator
-        return Found(False, networks["generator"], scale=(content["low"], content["high"]), settings=settings)
+        configuration = Configuration.model_validate_json(content["configuration"])
+        scale = _scale(content["low"], content["high"])
+        return Found(False, networks["generator"], scale=scale, configuration=configuration)
     course = Course(
         step=content["step"],
         optimizers={which: content.get(f"optimizer_{which}", {}) for which in "gd"},
@@ -63,9 +64,15 @@ def _read_own(content: Any) -> Found | None:
         counts={which: content[f"plateau_{which}"]["scheduler"] for which in "gd"},
         pretrained=Weights(content["pretrained"]) if "pretrained" in content else None,
     )
-    low, high = content["scale"]
     averaged, discriminator = networks.get("averaged"), networks.get("discriminator")
-    return Found(False, networks["generator"], averaged, discriminator, course, (low, high))
+    return Found(False, networks["generator"], averaged, discriminator, course, _scale(*content["scale"]))
+
+
+def _scale(low: float, high: float) -> tuple[float, float]:
+    """The values that are 0 and 1; ValueError where they are none."""
+    if not 0 < high - low < math.inf:
+        raise ValueError(f"{low} to {high} as 0 to 1")
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -171,15 +178,18 @@ def generator_problems(found: Found, configuration: Configuration, file: str, ke
     if found.foreign and (why := why_not(settings)):
         said, expected = "opensr-srgan's weights", f"weights of this project's, since {why}"
         return [Problem(file, key, said, expected, "Or set the option as opensr-srgan has it.")]
-    if found.settings is not None:
-        other = [name for name in TRACELESS if getattr(found.settings, name) != getattr(settings, name)]
-        if settings.model_type not in {"esrgan", "stochasticgan"}:
-            other = [name for name in other if name != "res_scale"]
+    if found.configuration is not None:
+        trained = found.configuration.Generator
+        acting = TRACELESS if settings.model_type in {"esrgan", "stochasticgan"} else TRACELESS[:-1]
+        other = [name for name in acting if getattr(trained, name) != getattr(settings, name)]
         if other:
-            text = ", ".join(f"Generator.{name}: {getattr(found.settings, name)}" for name in other)
-            expected = ", ".join(f"{getattr(settings, name)}" for name in other)
-            return [Problem(file, key, f"weights of {text}", expected, "Set them as they were trained.")]
-    network = on_meta(lambda: Generator(configuration.Model.in_bands, settings))
+            said = ", ".join(f"Generator.{name}: {getattr(trained, name)}" for name in other)
+            expected = ", ".join(str(getattr(settings, name)) for name in other)
+            return [Problem(file, key, f"weights of {said}", expected, "Set it as it was when it was trained.")]
+    try:
+        network = on_meta(lambda: Generator(configuration.Model.in_bands, settings))
+    except (RuntimeError, ValueError, ArithmeticError) as error:  # sizes that no number holds
+        return [Problem(file, key, f"weights of a network that there cannot be ({one_line(error)})", "another")]
     for weights in filter(None, (found.generator, found.averaged)):
         if problems := _problems(weights, network, settings, found, file, key):
             return problems

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trainables.names import parts, to_opensr, twin, why_not
 from trainables.networks import spared
 from trainables.schedules import Plateau, g_warmup
-from trainables.schema import DiscriminatorSettings, GeneratorSettings
+from trainables.schema import Configuration, DiscriminatorSettings, GeneratorSettings
 
 if TYPE_CHECKING:
     from trainables.state import State
@@ -60,7 +60,7 @@ class Found:
     discriminator: Weights | None = None
     course: Course | None = None
     scale: tuple[float, float] | None = None  # the values that are 0 and 1
-    settings: GeneratorSettings | None = None
+    configuration: Configuration | None = None  # of the training, where the file says it
 
     @property
     def judged(self) -> Weights:
@@ -204,8 +204,8 @@ def _adam(
         for names, share in zip(in_groups(network, settings, foreign=True), (decay, 0.0), strict=True)
     ]
     there = torch.optim.Adam(groups, lr=rate, betas=options["betas"], eps=options["eps"])
-    for name, moment in moments.items():
-        there.state[weights[name]] = moment
+    for name, saved in moments.items():
+        there.state[weights[name]] = saved
     state: dict[str, Any] = there.state_dict()
     return state
 

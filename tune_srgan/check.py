@@ -18,6 +18,7 @@ from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study
 from tune_srgan.study.loading import Kind, kind_of, load_study
 from tune_srgan.study.settings import Study
+from tune_srgan.study.space import corners
 
 if TYPE_CHECKING:
     from trainables.imagery import Imagery
@@ -26,7 +27,7 @@ FEW = 1 / 20  # of the trials: if fewer can share a pretraining, the space is pr
 
 
 def check_parts(study: Study, file: str, storage: str) -> Imagery:
-    """Check what only the libraries can tell, storage, sampler, earlier studies and imagery; returns the imagery."""
+    """Check what only the libraries can tell: storage, sampler, earlier studies, weights, imagery; returns the last."""
     import torch
 
     from trainables.imagery import load_imagery
@@ -38,7 +39,17 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
     for name in study.search.learn_from:
         with located(file, key="search.learn_from", found=name):
             find_study(name, storage)
+    _check_weights(study)
     return load_imagery(study.lowest(), torch.device("cpu"))
+
+
+def _check_weights(study: Study) -> None:
+    """Refuse networks of the space that the weights its trials begin from are not of."""
+    from trainables.checkpoints import open_checkpoint
+
+    configurations = [study.configuration(values) for values in corners(study.space)]
+    for configuration in {(one.Generator, one.Discriminator): one for one in configurations}.values():
+        open_checkpoint(configuration)
 
 
 def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:
@@ -51,14 +62,18 @@ def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, 
 
 def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
     """Validate a training and its imagery, and say what it is."""
+    from trainables.checkpoints import describe
     from tune_srgan.run.single import describe_training, open_training
 
     configuration, imagery = open_training(file)
+    weights = describe(configuration)
     if gpu:
         _refuse_without_gpu()
     print_warnings(list(unread(configuration).values()), err)
     out.print(Text(f"{file} is a valid training.", style="green"))
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    if weights:
+        out.print(Text(f"Weights: {weights}"), soft_wrap=True)
     steps, every = configuration.Training.max_steps, configuration.Training.validate_every
     described = f"{describe_training(configuration)}; {steps} steps, a reading every {every}"
     out.print(f"Training: {described}.", highlight=False)

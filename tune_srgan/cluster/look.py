@@ -60,9 +60,10 @@ def look_around(study: Study, address: str) -> list[str]:
 
 
 def _look(study: Study, address: str, word: str, node: str) -> str:
-    """On a node: read what the driver wrote, write, list and delete; then the imagery."""
+    """On a node: read what the driver wrote, write, list and delete; then the imagery, and what trials begin from."""
     import torch
 
+    from trainables.checkpoints import open_checkpoint
     from trainables.imagery import load_imagery
 
     host = socket.gethostname()
@@ -78,6 +79,7 @@ def _look(study: Study, address: str, word: str, node: str) -> str:
     except OSError as error:
         raise _unseen(address, host, error.strerror or str(error)[:160]) from None
     try:
+        open_checkpoint(study.lowest())
         return load_imagery(study.lowest(), torch.device("cpu")).describe()
     except InvalidInput as error:
         fix = "Give a path that every node sees, or an s3://… or gs://… URL."

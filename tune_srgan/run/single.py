@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from trainables.checkpoints import describe
 from trainables.configuration import build_configuration
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
@@ -33,11 +34,14 @@ OF_TRAININGS = "train"  # the folder of trainings in RUNS
 def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
     """Train a configuration's file to its end, or go on with it; returns how it ended."""
     configuration, imagery = open_training(file)
+    weights = describe(configuration)
     print_warnings(list(unread(configuration).values()), err)
     trial, state = open_folder(file, configuration, folder)
     if state:
         out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    if weights:
+        out.print(Text(f"Weights: {weights}"), soft_wrap=True)
     out.print(f"Training: {describe_training(configuration)}", highlight=False)
     try:
         show_training(train_recorded(trial), configuration.Training.max_steps, err)

@@ -202,6 +202,10 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
         fix = "Set resources.gpus, as a fraction where several trials share one, or leave Training.device out."
         found = "a training on a GPU, and trials that are given none (resources.gpus is 0)"
         problems.append(Problem(file, "training: Training.device", found, "GPUs for the trials", fix))
+    if value_at(study.training, "Model.continue_training"):
+        fix = "Name it in Model.load_checkpoint: every trial then begins from its weights, at step 0."
+        found = "a training that goes on, with optimisers of settings of its own"
+        problems.append(Problem(file, "training: Model.continue_training", found, "trials that begin alike", fix))
     if study.training.get("Nash"):
         problems.append(
             Problem(file, "training: Nash", "the ruler in the training file", "objective.nash", "Move it there.")
