@@ -101,7 +101,7 @@ def open_checkpoint(configuration: Configuration) -> Opened | None:
     if not drawn and found.discriminator is not None:
         network = on_meta(lambda: Discriminator(configuration.Model.in_bands, configuration.Discriminator))
         problems += _problems(found.discriminator, network, configuration.Discriminator, found, place, key)
-    if key == "Model.continue_training":
+    if key == "Model.continue_training" and not problems:
         problems += _course_problems(found, configuration, place, key)
     if problems:
         raise InvalidInput(problems)

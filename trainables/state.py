@@ -52,9 +52,9 @@ class State:
         self.optimizer_d: torch.optim.Optimizer | None = None
         self.pretrained: nn.Module | None = None
         self.pretrained_images: torch.Tensor | None = None  # what it makes of the detailed held-out pairs; not saved
-        self.origin = checkpoints.digest_of(configuration)  # the content of what it began from
         if begins:
             checkpoints.begin(self)
+        self.origin = checkpoints.digest_of(configuration)  # the content of what it began from
 
     def begin_game(self) -> None:
         """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control.

@@ -47,6 +47,8 @@ def _check_weights(study: Study) -> None:
     """Refuse networks of the space that the weights its trials begin from are not of."""
     from trainables.checkpoints import open_checkpoint
 
+    if study.lowest().Model.begins_from is None:
+        return
     configurations = [study.configuration(values) for values in corners(study.space)]
     for configuration in {(one.Generator, one.Discriminator): one for one in configurations}.values():
         open_checkpoint(configuration)
