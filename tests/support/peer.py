@@ -10,7 +10,9 @@ import contextlib
 import copy
 import io
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -151,8 +153,8 @@ def fit(
         trainer.fit(made, loader, held_out, ckpt_path=goes_on)
 
 
-def record() -> dict[str, object]:
-    """All that is recorded of it; needs opensr-srgan. Writes the checkpoint, returns the rest."""
+def record(to: Path) -> None:
+    """Write all that is recorded of it into a folder; needs opensr-srgan."""
     found: dict[str, dict[str, object]] = {"generators": {}, "discriminators": {}}
     for name, settings in GENERATORS.items():
         for factor in (2, 4, 8):
@@ -162,21 +164,26 @@ def record() -> dict[str, object]:
         made = model(document(GENERATORS["res"], settings)).discriminator
         found["discriminators"][name] = _recorded(made, image(32))
     trained = model(document(GENERATORS["res"], DISCRIMINATORS["esrgan"]))
-    fit(trained, batches(6, 64, 1), RECORDED / "made")
-    checkpoint = torch.load(RECORDED / "made" / "last.ckpt", weights_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(trained, batches(6, 64, 1), Path(folder))
+        checkpoint = torch.load(Path(folder) / "last.ckpt", weights_only=True)
     checkpoint["callbacks"] = {}  # where it was written
-    torch.save(checkpoint, RECORDED / "last.ckpt")
-    for file in (RECORDED / "made").iterdir():
-        file.unlink()
-    (RECORDED / "made").rmdir()
-    shadow = copy.deepcopy(trained.generator).eval()
-    shadow.load_state_dict({**checkpoint["ema_state"]["shadow_params"], **checkpoint["ema_state"]["shadow_buffers"]})
-    found["last.ckpt"] = {
-        "averaged": sample(shadow(image(6))),
-        "trained": sample(trained.generator.eval()(image(6))),
-        "discriminator": sample(trained.discriminator.eval()(image(32))),
-    }
-    return found
+    torch.save(checkpoint, to / "last.ckpt")
+    with torch.no_grad():
+        found["last.ckpt"] = {
+            "averaged": sample(averaged(trained)(image(6))),
+            "trained": sample(trained.generator.eval()(image(6))),
+            "discriminator": sample(trained.discriminator.eval()(image(32))),
+        }
+    (to / "networks.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def averaged(made: torch.nn.Module) -> torch.nn.Module:
+    """The averaged generator of opensr-srgan's model, in evaluation mode."""
+    state = made.ema.state_dict()
+    shadow: torch.nn.Module = copy.deepcopy(made.generator).eval()
+    shadow.load_state_dict({**state["shadow_params"], **state["shadow_buffers"]})
+    return shadow
 
 
 def _recorded(network: torch.nn.Module, entered: torch.Tensor) -> dict[str, object]:
@@ -187,7 +194,7 @@ def _recorded(network: torch.nn.Module, entered: torch.Tensor) -> dict[str, obje
         return {"tensors": shapes, "output": sample(network.eval()(entered))}
 
 
-def recorded() -> dict[str, dict[str, dict[str, list[float]]]]:
+def recorded(folder: Path = RECORDED) -> dict[str, dict[str, Any]]:
     """What is recorded of it."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = json.loads((RECORDED / "networks.json").read_text())
+    found: dict[str, dict[str, Any]] = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
     return found

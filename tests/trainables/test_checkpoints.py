@@ -1,4 +1,4 @@
-"""Weights both ways: opensr-srgan's checkpoints and ours begun from, gone on from and written; what fits not is named."""
+"""Weights both ways: opensr-srgan's checkpoints and ours begun from, gone on from, written; what fits not is named."""
 
 import copy
 import itertools
