@@ -67,13 +67,14 @@ def train(state: State, imagery: Imagery, probed: bool = False) -> Iterator[dict
     configuration = state.configuration
     settings, ruler = configuration.Training, Ruler.of(configuration)
     state.scale = [imagery.low, imagery.high]
+    every = settings.validate_every  # a training that goes on from a checkpoint may stand between two readings
     stepper = Stepper(state, imagery)
     if state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(state.device)
     while state.step < settings.max_steps:
         began = time.perf_counter()
         made: list[Losses] = []
-        for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
+        for losses in stepper.run(min((state.step // every + 1) * every, settings.max_steps)):
             made.append(losses)
             # a GPU works on this plan while the one before is looked at
             _stop_if_not_finite(made[-2 if losses.arrived and len(made) > 1 else -1], configuration)

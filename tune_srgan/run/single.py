@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from trainables.checkpoints import describe
 from trainables.configuration import build_configuration, said_of, unjudgeable
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
@@ -39,6 +40,7 @@ TRACKER_S = 10.0  # what a training's end waits for its run to be closed
 def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
     """Train a configuration's file to its end, or go on with it; returns how it ended."""
     configuration, imagery, warnings = open_training(file)
+    weights = describe(configuration)
     print_warnings(warnings, err)
     trial, state = open_folder(file, configuration, folder)
     tracking = tracking_of(configuration.Logging.wandb)
@@ -48,6 +50,8 @@ def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> 
     if state:
         out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    if weights:
+        out.print(Text(f"Weights: {weights}"), soft_wrap=True)
     out.print(f"Training: {describe_training(configuration)}", highlight=False)
     try:
         with _tracked(trial, mode != "disabled"):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from trainables.configuration import build_configuration, field_of, unjudgeable, whole_places
-from trainables.dotted import flatten, with_values
+from trainables.dotted import flatten, value_at, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.opensr import counts_as_there, translated
 from trainables.places import SAMPLE, resolve_path
@@ -233,6 +233,10 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
         fix = "Set resources.gpus, as a fraction where several trials share one, or leave Training.device out."
         found = "a training on a GPU, and trials that are given none (resources.gpus is 0)"
         problems.append(Problem(file, "training: Training.device", found, "GPUs for the trials", fix))
+    if value_at(study.training, "Model.continue_training"):
+        fix = "Name it in Model.load_checkpoint: every trial then begins from its weights, at step 0."
+        found = "a training that goes on, with optimisers of settings of its own"
+        problems.append(Problem(file, "training: Model.continue_training", found, "trials that begin alike", fix))
     if study.training.get("Nash"):
         problems.append(
             Problem(file, "training: Nash", "the ruler in the training file", "objective.nash", "Move it there.")
