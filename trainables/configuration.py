@@ -89,12 +89,13 @@ def _with_value(section: Part, key: str, value: object) -> Part:
 EXAMPLES = "example_dataset"  # where an ExampleDataset lies that has no root_dir
 PLACES = (  # keys of paths, which are relative to their file
     *("Data.path", "Data.root_dir", "Data.sen2naip_taco_file", "Training.Losses.perceptual_weights"),
+    *("Model.continue_training", "Model.load_checkpoint"),
 )
 
 
 def whole_places(nested: Mapping[str, Any], folder: Path, file: str, problems: list[Problem]) -> dict[str, str]:
     """Return a training's paths as absolute ones, by dotted key; adds a problem for each that no file can have."""
-    written = {key: place for key in PLACES if isinstance(place := value_at(nested, key), str)}
+    written = {key: place for key in PLACES if isinstance(place := value_at(nested, key), str) and place}
     if "Data.root_dir" not in written and spelled(value_at(nested, "Data.dataset_type")) == "ExampleDataset":
         there = folder / EXAMPLES if (folder / EXAMPLES).exists() else Path(EXAMPLES)  # opensr-srgan's is the latter
         written["Data.root_dir"] = str(there.absolute())
@@ -130,6 +131,9 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
         (data.dataset_type == "SEN2NAIP" and data.sen2naip_taco_file is None,
          "Data.sen2naip_taco_file", None, "the .taco file of SEN2NAIP", "Download it, and say where it is."),
+        (bool(configuration.Model.continue_training and configuration.Model.load_checkpoint),
+         "Model.load_checkpoint", configuration.Model.load_checkpoint, "false beside Model.continue_training",
+         "One takes the weights alone, the other goes on with all of a training: keep the one that is meant."),
         *((True, f"Nash.{key}", getattr(nash, key), f"at most Nash.{of} ({getattr(nash, of)})", "")
           for key, of in nash.impossible().items()),
         *((size % 2 == 0, f"Generator.{which}_kernel_size", size, "an odd number", "")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.areas import Layout, Positions
+from trainables.areas import WHOLE, Areas, Layout, Positions
 from trainables.configuration import crop_problems
 from trainables.decoding import decoded
 from trainables.errors import InvalidInput, Problem
@@ -66,6 +66,8 @@ class Imagery:
         self.resident = _fits(sum(pool.nbytes for pool in pools), device) if resident is None else resident
         self._pools = [pool.to(device) for pool in pools] if self.resident else pools
         self.train_positions = layout.positions("train", made.usable, areas)
+        tiles = len(files.train) if configuration.Data.dataset_type != "scenes" else self._apart(areas)
+        self._epoch = tiles, configuration.Data.train_batch_size
         where = self._pools[0].device
         self._grids = [_dihedral(side).to(where) for side in (self.cells, self.crop)]
         self.pairs = self._pairs(layout, layout.positions("val", made.usable, areas), wanted)
@@ -100,6 +102,16 @@ class Imagery:
         which = crops[:, 4]
         low, high = crops[:, :2], crops[:, 2:4]
         return _cut(self._pools[0], low, self._grids[0], which), _cut(self._pools[1], high, self._grids[1], which)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch: batches that see the training imagery once, the last one rounded up.
+
+        Of LR/HR tiles ⌈tiles / train_batch_size⌉, as opensr-srgan counts. A scene is seen once by as many crops as lie
+        side by side in its training area without nodata: of scenes ⌈crops / train_batch_size⌉.
+        """
+        tiles, size = self._epoch
+        return -(-tiles // size)
 
     @cached_property
     def digest(self) -> str:
@@ -164,6 +176,12 @@ class Imagery:
             scene.lr[:, row : row + n, column : column + n],
             scene.hr[:, row * f : (row + n) * f, column * f : (column + n) * f],
         )
+
+    def _apart(self, areas: list[Areas]) -> int:
+        """How many crops to train on lie side by side, counted from each training area's corner; one at least."""
+        corners = np.array([[part.start or 0 for part in has.get("train", WHOLE)] for has in areas])
+        offsets = self.train_positions[:, 1:] - corners[self.train_positions[:, 0]]
+        return max(1, int((offsets % self.cells == 0).all(1).sum()))
 
     def _pairs(self, layout: Layout, positions: Positions, wanted: int) -> Pairs:
         """`wanted` held-out pairs spread evenly; neighbours overlap only where there would be too few."""

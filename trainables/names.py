@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from trainables.gpu import dense
 from trainables.networks import _DenseTrunk
 from trainables.schema import DiscriminatorSettings, GeneratorSettings
 
+NAMED = 12  # tensors that one error names
 Rule = tuple[str, Callable[..., str]]  # a name here, as a pattern; what its groups make of it there
 
 _SRRESNET: list[Rule] = [
@@ -90,12 +93,16 @@ _ESRGAN_D: list[Rule] = [
 def why_not(settings: GeneratorSettings | DiscriminatorSettings) -> str:
     """Say why opensr-srgan has no such network; empty where it has."""
     if isinstance(settings, DiscriminatorSettings):
-        own = {"norm: false": not settings.norm, "per_patch: false": not settings.per_patch}
+        own = {"norm: false": not settings.norm}
+        own["per_patch: false"] = settings.model_type == "patchgan" and not settings.per_patch
         own[f"input_range: {settings.input_range}"] = settings.input_range is not None
         key = "Discriminator"
     else:
-        own = {"bicubic_skip: true": settings.bicubic_skip, "block_type: plain": settings.block_type == "plain"}
-        own["inner_residual: true"] = settings.inner_residual
+        srresnet = settings.model_type == "srresnet"
+        own = {"bicubic_skip: true": settings.bicubic_skip}
+        own["block_type: plain"] = srresnet and settings.block_type == "plain"
+        dense = settings.model_type == "esrgan" or (srresnet and settings.block_type == "rrdb")
+        own["inner_residual: true"] = dense and settings.inner_residual
         key = "Generator"
     named = [option for option, there in own.items() if there]
     return f"{key}.{named[0]} is this project's own" if named else ""
@@ -103,56 +110,78 @@ def why_not(settings: GeneratorSettings | DiscriminatorSettings) -> str:
 
 def to_opensr(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, Tensor]:
     """Return a network's state under opensr-srgan's names; ValueError where it has no such network."""
-    if why := why_not(settings):
-        raise ValueError(why)
-    return {there: value.detach().clone() for there, value in _parts(network, settings).items()}
+    return {there: part.value.detach().clone() for there, part in parts(network, settings).items()}
 
 
 def from_opensr(
     network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings, state: Mapping[str, Tensor]
 ) -> None:
-    """Take a state under opensr-srgan's names; ValueError names all that is missing, left over or of other shape."""
+    """Take a state under opensr-srgan's names; ValueError that names what is missing, left over or of other shape."""
+    expected = {name: part.value for name, part in parts(network, settings).items()}
+    if wrong := mismatches(expected, state):
+        raise ValueError(wrong)
+    for name, value in expected.items():
+        value.detach().copy_(state[name])
+
+
+def mismatches(expected: Mapping[str, Tensor], state: Mapping[str, object]) -> str:
+    """Name the tensors that are missing, foreign, of other shape or not finite: a dozen at most, and a count."""
+    wrong = [f"{name} is missing" for name in expected if name not in state]
+    wrong += [f"{name} has no place" for name in state if name not in expected]
+    for name, value in expected.items():
+        found = state.get(name, value)
+        if not isinstance(found, Tensor):
+            wrong.append(f"{name} is no tensor")
+        elif found.shape != value.shape:
+            wrong.append(f"{name} is {tuple(found.shape)} instead of {tuple(value.shape)}")
+        elif not found.is_meta and not found.isfinite().all():
+            wrong.append(f"{name} is not finite")
+    more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+    return "; ".join([*wrong[:NAMED], *more])
+
+
+class Part(NamedTuple):
+    """A weight or buffer that has a name of its own there: a view of what it is part of `here`."""
+
+    here: str
+    value: Tensor
+
+
+def parts(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, Part]:
+    """List a network's weights and buffers by opensr-srgan's names; ValueError where it has no such network."""
     if why := why_not(settings):
         raise ValueError(why)
-    parts = _parts(network, settings)
-    wrong = [f"{name} is missing" for name in parts if name not in state]
-    wrong += [f"{name} has no place" for name in state if name not in parts]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(part.shape)}"
-        for name, part in parts.items()
-        if name in state and state[name].shape != part.shape
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    for name, part in parts.items():
-        part.detach().copy_(state[name])
-
-
-def _parts(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, Tensor]:
-    """Views of a network's weights and buffers, by opensr-srgan's names."""
     rules = _rules(settings)
     dense_there = "body.{0}.db{1}.c{2}"
-    found: dict[str, Tensor] = {}
-    highest = max(
-        (int(m.group(1)) for m in (re.match(r"up\.(\d+)\.", n) for n in network.state_dict()) if m), default=0
-    )
+    found: dict[str, Part] = {}
+    ups = (re.match(r"up\.(\d+)\.", name) for name in network.state_dict())
+    highest = max((int(up.group(1)) for up in ups if up), default=0)
     trunk = getattr(network, "trunk", None)
-    for name, value in network.state_dict(keep_vars=True).items():
-        if isinstance(trunk, _DenseTrunk) and name in {"trunk.weight", "trunk.bias"}:
+    for here, value in network.state_dict(keep_vars=True).items():
+        name = here
+        if isinstance(trunk, _DenseTrunk) and here in {"trunk.weight", "trunk.bias"}:
             for index, row in enumerate(value):
                 for layer in range(dense.LAYERS):
                     there = dense_there.format(index // 3, index % 3 + 1, layer + 1)
-                    if name == "trunk.weight":
-                        found[f"{there}.weight"] = trunk.kernel(row, layer)
+                    if here == "trunk.weight":
+                        found[f"{there}.weight"] = Part(here, trunk.kernel(row, layer))
                     else:
-                        found[f"{there}.bias"] = trunk.shift(row, layer)
-        elif name == "trunk.count":
+                        found[f"{there}.bias"] = Part(here, trunk.shift(row, layer))
+        elif here == "trunk.count":
             continue  # which draw of noise comes next: the other project keeps no count
         else:
             if isinstance(settings, GeneratorSettings) and settings.model_type == "esrgan":
-                name = name.replace(f"up.{highest}.", "up.hr.")
-            found[_renamed(name, rules)] = value
+                name = here.replace(f"up.{highest}.", "up.hr.")
+            found[_renamed(name, rules)] = Part(here, value)
     return found
+
+
+def twin(network: nn.Module) -> nn.Module:
+    """Return a copy whose parameters are all 0: a place for numbers that there is one of for each weight."""
+    copied = copy.deepcopy(network).requires_grad_(False)
+    for part in copied.parameters():
+        part.zero_()
+    return copied
 
 
 def _rules(settings: GeneratorSettings | DiscriminatorSettings) -> list[Rule]:

@@ -294,6 +294,12 @@ class Generator(nn.Module):
         return sr.float() + upsample(lr, self.factor) if self.bicubic_skip else sr
 
 
+def spared(network: nn.Module) -> set[str]:
+    """Name the parameters that weight decay spares: biases, and the weights of norms."""
+    norms = {f"{name}.weight" for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    return norms | {name for name, _ in network.named_parameters() if name.endswith("bias")}
+
+
 def _start_small(network: Generator) -> None:
     """Kaiming's normal weights over ten, biases of zero, in all convolutions but those before a PixelShuffle (ESRGAN).
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainables.checkpoints import digest_of
 from trainables.dotted import flatten
 from trainables.imagery import Imagery
 from trainables.schema import Configuration, acts_later
@@ -27,6 +28,8 @@ PARTS = ("generator", "optimizer_g", "averaged")
 def fingerprint(configuration: Configuration, imagery: Imagery, device: torch.device) -> str:
     """Hash all that determines a pretraining's path to the bit: configuration, imagery, code, machine."""
     settings = {key: value for key, value in flatten(configuration.model_dump()).items() if not acts_later(key)}
+    if configuration.Model.begins_from is not None:  # its content counts, not where it lies
+        settings[configuration.Model.begins_from[0]] = digest_of(configuration)
     determined = [settings, imagery.digest, _code(), torch.__version__, np.__version__, *_machine(device)]
     return hashlib.sha256(json.dumps(determined, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -35,7 +38,7 @@ def pack(state: State) -> bytes:
     """Return what a training that walks the same path needs: G, its average, its optimiser, the readings so far."""
     content = state.content()
     kept: dict[str, Any] = {name: content[name] for name in PARTS if name in content}
-    kept |= {name: content[name] for name in ("step", "readings", "scale")}
+    kept |= {name: content[name] for name in ("step", "readings", "scale", "epoch")}
     buffer = io.BytesIO()
     torch.save(kept, buffer)
     return buffer.getvalue()
@@ -44,7 +47,7 @@ def pack(state: State) -> bytes:
 def unpack(content: bytes, configuration: Configuration, device: torch.device) -> State:
     """Return the state that `pack` was given, for a configuration of the same fingerprint."""
     parts = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    return State(configuration, device).take(parts)
+    return State(configuration, device, begins=False).take(parts)
 
 
 @cache

@@ -41,6 +41,18 @@ def adversarial_weight(step: int, configuration: Configuration) -> float:
     return losses.adv_loss_beta * (rise((played - 0.5) / ramp, losses.adv_loss_schedule) if ramp else 1.0)
 
 
+def ema_decay(step: int, configuration: Configuration) -> float:
+    """Return the decay of the averaged generator at the update that makes `step` (Polyak); early on lower.
+
+    0 up to `update_after_step`: it is a copy until then.
+    """
+    ema = configuration.Training.EMA
+    updates = step - ema.update_after_step
+    if updates <= 0:
+        return 0.0
+    return min(ema.decay, (1 + updates) / (10 + updates)) if ema.use_num_updates else ema.decay
+
+
 def phase(step: int, configuration: Configuration) -> str:
     """Say where a training is after `step` updates: warm-up, pretraining, ramp or game."""
     training = configuration.Training
@@ -69,6 +81,11 @@ class Plateau:
         )
 
     @property
+    def mode(self) -> str:
+        """Whether more or less of what it watches is better: max or min."""
+        return str(self._scheduler.mode)
+
+    @property
     def rate(self) -> float:
         """The configured rate times all cuts so far."""
         return float(self._holder.param_groups[0]["lr"])
@@ -87,6 +104,14 @@ class Plateau:
             self._holder.param_groups[0]["lr"] = cut
         self.cuts += self.rate < before
         self._scheduler.num_bad_epochs, self._scheduler.cooldown_counter = 0, self._scheduler.cooldown
+
+    def go_on(self, rate: float, best: float | None = None, bad: int = 0, cooling: int = 0) -> None:
+        """Take another scheduler's place: its rate where that is lower, and, with `best`, what it has counted."""
+        if rate < self.rate:
+            self.cuts = max(1, round(math.log(rate / self.rate) / math.log(self._scheduler.factor)))
+            self._holder.param_groups[0]["lr"] = rate
+        if best is not None:
+            self._scheduler.best, self._scheduler.num_bad_epochs, self._scheduler.cooldown_counter = best, bad, cooling
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes."""
@@ -108,12 +133,16 @@ def plateaus(configuration: Configuration) -> tuple[Plateau, Plateau]:
     )
 
 
+def armed(step: int, configuration: Configuration) -> bool:
+    """Tell whether the plateau schedulers count a validation after so many steps."""
+    from_there = "game" if configuration.Schedulers.armed == "ramp_end" else "ramp"
+    return phase(step, configuration) in {from_there, "game"}
+
+
 def watch_plateaus(g: Plateau, d: Plateau, reading: Mapping[str, float], configuration: Configuration) -> None:
     """Let both schedulers count a validation once they are armed; with `cut: both` whichever cuts makes both cut."""
-    settings = configuration.Schedulers
-    armed = "game" if settings.armed == "ramp_end" else "ramp"
-    if phase(int(reading["step"]), configuration) not in {armed, "game"}:
+    if not armed(int(reading["step"]), configuration):
         return
     kept = [scheduler for scheduler in (g, d) if not scheduler.watch(reading[scheduler.metric])]
-    if settings.cut == "both" and len(kept) == 1:
+    if configuration.Schedulers.cut == "both" and len(kept) == 1:
         kept[0].cut()

@@ -38,7 +38,8 @@ METRICS = [
     *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in IMAGE_METRICS),
     *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
     *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
-    *(f"discriminator/{name}" for name in ("adversarial_loss", "D(y)_prob", "D(G(x))_prob")),
+    *(f"discriminator/{name}" for name in ("adversarial_loss", "adversarial_loss_step", "r1_penalty")),
+    *(f"discriminator/{name}" for name in ("D(y)_prob", "D(G(x))_prob")),
     *(f"nash/{name}" for name in ("p_y", "p_g", "rank", "control", "psnr")),
 ]
 
@@ -118,14 +119,31 @@ class DataSettings(Section):
         return str(getattr(self, self.place_key))
 
 
+def _off(value: object) -> object:
+    """opensr-srgan's ways to name no file; ValueError for what is neither that nor a path."""
+    if value is None or value is False or value == "":
+        return False
+    if not isinstance(value, str):
+        raise ValueError("the path of a checkpoint, or false")
+    return value
+
+
 class ModelSettings(Section):
-    """What is trained; continuing from a checkpoint is a command here, not a key."""
+    """What is trained, and the checkpoint it begins from: its weights alone, or all of a training that goes on."""
 
     roles = frozenset({RULER})
 
     in_bands: Positive = 3
-    continue_training: Literal[False] = False
-    load_checkpoint: Literal[False] = False
+    continue_training: Annotated[Literal[False] | Place, BeforeValidator(_off)] = False
+    load_checkpoint: Annotated[Literal[False] | Place, BeforeValidator(_off)] = False
+
+    @property
+    def begins_from(self) -> tuple[str, str] | None:
+        """The key that names a checkpoint, and its path; None where a training begins from scratch."""
+        for key in ("continue_training", "load_checkpoint"):
+            if place := getattr(self, key):
+                return f"Model.{key}", place
+        return None
 
 
 class EmaSettings(Section):
@@ -327,9 +345,7 @@ class SchedulerSettings(Section):
 
 
 class WandbSettings(Section):
-    """opensr-srgan's tracking keys; a study's own `tracking` decides here."""
-
-    roles = frozenset({UNREAD})
+    """Weights & Biases, of a training by itself; a study's own `tracking` decides about its trials."""
 
     enabled: bool = False
     entity: str | None = None

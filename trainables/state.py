@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from trainables import checkpoints
 from trainables.errors import InvalidInput, Problem, one_line
-from trainables.networks import Discriminator, Generator
+from trainables.networks import Discriminator, Generator, spared
 from trainables.perceptual import Perceptual, perceptual_of
-from trainables.schedules import plateaus
+from trainables.schedules import ema_decay, plateaus
 from trainables.schema import Configuration
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -34,15 +35,17 @@ class DamagedCheckpoint(InvalidInput):
 class State:
     """Networks, optimisers, schedulers and readings after `step` updates.
 
-    The discriminator and the pretrained generator G₀ exist from the switch to the game on.
+    The discriminator and the pretrained generator G₀ exist from the switch to the game on. A training begins from the
+    checkpoint its configuration names, unless what it has learnt is to be loaded anyway (`begins` is false).
     """
 
-    def __init__(self, configuration: Configuration, device: torch.device) -> None:
+    def __init__(self, configuration: Configuration, device: torch.device, begins: bool = True) -> None:
         self.configuration = configuration
         self.device = device
         self.step = 0
         self.readings: list[dict[str, float]] = []
         self.scale = [0.0, 1.0]  # the imagery's values that are 0 and 1 here
+        self.epoch: dict[str, list[float]] = {}  # of the epoch under way: sums over its steps, and of how many
         self.generator: nn.Module = _drawn(
             lambda: Generator(configuration.Model.in_bands, configuration.Generator), configuration, "G", device
         )
@@ -55,12 +58,25 @@ class State:
         self.optimizer_d: torch.optim.Optimizer | None = None
         self.pretrained: nn.Module | None = None
         self.pretrained_images: torch.Tensor | None = None  # what it makes of the detailed held-out pairs; not saved
+        self.pictured: torch.Tensor | None = None  # what the last validation made of what is drawn; not saved
+        if begins:
+            checkpoints.begin(self)
+        self.origin = checkpoints.digest_of(configuration)  # the content of what it began from
 
     def begin_game(self) -> None:
-        """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control."""
-        rate = self.configuration.Optimizers.optim_d_lr
-        self.discriminator, self.optimizer_d = self.drawn_discriminator("D", rate)
-        self.pretrained = _frozen(self.judged) if self.configuration.Training.pretrain_steps else None
+        """Draw the discriminator from hash(seed, "D") and keep the pretrained generator as a control.
+
+        Where the training began from a checkpoint that has a discriminator, its weights are taken; and the generator
+        that was loaded is the control where there was no pretraining.
+        """
+        self._draw_for_game()
+        checkpoints.begin_discriminator(self)
+
+    def _draw_for_game(self) -> None:
+        configuration = self.configuration
+        self.discriminator, self.optimizer_d = self.drawn_discriminator("D", configuration.Optimizers.optim_d_lr)
+        was_pretrained = configuration.Training.pretrain_steps or configuration.Model.load_checkpoint
+        self.pretrained = _frozen(self.judged) if was_pretrained else None
 
     def drawn_discriminator(self, part: str, rate: float) -> tuple[Discriminator, torch.optim.Optimizer]:
         """Return a discriminator drawn from hash(seed, part), and its optimiser."""
@@ -88,13 +104,8 @@ class State:
         return self.averaged if self.averaged is not None else self.generator
 
     def averaging(self, step: int) -> float:
-        """Return how far the averaged generator moves at the update that makes `step` (Polyak); early on farther."""
-        ema = self.configuration.Training.EMA
-        updates = step - ema.update_after_step
-        decay = 0.0 if updates <= 0 else ema.decay
-        if updates > 0 and ema.use_num_updates:
-            decay = min(decay, (1 + updates) / (10 + updates))
-        return 1 - decay
+        """Return how far the averaged generator moves at the update that makes `step`."""
+        return 1 - ema_decay(step, self.configuration)
 
     @torch.no_grad()
     def average(self, weight: torch.Tensor) -> None:
@@ -122,20 +133,21 @@ class State:
 
     def content(self) -> dict[str, Any]:
         """Return all of it, as plain containers and tensors."""
-        progress = {"step": self.step, "readings": self.readings, "scale": self.scale, "torch": str(torch.__version__)}
+        progress = {"step": self.step, "readings": self.readings, "scale": self.scale, "epoch": self.epoch}
+        progress |= {"torch": str(torch.__version__)} | ({"origin": self.origin} if self.origin else {})
         return progress | {name: part.state_dict() for name, part in self._parts().items()}
 
     @classmethod
     def load(cls, path: Path, configuration: Configuration, device: torch.device) -> State:
         """Go on from `save`: trained 4 steps = trained 2, saved, loaded, trained 2. DamagedCheckpoint otherwise."""
-        state = cls(configuration, device)
+        state = cls(configuration, device, begins=False)
         try:
             content = torch.load(path, map_location=device, weights_only=True)
-            if state.take(content).content().keys() != content.keys():
+            if state.take(content).content().keys() != content.keys() | {"epoch"}:
                 raise ValueError("the parts of another training")
             return state
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
-            raise  # the device's fault
+        except (torch.OutOfMemoryError, torch.AcceleratorError, InvalidInput):
+            raise  # the device's fault, or a person's
         except Exception as error:  # what a foreign or broken file makes torch raise is torch's to choose
             found = f"a file that is none ({one_line(error)})"
             fix = "Where it stays so, remove it: the training begins again."
@@ -144,8 +156,15 @@ class State:
     def take(self, content: dict[str, Any]) -> State:
         """Become what `content` says; what it leaves out, but G, stays. Any exception where it is none."""
         self.step, self.readings, self.scale = _progress(content)
+        self.epoch = {name: [float(total), int(count)] for name, (total, count) in content.get("epoch", {}).items()}
+        if content.get("origin", self.origin) != self.origin:
+            key, place = self.configuration.Model.begins_from or ("Model", "")
+            fix = "Put the file back, or begin another training."
+            raise InvalidInput([Problem(place, key, "another file", "the one that this training began from", fix)])
         if "discriminator" in content:
-            self.begin_game()
+            self._draw_for_game()
+            if "pretrained" not in content and self.configuration.Model.continue_training:
+                self.pretrained = None  # what it was before the game the file did not say
         for name, part in self._parts().items():
             if name in content or name == "generator":
                 part.load_state_dict(content[name])
@@ -202,11 +221,10 @@ def _adam(network: nn.Module, configuration: Configuration, rate: float, decay: 
 
 def _decayed(network: nn.Module, decay: float) -> list[tuple[list[nn.Parameter], float]]:
     """Weights, and biases and norms, which are spared."""
-    norms = {f"{name}.weight" for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)}
-    spared = {name: name.endswith("bias") or name in norms for name, _ in network.named_parameters()}
+    without = spared(network)
     return [
-        ([part for name, part in network.named_parameters() if spared[name] == without], 0.0 if without else decay)
-        for without in (False, True)
+        ([part for name, part in network.named_parameters() if (name in without) == last], 0.0 if last else decay)
+        for last in (False, True)
     ]
 
 

@@ -30,9 +30,15 @@ LOSSES = (
     "generator/adversarial_loss",
     "generator/total_loss",
     "discriminator/adversarial_loss",
+)
+OF_D = (  # what else is known of D after its update; the last two where its loss is relativistic
+    "discriminator/r1_penalty",
     "discriminator/D(y)_prob",
     "discriminator/D(G(x))_prob",
+    "train_metrics/discriminator/D(y)_prob_relativistic",
+    "train_metrics/discriminator/D(G(x))_prob_relativistic",
 )
+FIGURES = (*LOSSES, *OF_D)
 IN_PRETRAINING = {"generator/content_loss", "generator/total_loss"}
 PLANNED = {"cpu": 1, "cuda": 25}  # steps; asking a GPU for a number waits for it
 BY_HAND = 3  # steps of each phase before it is recorded: libraries choose their kernels then
@@ -42,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Losses:
-    """LOSSES of consecutive steps from `first_step` on, (steps, 6), on their way to the host."""
+    """FIGURES of consecutive steps from `first_step` on, (steps, 9), on their way to the host."""
 
     first_step: int
     values: Tensor
@@ -55,10 +61,10 @@ class Losses:
         return self.values
 
 
-def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
-    """Make one step. `now` is a row of `_schedule`; returns the LOSSES, (6,), nan where there is none."""
+def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """Make one step. `now` is a row of `_schedule`; returns the FIGURES, (9,), nan where there is none, and G(x)."""
     rate_g, rate_d, weight, clip, averaging = now[:5].unbind()
-    losses = torch.full((len(LOSSES),), math.nan, device=hr.device)
+    losses = torch.full((len(FIGURES),), math.nan, device=hr.device)
     sr = precision.forward(state.generator, lr, state.in_bf16).float()
     training = state.configuration.Training
     content = content_loss(sr, hr, training.Losses, state.perceptual, now[5:])
@@ -73,21 +79,24 @@ def update(state: State, lr: Tensor, hr: Tensor, now: Tensor) -> Tensor:
     total.backward()
     _move(state.generator, state.optimizer_g, rate_g, clip, state)
     state.average(averaging.float())
-    return losses
+    return losses, sr.detach()
 
 
 def _discriminator_step(state: State, hr: Tensor, sr: Tensor, rate: Tensor, clip: Tensor) -> Tensor:
-    """One update of D on real and generated images; returns its loss, mean D(y), mean D(G(x))."""
+    """One update of D on real and generated images; returns its loss and OF_D."""
     d, optimizer = state.discriminator, state.optimizer_d
     assert d is not None and optimizer is not None
     d.train().requires_grad_(True)  # whatever a recording that failed left behind
     training = state.configuration.Training
-    loss, real, fake, _ = discriminator_game(d, hr, sr, training, state.in_bf16)
+    loss, *logits, penalty = discriminator_game(d, hr, sr, training, state.in_bf16)
     optimizer.zero_grad()
     loss.backward()
     _move(d, optimizer, rate, clip, state)
-    answers = probabilities(real.detach(), fake.detach(), training.Losses)
-    return torch.stack([loss.detach(), *(answer.mean() for answer in answers)])
+    real, fake = (answers.detach() for answers in logits)
+    none = loss.new_full((), math.nan)
+    judged = [answer.mean() for answer in (real.sigmoid(), fake.sigmoid(), *probabilities(real, fake, training.Losses))]
+    relativistic = judged[2:] if training.Losses.relativistic_average_d else [none, none]
+    return torch.stack([loss.detach(), penalty.detach(), *judged[:2], *relativistic])
 
 
 def _move(network: nn.Module, optimizer: torch.optim.Optimizer, rate: Tensor, clip: Tensor, state: State) -> None:
@@ -115,7 +124,7 @@ def _schedule(state: State, step: int) -> tuple[float, ...]:
 
 
 class Stepper:
-    """Makes a training's steps, by hand or by replaying their recording; `last` holds the newest (lr, hr) batch."""
+    """Makes a training's steps, by hand or by replaying their recording; `last` is the newest (G(x), hr) batch."""
 
     last: tuple[Tensor, Tensor]
 
@@ -128,7 +137,7 @@ class Stepper:
         kind = torch.float32 if self._on_gpu else torch.float64
         self._rows = torch.zeros((self._planned, len(_schedule(state, 1))), dtype=kind, device=device)
         self._crops = torch.zeros((self._planned, self._size, 5), dtype=torch.int32, device=device)
-        self._losses = torch.zeros((self._planned, len(LOSSES)), device=device)
+        self._losses = torch.zeros((self._planned, len(FIGURES)), device=device)
         self._at = torch.zeros(1, dtype=torch.long, device=device)
         self._feed = None if imagery.resident else _Feed(state, imagery)
         self._record = self._on_gpu and training.cuda_graphs
@@ -200,9 +209,10 @@ class Stepper:
             lr, hr = self._feed.batch
         else:
             lr, hr = self._imagery.gather(self._crops.index_select(0, self._at)[0])
-        self._losses.index_copy_(0, self._at, update(self._state, lr, hr, now)[None])
+        losses, sr = update(self._state, lr, hr, now)
+        self._losses.index_copy_(0, self._at, losses[None])
         self._at += 1
-        self.last = lr, hr
+        self.last = sr, hr
 
     def _try_to_record(self) -> None:
         """Record the step; where that fails, training goes on by hand and the log says why."""

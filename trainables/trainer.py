@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.balance import EXPLOITABILITY, Ruler, excesses, judge, reading_gap
@@ -23,9 +24,10 @@ from trainables.pretraining import model_of
 from trainables.schedules import adversarial_weight, g_warmup, watch_plateaus
 from trainables.schema import Configuration
 from trainables.state import State
-from trainables.step import IN_PRETRAINING, LOSSES, Losses, Stepper
+from trainables.step import FIGURES, IN_PRETRAINING, LOSSES, Losses, Stepper
 from trainables.validation import best_response, measure, probes
 
+D_LOSS = "discriminator/adversarial_loss"
 SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining
 
 
@@ -65,20 +67,23 @@ def train(state: State, imagery: Imagery, probed: bool = False) -> Iterator[dict
     configuration = state.configuration
     settings, ruler = configuration.Training, Ruler.of(configuration)
     state.scale = [imagery.low, imagery.high]
+    every = settings.validate_every  # a training that goes on from a checkpoint may stand between two readings
     stepper = Stepper(state, imagery)
     if state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(state.device)
     while state.step < settings.max_steps:
         began = time.perf_counter()
         made: list[Losses] = []
-        for losses in stepper.run(min(state.step + settings.validate_every, settings.max_steps)):
+        for losses in stepper.run(min((state.step // every + 1) * every, settings.max_steps)):
             made.append(losses)
             # a GPU works on this plan while the one before is looked at
             _stop_if_not_finite(made[-2 if losses.arrived and len(made) > 1 else -1], configuration)
         _stop_if_not_finite(made[-1], configuration)
         trained = time.perf_counter()
-        reading = {"step": float(state.step)} | _means(made) | _train_metrics(state, *stepper.last)
-        reading |= measure(state, imagery) | _state_of_schedules(state)
+        rows = torch.cat([losses.rows() for losses in made]).double().numpy()
+        reading = {"step": float(state.step), "epoch": float((state.step - 1) // imagery.epoch_steps)}
+        reading |= _means(rows) | _train_metrics(*stepper.last, state)
+        reading |= measure(state, imagery) | _state_of_schedules(state) | _epoch_means(state, rows, imagery.epoch_steps)
         _watch(state, reading)
         reading |= _content_slope(state, reading) | _judgement(reading, ruler)
         if state.step == settings.max_steps:
@@ -100,36 +105,67 @@ def _stop_if_not_finite(losses: Losses, configuration: Configuration) -> None:
     """Name the first loss that is not finite."""
     for step, row in enumerate(losses.rows().tolist(), start=losses.first_step):
         playing = step > configuration.Training.pretrain_steps
-        for name, value in zip(LOSSES, row, strict=True):
+        for name, value in zip(LOSSES, row[: len(LOSSES)], strict=True):
             if (playing or name in IN_PRETRAINING) and not math.isfinite(value):
                 raise Diverged(step, name)
 
 
-def _means(made: list[Losses]) -> dict[str, float]:
-    """Means of the training losses since the last reading. What does not exist in pretraining is left out, not 0."""
-    rows = torch.cat([losses.rows() for losses in made]).double().numpy()
-    return {
-        name: float(np.nanmean(rows[:, index]))
-        for index, name in enumerate(LOSSES)
-        if not np.isnan(rows[:, index]).all()
-    }
+def _means(rows: NDArray[np.float64]) -> dict[str, float]:
+    """Means of FIGURES, (steps, 9), since the last reading, and D's loss at the last step.
+
+    What does not exist in pretraining is left out, not 0.
+    """
+    known = {name: column for name, column in zip(FIGURES, rows.T, strict=True) if not np.isnan(column).all()}
+    means = {name: float(np.nanmean(column)) for name, column in known.items()}
+    return means | {f"{D_LOSS}_step": float(known[D_LOSS][-1]) for _ in known.keys() & {D_LOSS}}
 
 
-def _train_metrics(state: State, lr: Tensor, hr: Tensor) -> dict[str, float]:
-    with torch.no_grad():
-        sr = state.generator(lr).float()
+def _train_metrics(sr: Tensor, hr: Tensor, state: State) -> dict[str, float]:
+    """Of the last step, before its update."""
     figures = image_metrics(sr, hr, state.configuration.Training.Losses, state.perceptual)
     return {f"train_metrics/{name}": value for name, value in figures.items()}
 
 
+def _epoch_means(state: State, rows: NDArray[np.float64], epoch_steps: int) -> dict[str, float]:
+    """Means over the steps of the epoch that ended since the last reading, of several the last; else nothing.
+
+    Of D's loss and of both rates after each step, as Lightning reports them; D's are of the game's steps alone.
+    """
+    configuration = state.configuration
+    steps = np.arange(state.step - len(rows) + 1, state.step + 1)
+    rate_d = np.where(steps > configuration.Training.pretrain_steps, state.plateau_d.rate, math.nan)
+    figures = {
+        D_LOSS: rows[:, FIGURES.index(D_LOSS)],
+        "lr_generator": np.array([_rate_after(step, state) for step in steps.tolist()]),
+        "lr_discriminator": rate_d,
+    }
+    means: dict[str, float] = {}
+    for part in np.split(np.arange(len(steps)), np.flatnonzero(steps % epoch_steps == 0) + 1):
+        for name, values in figures.items():
+            there = values[part][~np.isnan(values[part])]
+            total, count = state.epoch.get(name, [0.0, 0])
+            if len(there):
+                state.epoch[name] = [total + float(there.sum()), count + len(there)]
+        if len(part) and steps[part[-1]] % epoch_steps == 0:
+            means = {f"{name}_epoch": total / count for name, (total, count) in state.epoch.items()}
+            state.epoch = {}
+    return means
+
+
+def _rate_after(step: int, state: State) -> float:
+    """G's rate after the update that makes `step`: what the next one uses, but for a plateau's cut."""
+    return state.plateau_g.rate * g_warmup(step + 1, state.configuration)
+
+
 def _state_of_schedules(state: State) -> dict[str, float]:
-    """Phase, adversarial weight and both rates as the last update used them."""
+    """Phase, adversarial weight and both rates as the last update used them, and G's after it."""
     configuration = state.configuration
     figures = {
         "training/pretrain_phase": float(state.discriminator is None),
         "training/adv_loss_weight": adversarial_weight(state.step, configuration),
         "training/plateau_g": state.plateau_g.rate / configuration.Optimizers.optim_g_lr,
         "lr_generator": state.plateau_g.rate * g_warmup(state.step, configuration),
+        "lr_generator_step": _rate_after(state.step, state),
     }
     if state.discriminator is not None:
         figures["lr_discriminator"] = state.plateau_d.rate

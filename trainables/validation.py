@@ -7,6 +7,7 @@ measured here.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
     judged = _answers(state.judged, pairs.lr, size)
+    state.pictured = judged[_drawn(imagery, configuration.Logging.num_val_images)]
     seen = image_metrics(judged, pairs.hr, losses, state.perceptual, size)
     figures = {f"val_metrics/{name}": value for name, value in seen.items()}
     content: float = sum(getattr(losses, f"{name}_weight") * seen[name] for name in ("l1", "sam", "tv", "perceptual"))
@@ -74,7 +76,8 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
         figures |= {f"nash/control_{name}": answer, f"nash/control_{name}_low": interval[0]}
         figures[f"nash/control_{name}_high"] = interval[1]
     figures["nash/control"] = float(np.min([figures[f"nash/control_{name}"] for name in references]))  # nan stays nan
-    figures["validation/DISC_adversarial_loss"] = float(discriminator_loss(*logits, 1.0, losses))
+    plain = losses.model_copy(update={"relativistic_average_d": False})  # as opensr-srgan validates any D
+    figures["validation/DISC_adversarial_loss"] = float(discriminator_loss(*logits, 1.0, plain))
     adversarial = float(generator_adversarial_loss(logits[1], logits[0], losses))
     figures["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
     return figures
@@ -191,13 +194,30 @@ def held_out_images(state: State, imagery: Imagery) -> dict[str, Tensor]:
 
 def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
     """Draw `count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
-    every, pairs = held_out_images(state, imagery), imagery.pairs
+    every, chosen = held_out_images(state, imagery), _drawn(imagery, count)
     figures = figures_of_merit(every, imagery, state.configuration.Training.Losses)
-    chosen = pairs.detailed.nonzero().flatten()
-    chosen = chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
-    lr, hr = pairs.lr[chosen], pairs.hr[chosen]
+    sheet = _sheet([images[chosen] for images in every.values()], imagery, chosen)
+    return Pictures(sheet, {"LR": {}, **figures, "HR": {}})
+
+
+def picture(state: State, imagery: Imagery) -> NDArray[np.uint8] | None:
+    """Draw what the last validation made of `num_val_images` pairs, LR | SR | HR, (rows, columns, 3); None of none."""
+    if state.pictured is None or not len(state.pictured):
+        return None
+    return _sheet([state.pictured], imagery, _drawn(imagery, len(state.pictured)))
+
+
+def _drawn(imagery: Imagery, count: int) -> Tensor:
+    """Which of the held-out pairs are drawn: so many of the detailed ones, evenly."""
+    chosen = imagery.pairs.detailed.nonzero().flatten()
+    return chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
+
+
+def _sheet(images: Sequence[Tensor], imagery: Imagery, chosen: Tensor) -> NDArray[np.uint8]:
+    """Images of the chosen pairs, a column each between LR and HR."""
+    lr, hr = imagery.pairs.lr[chosen], imagery.pairs.hr[chosen]
     near = lr.repeat_interleave(imagery.factor, -1).repeat_interleave(imagery.factor, -2)
-    columns = [near, *(images[chosen] for images in every.values()), hr]
+    columns = [near, *images, hr]
     # one stretch a row, from its HR image, so that they can be compared
     low = torch.quantile(hr.flatten(1), 0.01, dim=1)[:, None, None, None]
     high = torch.quantile(hr.flatten(1), 0.99, dim=1)[:, None, None, None]
@@ -206,8 +226,8 @@ def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
     sheet = torch.cat([torch.cat(list(image), dim=-2) for image in framed], dim=-1)
     if sheet.shape[0] < 3:
         sheet = sheet[:1].expand(3, -1, -1)
-    named = {"LR": {}, **figures, "HR": {}}
-    return Pictures((sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy(), named)
+    drawn: NDArray[np.uint8] = (sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return drawn
 
 
 @torch.no_grad()

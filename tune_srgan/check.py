@@ -17,6 +17,7 @@ from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study
 from tune_srgan.study.loading import Kind, kind_of, load_study
 from tune_srgan.study.settings import Study
+from tune_srgan.study.space import corners
 
 if TYPE_CHECKING:
     from trainables.imagery import Imagery
@@ -25,11 +26,10 @@ FEW = 1 / 20  # of the trials: if fewer can share a pretraining, the space is pr
 
 
 def check_parts(study: Study, file: str, storage: str) -> Imagery:
-    """Check what only the libraries can tell, storage, sampler, earlier studies, weights, imagery; returns the last."""
+    """Check what only the libraries can tell: storage, sampler, earlier studies, weights, imagery; returns the last."""
     import torch
 
     from trainables.imagery import load_imagery
-    from trainables.perceptual import perceptual_of
     from tune_srgan.search.samplers import check_sampler
 
     with located(file):
@@ -39,9 +39,24 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
         with located(file, key="search.learn_from", found=name):
             find_study(name, storage)
     with located(file):
-        for configuration in study.metrics():
-            perceptual_of(configuration, torch.device("cpu"))
+        _check_weights(study)
     return load_imagery(study.lowest(), torch.device("cpu"))
+
+
+def _check_weights(study: Study) -> None:
+    """Refuse perceptual metrics without their weights, and networks that the weights trials begin from are not of."""
+    import torch
+
+    from trainables.checkpoints import open_checkpoint
+    from trainables.perceptual import perceptual_of
+
+    for configuration in study.metrics():
+        perceptual_of(configuration, torch.device("cpu"))
+    if study.lowest().Model.begins_from is None:
+        return
+    configurations = [study.configuration(values) for values in corners(study.space)]
+    for configuration in {(one.Generator, one.Discriminator): one for one in configurations}.values():
+        open_checkpoint(configuration)
 
 
 def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:
@@ -54,14 +69,18 @@ def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, 
 
 def check_training(file: Path, gpu: bool, out: Console, err: Console) -> None:
     """Validate a training and its imagery, and say what it is."""
+    from trainables.checkpoints import describe
     from tune_srgan.run.single import describe_training, open_training
 
     configuration, imagery, warnings = open_training(file)
+    weights = describe(configuration)
     if gpu:
         _refuse_without_gpu()
     print_warnings(warnings, err)
     out.print(Text(f"{file} is a valid training.", style="green"))
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    if weights:
+        out.print(Text(f"Weights: {weights}"), soft_wrap=True)
     steps, every = configuration.Training.max_steps, configuration.Training.validate_every
     described = f"{describe_training(configuration)}; {steps} steps, a reading every {every}"
     out.print(f"Training: {described}.", highlight=False)

@@ -285,12 +285,13 @@ def judge(
 def upscale(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image like those of the training.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write.")],
-    weights: Annotated[Path, typer.Option(help="The best.pt of a study.")],
+    weights: Annotated[Path, typer.Option(help="The best.pt of a study; or, with --config, a training's checkpoint.")],
+    config: Annotated[Path | None, typer.Option(help="The training's YAML that a checkpoint is of.")] = None,
 ) -> None:
     """Super-resolve an image; the georeference is kept."""
     from tune_srgan.upscale import upscale_file
 
-    width, height = upscale_file(source, target, weights)
+    width, height = upscale_file(source, target, weights, config)
     out.print(Text(f"{target}: {width}×{height} px"), soft_wrap=True)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.errors import InvalidInput, Problem, one_line
+from trainables.checkpoints import generator_problems, put, read
+from trainables.configuration import load_configuration
+from trainables.errors import InvalidInput, Problem
 from trainables.image_files import read_image
 from trainables.networks import Generator
 from trainables.normalization import normalization_of
@@ -25,6 +26,7 @@ from tune_srgan.store.objects import write_atomically
 from tune_srgan.store.trial_folder import TrialFolder
 
 TILE, OVERLAP = 128, 16  # low-resolution pixels
+KEY = "--weights"
 
 
 def write_generator(trial: TrialFolder, to: Path) -> None:
@@ -43,30 +45,39 @@ def write_generator(trial: TrialFolder, to: Path) -> None:
     write_atomically(to, buffer.getvalue())
 
 
-def load_generator(weights: Path) -> tuple[nn.Module, Configuration, float, float]:
-    """Return the generator of a `best.pt`, its configuration, and the values that become 0 and 1."""
-    try:
-        saved = torch.load(weights, map_location="cpu", weights_only=True)
-        configuration = Configuration.model_validate_json(saved["configuration"])
-        low, high = float(saved["low"]), float(saved["high"])
-        if not 0 < high - low < math.inf:
-            raise ValueError(f"{low} to {high} as 0 to 1")
-        with torch.device("meta"):  # takes no memory: a configuration may ask for any
-            expected = Generator(configuration.Model.in_bands, configuration.Generator).state_dict()
-        if _shapes(expected) != _shapes(saved["generator"]):
-            raise ValueError("the weights of another network")
-        generator = Generator(configuration.Model.in_bands, configuration.Generator)
-        generator.load_state_dict(saved["generator"])
-    except FileNotFoundError:
-        raise InvalidInput([Problem(str(weights), "--weights", "no such file", "the best.pt of a study")]) from None
-    except Exception as error:  # whatever a foreign or broken file makes torch raise
-        found = f"a file that is none ({one_line(error)})"
-        raise InvalidInput([Problem(str(weights), "--weights", found, "the best.pt of a study")]) from None
+def load_generator(weights: Path, config: Path | None = None) -> tuple[nn.Module, Configuration, float, float]:
+    """Return a generator, its configuration, and the values that become 0 and 1.
+
+    Of a `best.pt`, which says all of it; or of a checkpoint, opensr-srgan's or of a training, and its training's file.
+    """
+    found = read(weights, KEY)
+    if config is None and found.configuration is None:
+        said = "opensr-srgan's weights" if found.foreign else "a training's checkpoint"
+        fix = "A checkpoint does not say which network it is of."
+        expected = "the training's YAML beside it, with --config, or the best.pt of a study"
+        raise InvalidInput([Problem(str(weights), KEY, said, expected, fix)])
+    if config is not None and found.configuration is not None:
+        fix = "Leave --config out."
+        raise InvalidInput([Problem(str(config), "--config", "a training's file beside a best.pt", "none", fix)])
+    configuration = found.configuration or load_configuration(config)  # type: ignore[arg-type]  # one of the two
+    if problems := generator_problems(found, configuration, str(weights), KEY):
+        raise InvalidInput(problems)
+    low, high = found.scale or _fixed_scale(configuration, str(config))
+    generator = Generator(configuration.Model.in_bands, configuration.Generator)
+    put(generator, configuration.Generator, found.judged, found.foreign)
     return generator.eval(), configuration, low, high
 
 
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in weights.items()}
+def _fixed_scale(configuration: Configuration, file: str) -> tuple[float, float]:
+    """The values that a configuration's normalisation makes 0 and 1, whatever the imagery."""
+    data = configuration.Data
+    if data.normalization == "percentiles":
+        fix = "Set it as it was when the generator was trained."
+        found = "percentiles, which are those of the training's imagery"
+        raise InvalidInput([Problem(file, "Data.normalization", found, "a fixed one", fix)])
+    if data.normalization == "scale" and data.scale is not None:
+        return data.scale[0], data.scale[1]
+    return (0.0, 10000.0) if data.normalization == "normalise_10k" else (0.0, 1.0)
 
 
 def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:
@@ -87,9 +98,9 @@ def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: 
     return total / weight
 
 
-def upscale_file(source: Path, target: Path, weights: Path) -> tuple[int, int]:
+def upscale_file(source: Path, target: Path, weights: Path, config: Path | None = None) -> tuple[int, int]:
     """Read, super-resolve, write; returns the new width and height. Nodata stays nodata."""
-    generator, configuration, low, high = load_generator(weights)
+    generator, configuration, low, high = load_generator(weights, config)
     factor = configuration.Generator.scaling_factor
     if not source.exists():
         raise InvalidInput([Problem(str(source), "IN", "no such file", "an image")])

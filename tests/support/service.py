@@ -116,11 +116,16 @@ def assert_every_trial_ended_once(folder: Path, count: int) -> None:
 
 def tracked(trial: Path) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object], list[str]]:
     """History, summary, configuration and tags of a trial's offline runs, read back from their files."""
+    return read_back(trial / "tracker")
+
+
+def read_back(folder: Path) -> tuple[list[dict[str, object]], dict[str, object], dict[str, object], list[str]]:
+    """The same of the offline runs that wandb keeps in a folder."""
     history: list[dict[str, object]] = []
     summary: dict[str, object] = {}
     config: dict[str, object] = {}
     tags: list[str] = []
-    for file in sorted(trial.glob("tracker/wandb/offline-run-*/run-*.wandb")):
+    for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         text = subprocess.run(
             ["wandb", "leet", "inspect", "--json", str(file)], capture_output=True, text=True, check=True
         )

@@ -100,8 +100,6 @@ def test_warmup_under_training_is_accepted_and_refused_where_both_differ():
     ("Training.Losses.perceptual_weight", 0.1, "set it to 0"),
     ("Training.Losses.r1_gamma", 10, "set it to 0"),
     ("Training.Losses.relativistic_average_d", True, "set it to false"),
-    ("Model.continue_training", "last.ckpt", "run the same `train` command again"),
-    ("Model.load_checkpoint", "last.ckpt", "set it to false"),
 ])  # fmt: skip
 def test_a_part_that_is_not_built_gives_one_sentence(key, value, sentence):
     (found,) = problems(with_values(BASE, {key: value}))

@@ -516,3 +516,27 @@ def test_held_out_pairs_are_as_many_as_wanted_and_the_worst_60_percent_are_detai
     error = (pairs.bicubic - pairs.hr).square().mean((1, 2, 3))
     assert int(pairs.detailed.sum()) == round(0.6 * wanted)
     assert error[pairs.detailed].min() > error[~pairs.detailed].max()
+
+
+@pytest.mark.parametrize(("side", "batch", "steps"), [("right", 4, 17), ("left", 4, 17), ("right", 100, 1)])
+def test_an_epoch_of_a_scene_sees_each_crop_of_its_training_area_once(tmp_path, side, batch, steps):
+    # 24 × 64 low-resolution pixels, 13 columns held out and 4 between: 6 rows of 11 crops are left
+    scene = saved(tmp_path / "scene.npy", textured())
+    found = imagery(scene, **{"Data.val_side": side, "Data.train_batch_size": batch})
+    assert found.epoch_steps == steps
+
+
+def test_no_crop_of_an_epoch_touches_nodata(tmp_path):
+    image = textured().copy()
+    image[:, :40, :40] = 0.0  # 10 × 10 low-resolution pixels, and 2 around them: 3 × 3 crops
+    found = imagery(saved(tmp_path / "scene.npy", image), **{"Data.nodata": 0.0, "Data.train_batch_size": 1})
+    assert found.epoch_steps == 6 * 11 - 9
+
+
+def test_an_epoch_of_tiles_sees_each_tile_once(tmp_path):
+    for part, count in (("train", 7), ("val", 64)):
+        for number in range(count):
+            image = textured(height=32, width=32, seed=number)
+            saved(tmp_path / part / "HR" / f"{number}.npy", image)
+            saved(tmp_path / part / "LR" / f"{number}.npy", np.ascontiguousarray(image[:, ::4, ::4]))
+    assert pairs_of(tmp_path, **{"Data.train_batch_size": 3}).epoch_steps == 3  # 3, 3 and 1 of them

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.tiny import begun, everything, same, tiny
+from tests.support.tiny import begun, everything, same, saved, textured, tiny
 from trainables.balance import CONDITIONS, Ruler, excesses
 from trainables.imagery import load_imagery
 from trainables.rehearsal import rehearse
@@ -75,6 +75,46 @@ def test_readings_come_every_validate_every_steps_with_the_guides_keys_and_witho
             assert of_the_game | set(METRICS) <= reading.keys()
             assert 0 < reading["discriminator/D(y)_prob"] < 1
         assert {f"nash/excess_{name}" in reading for name in CONDITIONS} == {reading["step"] >= 8}
+
+
+def epochs(tmp_path, every, stop=None):
+    """The readings up to step 32 of a training whose epochs are of 5 steps; saved and loaded at `stop`."""
+    placed = {"Data.path": saved(tmp_path / "scene.npy", textured()), "Data.train_batch_size": 16}
+    placed |= {"Training.validate_every": every, "Training.max_steps": 400}
+    placed |= {"Schedulers.patience_g": 1000, "Schedulers.patience_d": 1000}
+    state, imagery = begun(**placed, **{PRETRAIN: 8})
+    assert imagery.epoch_steps == 5  # 66 crops
+    readings = []
+    while state.step < 32:
+        for reading in train(state, imagery):
+            readings.append(reading)
+            if state.step in {stop, 32}:
+                break
+        if state.step == stop:
+            state.save(tmp_path / "checkpoint.pt")
+            state = State.load(tmp_path / "checkpoint.pt", state.configuration, state.device)
+    return {int(reading["step"]): reading for reading in readings}
+
+
+def test_an_epochs_means_are_over_all_its_steps_wherever_readings_fall(tmp_path):
+    names = ("lr_generator_epoch", "lr_discriminator_epoch", "discriminator/adversarial_loss_epoch")
+    each = epochs(tmp_path, 1)
+    for end in range(5, 33, 5):
+        within = [each[step] for step in range(end - 4, end + 1) if step > 8]
+        losses = [reading["discriminator/adversarial_loss_step"] for reading in within]
+        assert (names[2] in each[end]) is bool(losses)
+        if losses:
+            assert each[end][names[2]] == pytest.approx(np.mean(losses))
+            assert each[end][names[1]] == pytest.approx(1e-3)
+        assert each[end][names[0]] == pytest.approx(1e-3)
+    assert all(reading["epoch"] == (step - 1) // 5 for step, reading in each.items())
+    for every, stop in ((2, None), (8, None), (4, 8), (1, 12)):
+        for step, reading in epochs(tmp_path, every, stop).items():
+            ended = step // 5 * 5
+            expected = (
+                {name: each[ended][name] for name in names if name in each[ended]} if ended > step - every else {}
+            )
+            assert {name: reading[name] for name in names if name in reading} == pytest.approx(expected)
 
 
 def test_rank_and_control_are_over_the_detailed_pairs_and_probabilities_over_all():

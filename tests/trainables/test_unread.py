@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.perceptual import write_published
-from tests.support.studies import loaded, small
+from tests.support.studies import loaded, small, write
 from tests.support.tiny import BASE, begun, everything, textured, tiny
 from trainables.configuration import PLACES, build_configuration
 from trainables.dotted import flatten, with_values
@@ -16,6 +16,7 @@ from trainables.errors import InvalidInput
 from trainables.schema import MACHINE, UNREAD, Configuration, roles_of
 from trainables.trainer import train
 from trainables.unread import READ_WHEN, unread
+from tune_srgan.study.loading import load_study
 
 KEYS = list(flatten(Configuration().model_dump()))
 STEPS = 24
@@ -228,9 +229,6 @@ IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another
     "Training.Losses.fixed_idx": ([0, 1, 2], {}),
     "TruncatedVGG.i": (4, {}),
     "TruncatedVGG.j": (1, {"Training.Losses.perceptual_metric": "laplacian", "Training.Losses.perceptual_weight": 0.1}),
-    "Logging.wandb.enabled": (True, {}),
-    "Logging.wandb.entity": ("lab", {}),
-    "Logging.wandb.project": ("gans", {}),
 }
 
 
@@ -253,7 +251,7 @@ def test_defaults_are_never_warned_of():
     assert unread(build_configuration(Configuration().model_dump(), "test", Path())) == {}
 
 
-@pytest.mark.parametrize("key", ["Training.max_epochs", "Logging.wandb.project"])
+@pytest.mark.parametrize("key", ["Training.max_epochs", "Training.gpus"])
 def test_what_nothing_reads_is_refused_in_a_space(tmp_path, key):
     document = small()
     document["space"][key] = {"choice": ["a", "b"]}
@@ -265,4 +263,17 @@ def test_what_another_key_leaves_unread_is_refused_in_a_space(tmp_path):
     document = small()
     document["training"]["Training"]["pretrain_g_only"] = False
     with pytest.raises(InvalidInput, match="g_pretrain_steps: found a key that does nothing.*pretrain_g_only is false"):
+        loaded(tmp_path, document)
+
+
+def test_a_trainings_own_tracking_does_nothing_in_a_study_and_that_is_said_once(tmp_path):
+    document = small()
+    document["training"]["Logging"] = {"wandb": {"enabled": True, "entity": "lab", "project": "gans"}}
+    study, warnings = load_study(write(tmp_path, document))
+    assert [line for line in warnings if "wandb" in line] == [
+        "Logging.wandb: does nothing in a study, whose own `tracking` decides."
+    ]
+    assert study.tracking.wandb.project == "tune-srgan"
+    document["space"]["Logging.wandb.project"] = {"choice": ["a", "b"]}
+    with pytest.raises(InvalidInput, match="space.Logging.wandb.project: found a key that defines how it is computed"):
         loaded(tmp_path, document)

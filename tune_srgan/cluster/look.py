@@ -61,9 +61,10 @@ def look_around(study: Study, address: str) -> list[str]:
 
 
 def _look(study: Study, address: str, word: str, node: str) -> str:
-    """On a node: read what the driver wrote, write, list and delete; then the weights and the imagery."""
+    """On a node: read what the driver wrote, write, list and delete; then weights, imagery, what trials begin from."""
     import torch
 
+    from trainables.checkpoints import open_checkpoint
     from trainables.imagery import load_imagery
     from trainables.perceptual import perceptual_of
 
@@ -82,6 +83,7 @@ def _look(study: Study, address: str, word: str, node: str) -> str:
     try:
         for configuration in study.metrics():
             perceptual_of(configuration, torch.device("cpu"))
+        open_checkpoint(study.lowest())
         return load_imagery(study.lowest(), torch.device("cpu")).describe()
     except InvalidInput as error:
         fix = "Give a path that every node sees, or an s3://… or gs://… URL."

@@ -52,7 +52,7 @@ def refuse_relative(file: str, storage: str) -> None:
 
 
 def only_here(study: Study) -> list[str]:
-    """Warn of the training's paths that are on this machine, and so perhaps not on the cluster."""
+    """Warn of paths that are on this machine, and so perhaps not on the cluster."""
     places = {key: str(value_at(study.training, key) or "sample") for key in PLACES}
     return [
         f"{key}: {place} is on this machine; give a path that every node sees, or a URL."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from trainables.checkpoints import describe
 from trainables.configuration import build_configuration, said_of, unjudgeable
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
@@ -21,35 +24,64 @@ from trainables.yaml_files import read_yaml
 from tune_srgan.console import print_warnings, setting
 from tune_srgan.report.live import show_training
 from tune_srgan.report.terminal import print_training
-from tune_srgan.run.trial import train_recorded
+from tune_srgan.run.trial import Terms, train_recorded
 from tune_srgan.store.layout import StudyFiles
 from tune_srgan.store.studies import RUNS
 from tune_srgan.store.trial_folder import Proposer, TrialFolder
 from tune_srgan.study.loading import Kind, kind_of
+from tune_srgan.tracking.marks import owner_of, study_of, tracking_mode, tracking_of, where_said
+from tune_srgan.tracking.tracker import catch_up, followed, wait_until_sent
 from tune_srgan.upscale import write_generator
 
 OF_TRAININGS = "train"  # the folder of trainings in RUNS
+TRACKER_S = 10.0  # what a training's end waits for its run to be closed
 
 
 def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
     """Train a configuration's file to its end, or go on with it; returns how it ended."""
     configuration, imagery, warnings = open_training(file)
+    weights = describe(configuration)
     print_warnings(warnings, err)
     trial, state = open_folder(file, configuration, folder)
+    tracking = tracking_of(configuration.Logging.wandb)
+    mode, note = tracking_mode(tracking)
+    if note and trial.outcome() is None:
+        print_warnings([note], err)
     if state:
         out.print(Text(f"The training in {trial.path} {state}."), soft_wrap=True)
     out.print(f"Imagery: {imagery.describe()}", highlight=False)
+    if weights:
+        out.print(Text(f"Weights: {weights}"), soft_wrap=True)
     out.print(f"Training: {describe_training(configuration)}", highlight=False)
     try:
-        show_training(train_recorded(trial), configuration.Training.max_steps, err)
+        with _tracked(trial, mode != "disabled"):
+            terms = Terms(drawn=mode != "disabled")
+            show_training(train_recorded(trial, terms), configuration.Training.max_steps, err)
     except KeyboardInterrupt:
         said = "Interrupted. All readings are kept; the same command goes on from the last checkpoint."
         out.print(said, style="bold yellow")
         raise
     end = print_training(trial, out)
+    if mode != "disabled":
+        wait_until_sent(trial, TRACKER_S)
+        out.print(Text(f"Weights & Biases: {where_said(trial)}"), soft_wrap=True)
     if end.has_cost:
         write_generator(trial, trial.generator)
     return end
+
+
+@contextlib.contextmanager
+def _tracked(trial: TrialFolder, wanted: bool) -> Iterator[None]:
+    """A training, followed by a tracker where its file wants one; of one that has ended, what was left is sent."""
+    if not wanted:
+        yield
+    elif trial.outcome() is not None:
+        catch_up(owner_of(trial), study_of(trial), [trial])
+        yield
+    else:
+        trial.begin_attempt(OF_TRAININGS)
+        with followed(trial, owner_of(trial)):
+            yield
 
 
 def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:

@@ -23,7 +23,7 @@ from trainables.schedules import phase
 from trainables.schema import Configuration
 from trainables.state import DamagedCheckpoint, State
 from trainables.trainer import Diverged, outcome, pick_device, train
-from trainables.validation import pictures
+from trainables.validation import picture, pictures
 from tune_srgan.cluster import preemption
 from tune_srgan.search.sharing import SharedPretraining
 from tune_srgan.store.objects import write_atomically
@@ -47,11 +47,12 @@ PAUSE = Stop(None)
 
 @dataclass(frozen=True)
 class Terms:
-    """What a study lays down for a trial besides its configuration; a training by itself has none."""
+    """What is laid down for a training besides its configuration, most of it by a study."""
 
     deadline: float = math.inf  # what the study's budget leaves, by this clock
     now: Callable[[], float] = time.monotonic
     confirms: bool = False  # to max_steps whatever it finds, and probed there
+    drawn: bool = False  # each validation, for its run on Weights & Biases
     why_stop: Callable[[State], Stop | None] = lambda state: None
     shared: Callable[[Configuration, Imagery, torch.device], SharedPretraining | None] = lambda *_: None
 
@@ -94,6 +95,8 @@ def _train(
                 reading = state.readings[-1] = recorded[reading["step"]]
             else:
                 reading |= waited
+                if terms.drawn:
+                    _draw(trial, state, imagery)
                 trial.append(reading)
             noted = time.perf_counter()
             checkpoints.offer(state)
@@ -119,6 +122,19 @@ def _train(
         Image.fromarray(shown.sheet).save(trial.samples)
         write_atomically(trial.samples_figures, json.dumps(shown.columns))
     return outcome(state) if stop is None else outcome(state, stop.end, stop.cause)
+
+
+def _draw(trial: TrialFolder, state: State, imagery: Imagery) -> None:
+    """A picture of the last validation, before its reading tells the tracker of it; in JPEG, for there are many."""
+    sheet = picture(state, imagery)
+    if sheet is None:
+        return
+    file = trial.picture(state.step)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sheet).save(file, quality=90)
+    except OSError as error:
+        trial.complain(f"a picture could not be written ({error})")
 
 
 def _said(reading: Mapping[str, float], ruler: Ruler, configuration: Configuration) -> dict[str, str]:

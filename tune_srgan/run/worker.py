@@ -120,7 +120,8 @@ def _terms(study: Study, folder: StudyFolder, trial: TrialFolder, config: dict[s
     """A study's terms for one of its trials."""
     search, confirms = study.search, trial.confirms > 0
     board = BoardReader(config["board"])
-    terms = Terms(math.inf if config["deadline"] is None else config["deadline"], board.now, confirms)
+    tracked = study.tracking.wandb.mode != "disabled"
+    terms = Terms(math.inf if config["deadline"] is None else config["deadline"], board.now, confirms, tracked)
     if search.sharing.enabled:
         points = points_of(study)
         snapshots = Snapshots(folder.pretraining, 1e9 * search.sharing.disk_gb, trial.complain)

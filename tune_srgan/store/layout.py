@@ -32,6 +32,7 @@ class Item:
 
 
 _PROPOSES = "run/feed, search/confirmation, run/single"
+_SENDS = "tracking/follower"
 _READ_READINGS = "store/records, run/trial, run/feed, tracking/follower"
 
 
@@ -99,6 +100,7 @@ class TrackerFiles:
     LOCK = Item("lock", How.TRACKER, "held by the process at work on it", "tracking/follower", "tracking/marks")
     LOG = Item("log", How.TRACKER, "what wandb said", "tracking/tracker", "a person")
     WANDB = Item("wandb", How.TRACKER, "wandb's own files", "wandb", "wandb sync")
+    PICTURES = Item("pictures", How.TRACKER, "of each validation, until its run is whole", "run/trial", _SENDS)
 
 
 PARTS = ".parts/"  # behind the name of a file that grows: its objects

@@ -19,7 +19,7 @@ from trainables.configuration import dump_configuration, load_configuration
 from trainables.errors import one_line
 from trainables.outcome import End, Outcome
 from trainables.schema import Configuration
-from tune_srgan.store.layout import TrialFiles
+from tune_srgan.store.layout import TrackerFiles, TrialFiles
 from tune_srgan.store.objects import write_atomically
 from tune_srgan.store.patience import PATIENCE_S, patiently
 from tune_srgan.study.space import Value
@@ -132,6 +132,15 @@ class TrialFolder:
     def tracker(self) -> Path:
         """The tracker's own folder."""
         return self.path / TrialFiles.TRACKER.name
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is a training by itself, of no study."""
+        return self.header().get("proposed_by") == Proposer.TRAIN
+
+    def picture(self, step: int) -> Path:
+        """Name what the validation at a step is drawn in; with the tracker, as long as its run is not whole."""
+        return self.tracker / TrackerFiles.PICTURES.name / f"{step}.jpg"
 
     def create(self, values: Mapping[str, Value], proposed_by: str, configuration: Configuration) -> None:
         """Write down what is to be trained; the header last, for with it the trial exists."""

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from trainables.configuration import build_configuration, field_of, unjudgeable, whole_places
-from trainables.dotted import flatten, with_values
+from trainables.dotted import flatten, value_at, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.opensr import counts_as_there, translated
 from trainables.places import SAMPLE, resolve_path
-from trainables.schema import MACHINE, RULER, UNREAD, Configuration, roles_of, section_of
+from trainables.schema import MACHINE, RULER, UNREAD, Configuration, WandbSettings, roles_of, section_of
 from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
@@ -95,6 +95,8 @@ def warnings_of(study: Study) -> list[str]:
             f"({training.pretrain_steps} steps) and reaches into the game."
         )
     warnings += [warning for key, warning in cautions(configuration).items() if key not in study.space]
+    if configuration.Logging.wandb != WandbSettings():
+        warnings.append("Logging.wandb: does nothing in a study, whose own `tracking` decides.")
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
     changed = study.non_default_ruler()
@@ -231,6 +233,10 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
         fix = "Set resources.gpus, as a fraction where several trials share one, or leave Training.device out."
         found = "a training on a GPU, and trials that are given none (resources.gpus is 0)"
         problems.append(Problem(file, "training: Training.device", found, "GPUs for the trials", fix))
+    if value_at(study.training, "Model.continue_training"):
+        fix = "Name it in Model.load_checkpoint: every trial then begins from its weights, at step 0."
+        found = "a training that goes on, with optimisers of settings of its own"
+        problems.append(Problem(file, "training: Model.continue_training", found, "trials that begin alike", fix))
     if study.training.get("Nash"):
         problems.append(
             Problem(file, "training: Nash", "the ruler in the training file", "objective.nash", "Move it there.")

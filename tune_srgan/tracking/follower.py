@@ -21,16 +21,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainables.balance import Ruler
 from trainables.dotted import flatten
 from trainables.outcome import End
 from trainables.places import is_url
 from tune_srgan.store.layout import TrackerFiles
 from tune_srgan.store.records import record_of
-from tune_srgan.store.studies import study_in
 from tune_srgan.store.trial_folder import TrialFolder, read_json
 from tune_srgan.tracking import marks
-from tune_srgan.tracking.marks import BALANCE_LINE, LEAVE_S, Mark, Where, mark_of, tracking_mode
+from tune_srgan.tracking.lines import define_axis, line_of
+from tune_srgan.tracking.marks import LEAVE_S, Mark, Where, mark_of, tracking_mode
 from tune_srgan.tracking.tracker import SERVER_S, reason_of
 
 POLL_S = 0.3
@@ -64,7 +63,7 @@ class _Follower:
     def __init__(self, trial: TrialFolder, options: argparse.Namespace) -> None:
         self._trial, self._options = trial, options
         self._folder = marks.study_of(trial)
-        self._study = study_in(self._folder)
+        self._study = marks.owner_of(trial)
         self._settings = self._study.tracking.wandb
         self._online = tracking_mode(self._settings)[0] == "online"
         self._attempts = len(trial.attempts())
@@ -94,15 +93,13 @@ class _Follower:
         if self._online and self._attempts > 1 and is_url(self._folder.address):
             time.sleep(LEAVE_S + 1)  # on another machine an earlier attempt's process may still be closing its run
         run = self._open()
-        point = Ruler.of(self._trial.configuration()).balance_point
+        configuration = self._trial.configuration()
         while True:
             over = self._is_over()  # asked first: an attempt that ended well has left its outcome before
             outcome = self._trial.outcome()
             for reading in self._new_readings():
-                line = {key: value for key, value in reading.items() if key != "step"}
-                if "nash/p_y" in reading:
-                    line[BALANCE_LINE] = point
-                run.log(line, step=int(reading["step"]))
+                step = int(reading["step"])
+                run.log(line_of(reading, configuration) | self._picture(step), step=step)
             if outcome is not None:
                 self._finish(run, outcome)
                 return
@@ -133,7 +130,8 @@ class _Follower:
             init_timeout=self._options.patience,
             x_stats_pid=self._options.watching,  # the training's use of the machine, not this process's
         )
-        header = {"trial": self._trial.number, "proposed_by": self._trial.header()["proposed_by"]}
+        header = {"proposed_by": self._trial.header()["proposed_by"]}
+        header |= {} if self._trial.is_alone else {"trial": self._trial.number}
         try:
             run = wandb.init(config=flatten(self._trial.configuration().model_dump()) | header, settings=settings)
         except Exception as error:
@@ -144,25 +142,26 @@ class _Follower:
             self._last_step = run.starting_step - 1
         elif not Path(run.dir).is_relative_to(self._trial.tracker):
             raise OSError(f"{self._trial.tracker} cannot be written")  # wandb would go on in the system's /tmp
+        define_axis(run)
         return run
 
     def _environment(self) -> dict[str, str]:
         """wandb's, complete before it is imported: within a sweep it heeds nothing else."""
-        trial, name = self._trial, f"{self._study.study}-{self._trial.path.name}"
-        told = {
-            "RUN_ID": marks.run_id(trial, self._study),
-            "NAME": name,
-            "RUN_GROUP": self._study.study,
-            "RESUME": "allow",
-        }
-        told |= {"JOB_TYPE": "confirm" if trial.confirms else "search", "PROJECT": self._settings.project}
+        trial = self._trial
+        told = {"RUN_ID": marks.run_id(trial, self._study), "NAME": marks.run_name(trial, self._study)}
+        told |= {"RESUME": "allow", "PROJECT": self._settings.project}
+        if trial.is_alone:
+            told["JOB_TYPE"] = "train"
+        else:
+            told |= {"JOB_TYPE": "confirm" if trial.confirms else "search", "RUN_GROUP": self._study.study}
         told |= {"DIR": str(trial.tracker), "MODE": "online" if self._online else "offline"}
         if not self._online:
             told["ERROR_REPORTING"] = "false"  # wandb would report on itself, offline or not
         if self._settings.entity:
             told["ENTITY"] = self._settings.entity
         os.environ.pop("WANDB_SWEEP_ID", None)
-        sweep = {} if trial.confirms else self._sweep()  # a confirmation is no trial of the search
+        # neither a confirmation nor a training by itself is a trial of the search
+        sweep = {} if trial.is_alone or trial.confirms else self._sweep()
         if "id" in sweep:
             told |= {"SWEEP_ID": sweep["id"], "ENTITY": sweep["entity"], "PROJECT": sweep["project"]}
         return {f"WANDB_{key}": value for key, value in told.items()}
@@ -184,6 +183,13 @@ class _Follower:
             if reading["step"] > self._last_step:
                 self._last_step = int(reading["step"])
                 yield reading
+
+    def _picture(self, step: int) -> dict[str, Any]:
+        """What was drawn of the validation at a step, where it was."""
+        import wandb
+
+        drawn = self._trial.picture(step)
+        return {"Val SR": wandb.Image(str(drawn))} if drawn.exists() else {}
 
     def _finish(self, run: Any, outcome: Mapping[str, Any]) -> None:
         """Summary, tags, images; then the run is closed, and the server asked whether it knows."""
@@ -211,11 +217,17 @@ class _Follower:
         run.finish(exit_code=int(record.end is End.FAILED))
         if self._online:
             self._known(path).wait_until_finished()  # `finish` is silent where the server took nothing
+            self._forget_pictures()
             Mark(Where.SERVER, best, url, path).note(self._trial)
         elif _is_whole(written):
+            self._forget_pictures()
             Mark(Where.OFFLINE, best).note(self._trial)
         else:
             raise OSError("its offline run could not be written whole: is the disk full?")
+
+    def _forget_pictures(self) -> None:
+        """They are in the run now, and another attempt at sending it is not needed."""
+        shutil.rmtree(self._trial.tracker / TrackerFiles.PICTURES.name, ignore_errors=True)
 
     def _tag(self) -> None:
         """Tag a run again that was sent, and is the best now, or no more."""
@@ -305,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = marks.study_of(trial)
         with contextlib.suppress(OSError):
             folder.fetch(trial.place)
-        online = tracking_mode(study_in(folder).tracking.wandb)[0] == "online"
+        online = tracking_mode(marks.owner_of(trial).tracking.wandb)[0] == "online"
         if not marks.has_run(trial):
             continue
         trial.tracker.mkdir(exist_ok=True)

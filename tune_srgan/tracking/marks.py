@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shlex
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,15 +17,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from trainables.schema import WandbSettings
 from tune_srgan.store.layout import StudyFiles, TrackerFiles
 from tune_srgan.store.objects import write_atomically
+from tune_srgan.store.studies import study_in
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder, read_json
-from tune_srgan.study.settings import Study, WandbMode, WandbTracking
+from tune_srgan.study.settings import Objective, Study, Tracking, WandbMode, WandbTracking
 
 AWAY_S = 300.0  # trials that begin within this do not ask a server that has failed one
 LEAVE_S = 10.0  # what closing a run may take after its worker was lost
 BALANCE_LINE = "nash/balance_point"  # a figure of each run, drawn beside the two probabilities
+OFFLINE_MODES: dict[str, WandbMode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 SEND_RECORDS, SYNC = "python -m tune_srgan.tracking", "wandb sync"
 
 
@@ -111,12 +115,18 @@ def is_held(trial: TrialFolder) -> bool:
 
 def is_best(trial: TrialFolder) -> bool:
     """Tell whether the study has said that this trial's run is to be tagged best."""
-    return not trial.confirms and (read_json(best_file(study_of(trial))) or {}).get("trial") == trial.number
+    said = read_json(best_file(study_of(trial)))
+    return said is not None and not trial.confirms and said["trial"] == trial.number
+
+
+def run_name(trial: TrialFolder, study: Study) -> str:
+    """Return what a person sees the run under: of a training by itself that training's name."""
+    return study.study if trial.is_alone else f"{study.study}-{trial.path.name}"
 
 
 def run_id(trial: TrialFolder, study: Study) -> str:
     """Return the run's id: the same for every attempt, and no other trial's."""
-    return f"{study.study}-{trial.path.name}-{int(trial.header()['created'])}"
+    return f"{run_name(trial, study)}-{int(trial.header()['created'])}"
 
 
 def address_of(trial: TrialFolder) -> str:
@@ -150,6 +160,19 @@ def sync_commands(folder: StudyFolder) -> list[str]:
     return [" ".join([command, *named]) for command, named in places.items()]
 
 
+def where_said(trial: TrialFolder) -> str:
+    """Say where the run of a training by itself is, or how to send it."""
+    mark = mark_of(trial)
+    if mark.missed:
+        return f"not sent ({mark.missed}). To send it: {SEND_RECORDS} {shlex.quote(str(trial.path))}"
+    if mark.run is Where.SERVER:
+        return mark.url or "sent"
+    if mark.run is Where.OFFLINE:
+        runs = trial.tracker / TrackerFiles.WANDB.name
+        return f"kept offline. To send it: {SYNC} {shlex.quote(str(runs))}/offline-run-*"
+    return "still being sent"
+
+
 def tracking_mode(settings: WandbTracking) -> tuple[WandbMode, str]:
     """Return the mode that will be used, and a sentence where it is not the one asked for."""
     if settings.mode == "online" and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").exists()):
@@ -177,8 +200,29 @@ def say_away(folder: StudyFolder, reason: str) -> None:
 
 
 def study_of(trial: TrialFolder) -> StudyFolder:
-    """Return the study that a trial belongs to."""
-    return StudyFolder(trial.path.parent.parent)
+    """Return the folder of the study that a trial belongs to; a training by itself has its own."""
+    return StudyFolder(trial.path if trial.is_alone else trial.path.parent.parent)
+
+
+def owner_of(trial: TrialFolder) -> Study:
+    """Return the study that a trial belongs to; a training by itself is one that searches nothing."""
+    if not trial.is_alone:
+        return study_in(study_of(trial))
+    configuration = trial.configuration()
+    return Study(
+        study=_as_name(trial.path.name),
+        training=configuration.model_dump(),
+        space={},
+        objective=Objective(nash=configuration.Nash),
+        tracking=Tracking(wandb=tracking_of(configuration.Logging.wandb)),
+    )
+
+
+def tracking_of(settings: WandbSettings) -> WandbTracking:
+    """Return how a training by itself is tracked: by its file's keys, and wandb's own WANDB_MODE, else online."""
+    mode = OFFLINE_MODES.get(os.environ.get("WANDB_MODE", ""), "online")
+    found = WandbTracking(mode=mode if settings.enabled else "disabled", entity=settings.entity)
+    return found.model_copy(update={"project": settings.project}) if settings.project else found
 
 
 def best_file(folder: StudyFolder) -> Path:
@@ -200,6 +244,11 @@ def sweep_of(folder: StudyFolder) -> dict[str, Any]:
 def sweep_address(folder: StudyFolder) -> str:
     """Say where a person sees the study's sweep; empty where it is none."""
     return str(sweep_of(folder).get("url") or "")
+
+
+def _as_name(text: str) -> str:
+    """A folder's name without what a study's may not have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "training"
 
 
 def _file(trial: TrialFolder) -> Path:

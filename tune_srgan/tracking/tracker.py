@@ -104,6 +104,13 @@ def wait_for_trackers(folder: StudyFolder, seconds: float) -> int:
     return len(left)
 
 
+def wait_until_sent(trial: TrialFolder, seconds: float) -> None:
+    """Wait until a trial's tracker is done, or the time is over."""
+    begun = time.monotonic()
+    while not marks.is_done(trial) and time.monotonic() - begun < seconds:
+        time.sleep(0.05)
+
+
 def mark_best(folder: StudyFolder, winner: int | None) -> None:
     """Say whose run is to be tagged `best`, and no other; `wait_for_trackers` has it done."""
     with contextlib.suppress(OSError):

@@ -1,0 +1,200 @@
+"""opensr-srgan itself, where it is installed, and what is recorded of it in tests/trainables/opensr (made by `record`).
+
+Weights are made by a formula of their place, so that what is recorded of a network is its tensors' names and shapes and
+a sample of its output, not the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RECORDED = Path(__file__).parent.parent / "trainables" / "opensr"
+GENERATORS = {
+    "standard": {"model_type": "SRResNet", "block_type": "standard", "small_kernel_size": 5},
+    "res": {"model_type": "SRResNet", "block_type": "res"},
+    "rcab": {"model_type": "SRResNet", "block_type": "rcab", "n_channels": 16},
+    "rrdb": {"model_type": "SRResNet", "block_type": "rrdb"},
+    "lka": {"model_type": "SRResNet", "block_type": "lka"},
+    "stochastic_gan": {"model_type": "stochastic_gan", "noise_dim": 4},
+    "esrgan": {"model_type": "esrgan", "growth_channels": 4},
+}
+DISCRIMINATORS = {
+    "standard": {"model_type": "standard", "n_blocks": 2, "use_spectral_norm": True},
+    "standard without spectral norm": {"model_type": "standard", "n_blocks": 2, "use_spectral_norm": False},
+    "patchgan": {"model_type": "patchgan", "n_blocks": 2},
+    "esrgan": {"model_type": "esrgan", "base_channels": 1, "linear_size": 2},
+}
+NOISE = 4  # of the stochastic generator
+
+
+def document(generator: dict[str, object], discriminator: dict[str, object]) -> dict[str, dict[str, object]]:
+    """A training's file for opensr-srgan: 3 batches of pretraining, then the game; EMA on, warm-up of 20."""
+    return {
+        "Data": {"train_batch_size": 2, "val_batch_size": 2, "num_workers": 0, "dataset_type": "LRHRFolderDataset",
+                 "normalization": "identity"},
+        "Model": {"in_bands": 3, "continue_training": False, "load_checkpoint": False},
+        "Training": {
+            "device": "cpu", "gpus": None, "max_epochs": 1, "val_check_interval": 1.0, "limit_val_batches": 1,
+            "pretrain_g_only": True, "g_pretrain_steps": 3, "adv_loss_ramp_steps": 2, "label_smoothing": True,
+            "EMA": {"enabled": True, "decay": 0.9, "update_after_step": 0, "use_num_updates": True},
+            "Losses": {
+                "adv_loss_type": "bce", "relativistic_average_d": False, "adv_loss_beta": 0.1,
+                "adv_loss_schedule": "cosine", "r1_gamma": 0.0, "l1_weight": 1.0, "sam_weight": 0.05,
+                "perceptual_weight": 0.0, "perceptual_metric": "vgg", "tv_weight": 0.01, "max_val": 1.0, "ssim_win": 11,
+            },
+        },
+        "Generator": {"large_kernel_size": 3, "small_kernel_size": 3, "n_channels": 4, "n_blocks": 1,
+                      "scaling_factor": 4} | generator,
+        "Discriminator": dict(discriminator),
+        "Optimizers": {"optim_g_lr": 1e-4, "optim_d_lr": 1e-4, "betas": [0.0, 0.99], "eps": 1e-7,
+                       "weight_decay_g": 0.0, "weight_decay_d": 0.0, "gradient_clip_val": 0.0},
+        "Schedulers": {"g_warmup_steps": 20, "g_warmup_type": "linear", "metric_g": "val_metrics/l1",
+                       "metric_d": "validation/DISC_adversarial_loss", "patience_g": 50, "patience_d": 50,
+                       "factor_g": 0.5, "factor_d": 0.5, "threshold": 1e-3, "min_lr": 1e-7},
+        "Logging": {"num_val_images": 0, "wandb": {"enabled": False, "entity": None, "project": "x"}},
+    }  # fmt: skip
+
+
+def values(shape: torch.Size | tuple[int, ...] | list[int], phase: float) -> torch.Tensor:
+    """Numbers in ±1 that depend on their place alone, in float32."""
+    count = int(torch.Size(shape).numel())
+    return torch.sin(torch.arange(count, dtype=torch.float64) * 12.9898 + phase).float().reshape(shape)
+
+
+def made_up(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """A network's state by the names and shapes of its tensors: of the size that keeps an image's, norms positive."""
+    state: dict[str, torch.Tensor] = {}
+    for index, (name, shape) in enumerate(shapes.items()):
+        number = values(shape, index)
+        if name.endswith("num_batches_tracked"):
+            number = torch.tensor(7)
+        elif name.endswith("running_var"):
+            number = 1 + number / 2
+        elif len(shape) > 1:
+            number = number / torch.Size(shape[1:]).numel() ** 0.5
+        elif not name.endswith("bias"):
+            number = 0.5 + number / 4
+        state[name] = number
+    for name in [name for name in shapes if name.endswith("weight_u")]:  # one that a power iteration agrees with
+        weight = state[name.replace("_u", "_orig")].flatten(1)
+        u = torch.nn.functional.normalize(state[name], dim=0)
+        state[name] = u
+        state[name.replace("_u", "_v")] = torch.nn.functional.normalize(weight.T @ u, dim=0)
+    return state
+
+
+def image(side: int) -> torch.Tensor:
+    """(2, 3, side, side) in 0–1."""
+    return 0.5 + values((2, 3, side, side), 0.5) / 2
+
+
+def sample(output: torch.Tensor) -> list[float]:
+    """A few of an output's numbers, from everywhere in it."""
+    flat = output.detach().flatten()
+    return [round(float(value), 9) for value in flat[:: max(1, len(flat) // 48)]]
+
+
+def noise() -> torch.Tensor:
+    """What the stochastic generator draws after `torch.manual_seed(5)`."""
+    torch.manual_seed(5)
+    return torch.randn(2, NOISE)
+
+
+def model(configuration: dict[str, dict[str, object]]) -> torch.nn.Module:
+    """opensr-srgan's model of a configuration, as its training makes it."""
+    import omegaconf
+    from opensr_srgan.model.SRGAN import SRGAN_model
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.manual_seed(0)
+        made: torch.nn.Module = SRGAN_model(omegaconf.OmegaConf.create(copy.deepcopy(configuration)))
+    return made
+
+
+def batches(count: int, crop: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of 2, low and high resolution, of noise."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 2, 3, crop, crop, generator=draw)
+    return [(torch.nn.functional.avg_pool2d(hr, 4), hr) for hr in images]
+
+
+def fit(
+    made: torch.nn.Module, fed: list[tuple[torch.Tensor, torch.Tensor]], to: Path | None = None, epochs: int = 1,
+    goes_on: Path | None = None, after_batch: object = None,
+) -> None:  # fmt: skip
+    """Train opensr-srgan's model with a Trainer of Lightning; writes `last.ckpt` into a folder, where one is named."""
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    class Told(lightning.Callback):
+        def on_train_batch_end(self, trainer: object, module: object, *_: object) -> None:
+            if callable(after_batch):
+                after_batch(module)
+
+    lr, hr = (torch.cat(parts) for parts in zip(*fed, strict=True))
+    pairs = torch.utils.data.TensorDataset(lr, hr)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=2, shuffle=False)
+    held_out = torch.utils.data.DataLoader(torch.utils.data.Subset(pairs, [0, 1]), batch_size=2)
+    kept = ModelCheckpoint(dirpath=to, save_last=True, monitor="val_metrics/l1", save_top_k=1) if to else None
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = lightning.Trainer(
+            max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+            callbacks=[Told(), *([kept] if kept else [])], enable_checkpointing=kept is not None,
+            num_sanity_val_steps=0, limit_val_batches=1,
+        )  # fmt: skip
+        trainer.fit(made, loader, held_out, ckpt_path=goes_on)
+
+
+def record(to: Path) -> None:
+    """Write all that is recorded of it into a folder; needs opensr-srgan."""
+    found: dict[str, dict[str, object]] = {"generators": {}, "discriminators": {}}
+    for name, settings in GENERATORS.items():
+        for factor in (2, 4, 8):
+            made = model(document(settings | {"scaling_factor": factor}, DISCRIMINATORS["patchgan"])).generator
+            found["generators"][f"{name} x{factor}"] = _recorded(made, image(6))
+    for name, settings in DISCRIMINATORS.items():
+        made = model(document(GENERATORS["res"], settings)).discriminator
+        found["discriminators"][name] = _recorded(made, image(32))
+    trained = model(document(GENERATORS["res"], DISCRIMINATORS["esrgan"]))
+    with tempfile.TemporaryDirectory() as folder:
+        fit(trained, batches(6, 64, 1), Path(folder))
+        checkpoint = torch.load(Path(folder) / "last.ckpt", weights_only=True)
+    checkpoint["callbacks"] = {}  # where it was written
+    torch.save(checkpoint, to / "last.ckpt")
+    with torch.no_grad():
+        found["last.ckpt"] = {
+            "averaged": sample(averaged(trained)(image(6))),
+            "trained": sample(trained.generator.eval()(image(6))),
+            "discriminator": sample(trained.discriminator.eval()(image(32))),
+        }
+    (to / "networks.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def averaged(made: torch.nn.Module) -> torch.nn.Module:
+    """The averaged generator of opensr-srgan's model, in evaluation mode."""
+    state = made.ema.state_dict()
+    shadow: torch.nn.Module = copy.deepcopy(made.generator).eval()
+    shadow.load_state_dict({**state["shadow_params"], **state["shadow_buffers"]})
+    return shadow
+
+
+def _recorded(network: torch.nn.Module, entered: torch.Tensor) -> dict[str, object]:
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
+    network.load_state_dict(made_up(shapes))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        return {"tensors": shapes, "output": sample(network.eval()(entered))}
+
+
+def recorded(folder: Path = RECORDED) -> dict[str, dict[str, Any]]:
+    """What is recorded of it."""
+    found: dict[str, dict[str, Any]] = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
+    return found
