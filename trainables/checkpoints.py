@@ -117,8 +117,9 @@ def describe(configuration: Configuration) -> str:
     which = "the generator's averaged weights" if found.averaged else "the generator's weights"
     if opened.key == "Model.continue_training":
         return f"{opened.file}: goes on from step {step}."
-    discriminator = f"the discriminator is drawn, since {opened.own_discriminator}"
-    return f"{opened.file}: {which}; {discriminator if opened.own_discriminator else 'the discriminator’s as well'}."
+    why = opened.own_discriminator
+    discriminator = f"the discriminator is drawn, since {why}." if why else "the discriminator's, too."
+    return f"{opened.file}: {which}; {discriminator}"
 
 
 def digest_of(configuration: Configuration) -> str:

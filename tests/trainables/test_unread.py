@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.studies import loaded, small
 from tests.support.tiny import BASE, begun, everything, textured, tiny
-from trainables.configuration import build_configuration
+from trainables.configuration import PLACES, build_configuration
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput
 from trainables.schema import MACHINE, UNREAD, Configuration, roles_of
@@ -32,6 +32,8 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.val_side": ("left", {}),
     "Data.train_batch_size": (3, {}),
     "Model.in_bands": (1, {}),
+    "Model.load_checkpoint": ("training.pt", {}),
+    "Model.continue_training": ("training.pt", {}),
     "Training.max_steps": (120, {}),
     "Training.validate_every": (1, {}),
     "Training.pretrain_g_only": (False, {}),
@@ -94,7 +96,7 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Nash.psnr_slack_db": (0.001, {}),
 }
 ONE_VALUE = {  # until their parts are built
-    *("Model.continue_training", "Model.load_checkpoint", "Training.Losses.adv_loss_type"),
+    "Training.Losses.adv_loss_type",
     *("Training.Losses.relativistic_average_d", "Training.Losses.r1_gamma", "Training.Losses.perceptual_weight"),
     "Generator.block_type",
 }
@@ -119,6 +121,7 @@ def scenes(tmp_path_factory):
             for side, content in (("HR", image), ("LR", low[:, ::4, ::4])):
                 (folder / pairs / part / side).mkdir(parents=True)
                 np.save(folder / pairs / part / side / "a.npy", np.ascontiguousarray(content))
+    begun(**{"Training.seed": 5})[0].save(folder / "training.pt")
     return folder
 
 
@@ -136,7 +139,7 @@ def outcome_of(folder: Path, settings: dict[str, object]) -> tuple[dict[str, obj
 
 def trained(folder: Path, settings: dict[str, object]) -> tuple[dict[str, object], list[dict[str, float]]]:
     placed = {"Data.path": "gray.npy" if settings.get("Model.in_bands") == 1 else "scene.npy"} | settings
-    for key in ("Data.path", "Data.root_dir"):
+    for key in PLACES:
         if key in placed:
             placed[key] = str(folder / str(placed[key]))
     state, imagery = begun(**placed)
