@@ -52,17 +52,18 @@ def _read_own(content: Any) -> Found | None:
     """What a checkpoint of a training here, or a `best.pt`, holds; None where it is neither."""
     if not isinstance(content, dict) or not isinstance(content.get("generator"), dict):
         return None
-    networks = {name: Weights(content[name]) for name in ("generator", "averaged", "discriminator") if name in content}
+    names = ("generator", "averaged", "discriminator", "pretrained")
+    networks = {name: Weights(dict(content[name])) for name in names if name in content}
     if "configuration" in content:
         configuration = Configuration.model_validate_json(content["configuration"])
         scale = _scale(content["low"], content["high"])
         return Found(False, networks["generator"], scale=scale, configuration=configuration)
     course = Course(
-        step=content["step"],
+        step=int(content["step"]),
         optimizers={which: content.get(f"optimizer_{which}", {}) for which in "gd"},
         rates={which: float(content[f"plateau_{which}"]["rate"]) for which in "gd"},
         counts={which: content[f"plateau_{which}"]["scheduler"] for which in "gd"},
-        pretrained=Weights(content["pretrained"]) if "pretrained" in content else None,
+        pretrained=networks.get("pretrained"),
     )
     averaged, discriminator = networks.get("averaged"), networks.get("discriminator")
     return Found(False, networks["generator"], averaged, discriminator, course, _scale(*content["scale"]))
@@ -117,8 +118,9 @@ def describe(configuration: Configuration) -> str:
     which = "the generator's averaged weights" if found.averaged else "the generator's weights"
     if opened.key == "Model.continue_training":
         return f"{opened.file}: goes on from step {step}."
-    discriminator = f"the discriminator is drawn, since {opened.own_discriminator}"
-    return f"{opened.file}: {which}; {discriminator if opened.own_discriminator else 'the discriminator’s as well'}."
+    why = opened.own_discriminator
+    discriminator = f"the discriminator is drawn, since {why}." if why else "the discriminator's, too."
+    return f"{opened.file}: {which}; {discriminator}"
 
 
 def digest_of(configuration: Configuration) -> str:
@@ -190,7 +192,8 @@ def generator_problems(found: Found, configuration: Configuration, file: str, ke
         network = on_meta(lambda: Generator(configuration.Model.in_bands, settings))
     except (RuntimeError, ValueError, ArithmeticError) as error:  # sizes that no number holds
         return [Problem(file, key, f"weights of a network that there cannot be ({one_line(error)})", "another")]
-    for weights in filter(None, (found.generator, found.averaged)):
+    pretrained = found.course.pretrained if found.course else None
+    for weights in filter(None, (found.generator, found.averaged, pretrained)):
         if problems := _problems(weights, network, settings, found, file, key):
             return problems
     return []

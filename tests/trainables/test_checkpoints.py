@@ -116,7 +116,7 @@ def test_a_training_begins_from_the_averaged_weights_of_opensr_srgans_checkpoint
         state.begin_game()
         assert sample(state.discriminator.eval()(image(32))) == pytest.approx(known["discriminator"], abs=1e-6)
     assert not state.optimizer_d.state
-    assert "averaged weights; the discriminator’s as well" in describe(state.configuration)
+    assert "averaged weights; the discriminator's, too." in describe(state.configuration)
 
 
 def test_a_game_alone_from_pretrained_weights_has_them_as_its_control():

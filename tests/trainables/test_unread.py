@@ -39,6 +39,8 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.train_batch_size": (3, {}),
     "Data.val_batch_size": (5, {}),
     "Model.in_bands": (1, {}),
+    "Model.load_checkpoint": ("training.pt", {}),
+    "Model.continue_training": ("training.pt", {}),
     "Training.max_steps": (120, {}),
     "Training.validate_every": (1, {}),
     "Training.pretrain_g_only": (False, {}),
@@ -107,8 +109,6 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Nash.psnr_slack_db": (0.001, {}),
 }
 ONE_VALUE = {  # until their parts are built
-    *("Model.continue_training", "Model.load_checkpoint", "Training.Losses.adv_loss_type"),
-    *("Training.Losses.relativistic_average_d", "Training.Losses.r1_gamma"),
     "Generator.block_type",
 }
 BY_A_READER = {"Data.sen2naip_taco_file", "Data.sen2naip_val_fraction"}  # that is no part of this: test_imagery.py
@@ -140,6 +140,7 @@ def scenes(tmp_path_factory):
             for side, content in (("HR", image), ("LR", low[:, ::4, ::4])):
                 (folder / pairs / part / side).mkdir(parents=True)
                 np.save(folder / pairs / part / side / "a.npy", np.ascontiguousarray(content))
+    begun(**{"Training.seed": 5})[0].save(folder / "training.pt")
     return folder
 
 
