@@ -18,10 +18,21 @@ from trainables.kinds import spelled
 from trainables.normalization import normalization_of
 from trainables.opensr import filled, translated
 from trainables.places import resolve_path
-from trainables.schema import METRICS, VGG19, Configuration, DiscriminatorSettings, Section, field_at
+from trainables.schema import VGG19, Configuration, DiscriminatorSettings
+from trainables.sections import Section, field_at
 from trainables.yaml_files import read_yaml, write_yaml
 
 Part = TypeVar("Part", bound=Section)
+IMAGE_METRICS = ("l1", "sam", "tv", "perceptual", "psnr", "ssim")
+# What a plateau scheduler can watch: every figure that each reading of the game has.
+METRICS = [
+    *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in IMAGE_METRICS),
+    *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
+    *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
+    *(f"discriminator/{name}" for name in ("adversarial_loss", "adversarial_loss_step", "r1_penalty")),
+    *(f"discriminator/{name}" for name in ("D(y)_prob", "D(G(x))_prob")),
+    *(f"nash/{name}" for name in ("p_y", "p_g", "rank", "control", "psnr")),
+]
 
 
 def load_configuration(path: Path) -> Configuration:

@@ -33,7 +33,7 @@ def generator_game(d: Discriminator, hr: Tensor, sr: Tensor, training: TrainingS
     losses = training.Losses
     d.train(d.apart).requires_grad_(False)
     real = None
-    if losses.relativistic_average_d:
+    if losses.is_relativistic:
         with torch.no_grad():
             real = precision.forward(d, hr, in_bf16).float()
     gained = generator_adversarial_loss(precision.forward(d, sr, in_bf16).float(), real, losses)

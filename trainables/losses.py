@@ -59,7 +59,7 @@ def generator_adversarial_loss(fake: Tensor, real: Tensor | None, losses: LossSe
     """
     if losses.adv_loss_type == "wasserstein":
         return -fake.mean()
-    if losses.relativistic_average_d:
+    if losses.is_relativistic:
         assert real is not None
         real = real.detach()
         return 0.5 * (functional.softplus(real.mean() - fake).mean() + functional.softplus(real - fake.mean()).mean())
@@ -75,7 +75,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, real_label: float, losses: Lo
     if losses.adv_loss_type == "wasserstein":
         return fake.mean() - real.mean()
     share = 0.5
-    if losses.relativistic_average_d:
+    if losses.is_relativistic:
         real, fake, share = real - fake.mean(), fake - real.mean(), 1.0
     target = torch.full_like(real, real_label)
     of_real = functional.binary_cross_entropy_with_logits(real, target)
@@ -84,7 +84,7 @@ def discriminator_loss(real: Tensor, fake: Tensor, real_label: float, losses: Lo
 
 def probabilities(real: Tensor, fake: Tensor, losses: LossSettings) -> tuple[Tensor, Tensor]:
     """Return the probabilities by D's logits of real and generated images; relativistic: against the other's mean."""
-    if losses.relativistic_average_d:
+    if losses.is_relativistic:
         return (real - fake.mean()).sigmoid(), (fake - real.mean()).sigmoid()
     return real.sigmoid(), fake.sigmoid()
 

@@ -101,8 +101,7 @@ def why_not(settings: GeneratorSettings | DiscriminatorSettings) -> str:
         srresnet = settings.model_type == "srresnet"
         own = {"bicubic_skip: true": settings.bicubic_skip}
         own["block_type: plain"] = srresnet and settings.block_type == "plain"
-        dense = settings.model_type == "esrgan" or (srresnet and settings.block_type == "rrdb")
-        own["inner_residual: true"] = dense and settings.inner_residual
+        own["inner_residual: true"] = settings.is_dense and settings.inner_residual
         key = "Generator"
     named = [option for option, there in own.items() if there]
     return f"{key}.{named[0]} is this project's own" if named else ""

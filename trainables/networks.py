@@ -5,6 +5,7 @@ The families are opensr-srgan's, with its initialisations; `names.py` has its na
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -196,7 +197,7 @@ class _DenseTrunk(nn.Module):
         self.bias = nn.Parameter(torch.stack(biases).detach())
 
     def kernel(self, weight: Tensor, layer: int) -> Tensor:
-        """A view of a row of `weight` (or of anything in its order): a layer's, (out, in, 3, 3)."""
+        """A view of a row of `weight`: a layer's, (out, in, 3, 3)."""
         part = weight[self.offsets[layer] : self.offsets[layer + 1]]
         return part.view(-1, 3, 3, self.channels + layer * self.growth).permute(0, 3, 1, 2)
 
@@ -276,9 +277,8 @@ class Generator(nn.Module):
         self.last = _Layer(channels, bands, edge)
         if rrdb:
             _start_small(self)
-        if settings.use_icnr and settings.takes_icnr:
-            for layer in doublings:
-                _icnr(layer.conv, kaiming=rrdb)
+        for layer in doublings if settings.use_icnr and settings.takes_icnr else []:
+            _icnr(layer.conv, kaiming=rrdb)
         if self.bicubic_skip:  # starts as bicubic itself, not as bicubic plus noise
             nn.init.normal_(self.last.conv.weight, std=1e-3)
             assert self.last.conv.bias is not None
@@ -313,9 +313,8 @@ def _start_small(network: Generator) -> None:
                 assert layer.conv.bias is not None
                 layer.conv.bias.zero_()
         assert isinstance(trunk, _DenseTrunk)
-        for row in trunk.weight:
-            for index in range(dense.LAYERS):
-                _kaiming(trunk.kernel(row, index), 0.1)
+        for row, index in itertools.product(trunk.weight, range(dense.LAYERS)):
+            _kaiming(trunk.kernel(row, index), 0.1)
         trunk.bias.zero_()
 
 
@@ -394,9 +393,7 @@ def _plan(settings: DiscriminatorSettings) -> list[tuple[int, int, int, int]]:
     return [*((base * 2 ** min(i, 3), 4, 2, 1) for i in range(blocks)), (base * 2 ** min(blocks, 3), tail, 1, 1)]
 
 
-class _Linear(nn.Linear):
-    """Takes half-precision images with a bias kept whole."""
-
+class _Linear(nn.Linear):  # takes half-precision images with a bias kept whole
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
         return functional.linear(x, self.weight, self.bias.to(x.dtype))

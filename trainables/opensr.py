@@ -83,7 +83,8 @@ class Translated:
 
 def counts_as_there(document: Mapping[str, Any]) -> bool:
     """Tell whether a file is in opensr-srgan's units: it states epochs, as that project requires."""
-    return value_at(document, EPOCHS) is not None
+    epochs = value_at(document, EPOCHS)
+    return isinstance(epochs, int | float) and not isinstance(epochs, bool)
 
 
 def translated(document: Mapping[str, Any], file: str, folder: Path) -> Translated:

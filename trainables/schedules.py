@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from trainables.schema import Configuration, Curve
+from trainables.schema import Configuration
+from trainables.sections import Curve
 
 WARMUP_FLOOR = 0.05  # of G's rate, as opensr-srgan has it
 

@@ -1,69 +1,36 @@
 """The keys of a training configuration: opensr-srgan's sections, their types, defaults, and each key's role.
 
-Ours alone are `Data.path|crop_size|val_fraction|val_side|percentiles|scale|nodata|resident`, `Generator.bicubic_skip`,
-`Discriminator.input_range`, `Training.Losses.perceptual_weights`,
-`Training.max_steps|validate_every|checkpoint_every|seed|threads|precision|cuda_graphs|deterministic`,
-`Schedulers.armed` and the section `Nash` (the ruler). What is wrong together is said by `configuration.py`.
+Which are ours alone says docs/opensr-srgan.md; what is wrong together, `configuration.py`.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from enum import Enum
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BeforeValidator, Field, model_validator
 
 from trainables.kinds import PLACE_OF, Kind, as_its_kind, spelled
 from trainables.normalization import canonical
-
-
-class Role(Enum):
-    """What a key decides besides how the networks learn. A section's roles are those of all its keys."""
-
-    RULER = "it defines what is measured"
-    MACHINE = "it defines how a training is computed, or what is drawn of it"
-    LATER = "it acts after pretraining: trainings that differ in it alone share their pretraining"
-    UNREAD = "opensr-srgan reads it, nothing here does"
-
-
-RULER, MACHINE, LATER, UNREAD = Role
-
-IMAGE_METRICS = ("l1", "sam", "tv", "perceptual", "psnr", "ssim")
-# What a plateau scheduler can watch: every figure that each reading of the game has.
-METRICS = [
-    *(f"{group}/{name}" for group in ("val_metrics", "train_metrics") for name in IMAGE_METRICS),
-    *(f"validation/{name}" for name in ("content_loss", "generator_total_loss", "DISC_adversarial_loss")),
-    *(f"generator/{name}" for name in ("content_loss", "adversarial_loss", "total_loss")),
-    *(f"discriminator/{name}" for name in ("adversarial_loss", "adversarial_loss_step", "r1_penalty")),
-    *(f"discriminator/{name}" for name in ("D(y)_prob", "D(G(x))_prob")),
-    *(f"nash/{name}" for name in ("p_y", "p_g", "rank", "control", "psnr")),
-]
-
-
-class Section(BaseModel):
-    """A section of the file: unknown keys, wrong types and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-    roles: ClassVar[frozenset[Role]] = frozenset()
-
-
-def lower(value: object) -> object:
-    """Strip case, blanks, hyphens and underscores from a network's name, as opensr-srgan does to match it."""
-    return re.sub(r"[ _-]", "", value.lower()) if isinstance(value, str) else value
-
-
-Place = Annotated[str, Field(min_length=1)]  # a path or URL as it was written; whoever resolves it checks it
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Blocks = Annotated[int, Field(ge=1, le=1000)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Curve = Literal["linear", "cosine"]
+from trainables.sections import (
+    LATER,
+    MACHINE,
+    RULER,
+    UNREAD,
+    Blocks,
+    Count,
+    Curve,
+    Place,
+    Positive,
+    Rate,
+    Role,
+    Section,
+    Share,
+    Weight,
+    field_at,
+    section_of,
+)
 
 
 class CustomNormalization(Section):
@@ -160,7 +127,7 @@ class EmaSettings(Section):
 class LossSettings(Section):
     """The generator's loss: content terms and the adversarial one."""
 
-    adv_loss_type: Annotated[Literal["bce", "wasserstein"], BeforeValidator(lower), LATER] = "bce"
+    adv_loss_type: Annotated[Literal["bce", "wasserstein"], LATER] = "bce"
     relativistic_average_d: Annotated[bool, LATER] = False
     adv_loss_beta: Annotated[Weight, LATER] = 0.01
     adv_loss_schedule: Annotated[Curve, LATER] = "cosine"
@@ -168,7 +135,7 @@ class LossSettings(Section):
     l1_weight: Weight = 1.0
     sam_weight: Weight = 0.05
     perceptual_weight: Weight = 0.1
-    perceptual_metric: Annotated[Literal["vgg", "lpips", "laplacian"], BeforeValidator(lower)] = "vgg"
+    perceptual_metric: Literal["vgg", "lpips", "laplacian"] = "vgg"
     # its network's weights: the file, or the folder of the published files; default: where their packages put them
     perceptual_weights: Annotated[Place | None, RULER] = None
     # the bands that a network sees of more than three; default: any three, drawn in each step
@@ -176,6 +143,11 @@ class LossSettings(Section):
     tv_weight: Weight = 0.0
     max_val: Annotated[float, Field(gt=0), RULER] = 1.0
     ssim_win: Annotated[int, Field(ge=3), RULER] = 11
+
+    @property
+    def is_relativistic(self) -> bool:
+        """Whether logits count against the other kind's mean; a critic's do not."""
+        return self.relativistic_average_d and self.adv_loss_type == "bce"
 
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions of each block (Simonyan & Zisserman 2015, configuration E)
@@ -236,7 +208,7 @@ class TrainingSettings(Section):
         """
         if self.Losses.adv_loss_type == "wasserstein":
             return math.nan
-        return 0.5 if self.Losses.relativistic_average_d else self.real_label / 2
+        return 0.5 if self.Losses.is_relativistic else self.real_label / 2
 
     @property
     def real_label(self) -> float:
@@ -256,8 +228,8 @@ class GeneratorSettings(Section):
     The blocks are opensr-srgan's, and `plain`: no norm, no scale, no tanh (Lim et al. 2017, EDSR).
     """
 
-    model_type: Annotated[Network, BeforeValidator(lower)] = "srresnet"
-    block_type: Annotated[Block, BeforeValidator(lower)] = "standard"
+    model_type: Network = "srresnet"
+    block_type: Block = "standard"
     large_kernel_size: Positive = 9
     small_kernel_size: Positive = 3
     n_channels: Positive = 64
@@ -276,6 +248,11 @@ class GeneratorSettings(Section):
         return self.model_type == "srresnet" and self.block_type in {"standard", "plain"}
 
     @property
+    def is_dense(self) -> bool:
+        """Whether its blocks are residual in residual dense ones."""
+        return self.model_type == "esrgan" or (self.model_type == "srresnet" and self.block_type == "rrdb")
+
+    @property
     def takes_icnr(self) -> bool:
         """Whether `use_icnr` says how its upsampling starts."""
         return self.model_type == "esrgan" or (self.model_type == "srresnet" and self.block_type == "plain")
@@ -289,7 +266,7 @@ class DiscriminatorSettings(Section):
 
     roles = frozenset({RULER, LATER})
 
-    model_type: Annotated[Literal["standard", "patchgan", "esrgan"], BeforeValidator(lower)] = "standard"
+    model_type: Literal["standard", "patchgan", "esrgan"] = "standard"
     n_blocks: Blocks = 8
     use_spectral_norm: bool = True
     base_channels: Positive = 64
@@ -407,24 +384,6 @@ class Configuration(Section):
     Schedulers: SchedulerSettings = SchedulerSettings()
     Logging: LoggingSettings = LoggingSettings()
     Nash: NashSettings = NashSettings()
-
-
-def section_of(field: FieldInfo | None) -> type[BaseModel] | None:
-    """Return the section that stands at a field; None where a value does."""
-    annotation = field.annotation if field is not None else None
-    either = [annotation, *get_args(annotation)]  # a section, or the name of one
-    return next((kind for kind in either if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
-def field_at(model: type[BaseModel], key: str) -> FieldInfo | None:
-    """Return the field that a dotted key names in a model; None where it names none."""
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = section_of(model.model_fields.get(section))
-        if inner is None:
-            return None
-        model = inner
-    return model.model_fields.get(last)
 
 
 def roles_of(key: str) -> frozenset[Role]:

@@ -95,7 +95,7 @@ def _discriminator_step(state: State, hr: Tensor, sr: Tensor, rate: Tensor, clip
     real, fake = (answers.detach() for answers in logits)
     none = loss.new_full((), math.nan)
     judged = [answer.mean() for answer in (real.sigmoid(), fake.sigmoid(), *probabilities(real, fake, training.Losses))]
-    relativistic = judged[2:] if training.Losses.relativistic_average_d else [none, none]
+    relativistic = judged[2:] if training.Losses.is_relativistic else [none, none]
     return torch.stack([loss.detach(), penalty.detach(), *judged[:2], *relativistic])
 
 

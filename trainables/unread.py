@@ -11,7 +11,8 @@ from pathlib import Path
 from trainables.configuration import build_configuration
 from trainables.dotted import flatten, value_at
 from trainables.normalization import normalization_of
-from trainables.schema import UNREAD, Configuration, DataSettings, roles_of
+from trainables.schema import Configuration, DataSettings, roles_of
+from trainables.sections import UNREAD
 
 _ON: Callable[[object], bool] = bool
 
@@ -20,6 +21,8 @@ def _is(*values: object) -> Callable[[object], bool]:
     return lambda value: value in values
 
 
+_BLOCKS = "Generator.model_type", "Generator.block_type"
+_NORMED = "Discriminator.model_type", "Discriminator.norm"
 # A key, the key that decides whether anything reads it, and for which of that one's values something does.
 READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Data.path": ("Data.dataset_type", _is("scenes")),
@@ -46,12 +49,40 @@ READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "TruncatedVGG.i": ("Training.Losses.perceptual_metric", _is("vgg")),
     "TruncatedVGG.j": ("Training.Losses.perceptual_metric", _is("vgg")),
     "Generator.block_type": ("Generator.model_type", _is("srresnet")),
-    "Generator.large_kernel_size": ("Generator.model_type", _is("srresnet")),
-    "Generator.growth_channels": ("Generator.model_type", _is("esrgan")),
-    "Generator.res_scale": ("Generator.model_type", _is("esrgan")),
     "Discriminator.n_blocks": ("Discriminator.model_type", _is("standard", "patchgan")),
-    "Discriminator.linear_size": ("Discriminator.model_type", _is("standard", "esrgan")),
+    "Generator.large_kernel_size": ("Generator.model_type", _is("srresnet", "stochasticgan")),
+    "Generator.small_kernel_size": ("Generator.model_type", _is("srresnet", "stochasticgan")),
+    "Generator.growth_channels": ("Generator.model_type", _is("esrgan")),
+    "Generator.res_scale": ("Generator.model_type", _is("esrgan", "stochasticgan")),
+    "Generator.noise_dim": ("Generator.model_type", _is("stochasticgan")),
+    "Discriminator.per_patch": ("Discriminator.model_type", _is("patchgan")),
+    "Training.label_smoothing": ("Training.Losses.adv_loss_type", _is("bce")),
+    "Training.Losses.relativistic_average_d": ("Training.Losses.adv_loss_type", _is("bce")),
     "Schedulers.g_warmup_type": ("Schedulers.g_warmup_steps", _ON),
+}
+# A key, whether it is read, and the keys that decide it.
+READ_IF: dict[str, tuple[Callable[[Configuration], bool], tuple[str, ...]]] = {
+    "Schedulers.g_warmup_steps": (
+        lambda c: c.Schedulers.g_warmup_type != "none",
+        ("Schedulers.g_warmup_type",),
+    ),
+    "Generator.use_icnr": (lambda c: c.Generator.takes_icnr, _BLOCKS),
+    "Generator.inner_residual": (lambda c: c.Generator.is_dense, _BLOCKS),
+    "Discriminator.use_spectral_norm": (
+        lambda c: not c.Discriminator.norm or c.Discriminator.model_type == "standard",
+        _NORMED,
+    ),
+    "Discriminator.base_channels": (
+        lambda c: not c.Discriminator.norm or c.Discriminator.model_type == "esrgan",
+        _NORMED,
+    ),
+    "Discriminator.linear_size": (
+        lambda c: (
+            c.Discriminator.model_type == "esrgan"
+            or (not c.Discriminator.norm and c.Discriminator.model_type == "standard")
+        ),
+        _NORMED,
+    ),
 }
 AND_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {  # and a second one, of which the same holds
     "Training.Losses.fixed_idx": ("Model.in_bands", lambda bands: isinstance(bands, int) and bands > 3),
@@ -81,13 +112,20 @@ def why_unread(key: str, configuration: Configuration) -> str:
     """Say why nothing reads a dotted key in this configuration; empty where something does."""
     if UNREAD in roles_of(key):
         return UNREAD.value
+    values = flatten(configuration.model_dump())
+    if key in READ_IF and not READ_IF[key][0](configuration):
+        return "nothing reads it while " + " and ".join(f"{of} is {_shown(values[of])}" for of in READ_IF[key][1])
     for decider, reads in (table[key] for table in (READ_WHEN, AND_WHEN) if key in table):
         value = value_at(configuration.model_dump(), decider)
         if not reads(value):
-            return f"nothing reads it while {decider} is {str(value).lower() if isinstance(value, bool) else value}"
+            return f"nothing reads it while {decider} is {_shown(value)}"
         if why := why_unread(decider, configuration):
             return why
     return ""
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def unread(configuration: Configuration) -> dict[str, str]:

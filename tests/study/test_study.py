@@ -10,7 +10,8 @@ from tests.support.service import ROOT
 from tests.support.studies import PATIENCE, PRETRAIN, VALUES, WEIGHT, loaded, small, write
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput
-from trainables.schema import MACHINE, RULER, UNREAD, roles_of
+from trainables.schema import roles_of
+from trainables.sections import MACHINE, RULER, UNREAD
 from tune_srgan.study.loading import load_study
 from tune_srgan.study.space import Parameter
 

@@ -9,7 +9,8 @@ from tests.support.tiny import begun, everything, same, saved, textured, tiny
 from trainables.dotted import flatten
 from trainables.imagery import Imagery, load_imagery
 from trainables.pretraining import fingerprint, pack, unpack
-from trainables.schema import UNREAD, Configuration, acts_later, roles_of
+from trainables.schema import Configuration, acts_later, roles_of
+from trainables.sections import UNREAD
 from trainables.trainer import outcome, train
 
 CPU = torch.device("cpu")
@@ -21,6 +22,9 @@ OTHERWISE = {  # of every key that acts later, another value than the tiny train
     "Training.adv_loss_ramp_steps": 9,
     "Training.label_smoothing": False,
     "Training.Losses.adv_loss_beta": 0.2,
+    "Training.Losses.adv_loss_type": "wasserstein",
+    "Training.Losses.relativistic_average_d": True,
+    "Training.Losses.r1_gamma": 1.0,
     "Training.Losses.adv_loss_schedule": "linear",
     "Training.max_steps": 120,
     "Discriminator.base_channels": 8,

@@ -10,9 +10,9 @@ import torch
 
 from tests.support.tiny import begun, everything, same, saved, textured, tiny
 from trainables.balance import CONDITIONS, Ruler, excesses
+from trainables.configuration import METRICS
 from trainables.imagery import load_imagery
 from trainables.rehearsal import rehearse
-from trainables.schema import METRICS
 from trainables.state import State
 from trainables.trainer import Diverged, outcome, train
 from trainables.validation import auc, best_response, probes

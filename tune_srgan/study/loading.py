@@ -20,7 +20,8 @@ from trainables.dotted import flatten, value_at, with_values
 from trainables.errors import InvalidInput, Problem, explain
 from trainables.opensr import counts_as_there, translated
 from trainables.places import SAMPLE, resolve_path
-from trainables.schema import MACHINE, RULER, UNREAD, Configuration, WandbSettings, roles_of, section_of
+from trainables.schema import Configuration, WandbSettings, roles_of
+from trainables.sections import MACHINE, RULER, UNREAD, section_of
 from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study

@@ -15,7 +15,8 @@ from trainables.balance import Ruler, earliest_balance
 from trainables.configuration import build_configuration, unjudgeable
 from trainables.dotted import with_values
 from trainables.errors import InvalidInput
-from trainables.schema import Configuration, NashSettings, Place, Section
+from trainables.schema import Configuration, NashSettings
+from trainables.sections import Place, Section
 from trainables.yaml_files import write_yaml
 from tune_srgan.study.space import Parameter, Value
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from trainables.schema import Section
+from trainables.sections import Section
 
 Value = int | float | str | bool
 MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
