@@ -24,7 +24,20 @@ BESIDE = {  # without which a key is not read
     "Training.max_epochs": {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "tiles"},
     "Model.in_bands": {"Training.Losses.fixed_idx": None},
     "Discriminator.n_blocks": {"Discriminator.model_type": "patchgan"},
-    "Generator.scaling_factor": {"Data.crop_size": 96},
+    "Data.sen2naip_taco_file": {"Data.dataset_type": "SEN2NAIP"},
+    "Data.sen2naip_val_fraction": {"Data.dataset_type": "SEN2NAIP", "Data.sen2naip_taco_file": "sen2naip.taco"},
+    "Training.g_pretrain_steps": {"Training.pretrain_g_only": True},
+    "Training.EMA.decay": {"Training.EMA.enabled": True},
+    "Training.EMA.use_num_updates": {"Training.EMA.enabled": True},
+    "Training.Losses.fixed_idx": {"Model.in_bands": 4},
+    "Generator.growth_channels": {"Generator.model_type": "esrgan"},
+    "Generator.res_scale": {"Generator.model_type": "esrgan"},
+    "Generator.use_icnr": {"Generator.model_type": "esrgan"},
+    "Generator.noise_dim": {"Generator.model_type": "cgan"},
+    "Discriminator.base_channels": {"Discriminator.model_type": "esrgan"},
+    "Discriminator.linear_size": {"Discriminator.model_type": "esrgan"},
+    "Schedulers.g_warmup_steps": {"Schedulers.g_warmup_type": "linear"},
+    "Schedulers.g_warmup_type": {"Schedulers.g_warmup_steps": 20},
 }
 
 
@@ -70,7 +83,7 @@ def row(key, folder):
         targets = MOVED.get(key, (key,))
         here = found.get(targets[0])
         if told:
-            results.append(told)
+            results.append(told.rstrip(".").removeprefix(f"{value} "))
         elif key in MOVED:
             results.append("is " + " and ".join(f"`{target}`" for target in targets))
             assert all(found[target] in (value, str(folder / str(value))) for target in targets)
