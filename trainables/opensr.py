@@ -58,6 +58,7 @@ NAMES: dict[str, dict[str, str]] = {  # of keys whose values are names
     "Discriminator.model_type": _named(standard="", patchgan="", esrgan=""),
     "Training.Losses.adv_loss_type": _named(bce="", wasserstein=""),
     "Training.Losses.adv_loss_schedule": _named(linear="", cosine=""),
+    "Training.Losses.perceptual_metric": _named(vgg="", lpips="", laplacian=""),
     "Training.device": _named(auto="", cuda="gpu", cpu=""),
 }
 OFF = {"Model.continue_training", "Model.load_checkpoint"}  # null, "" and false are one

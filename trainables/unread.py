@@ -58,7 +58,6 @@ READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Discriminator.per_patch": ("Discriminator.model_type", _is("patchgan")),
     "Training.label_smoothing": ("Training.Losses.adv_loss_type", _is("bce")),
     "Training.Losses.relativistic_average_d": ("Training.Losses.adv_loss_type", _is("bce")),
-    "Schedulers.g_warmup_type": ("Schedulers.g_warmup_steps", _ON),
 }
 # A key, whether it is read, and the keys that decide it.
 READ_IF: dict[str, tuple[Callable[[Configuration], bool], tuple[str, ...]]] = {

@@ -32,7 +32,8 @@ efficiency = benchmark("search_efficiency")
 STUDY = """
 study: made-up
 training:
-  Training: {adv_loss_ramp_steps: 20, label_smoothing: true}
+  Training: {pretrain_g_only: true, adv_loss_ramp_steps: 20, label_smoothing: true}
+  Schedulers: {g_warmup_type: cosine}
   Optimizers: {optim_d_lr: 1.0e-4}
 space:
   Training.g_pretrain_steps: {int: [20, 80], step: 20}

@@ -190,7 +190,10 @@ WARNED = {
     ),
     "warm-up": (search(WARMUP, int=[0, 30]), f"{WARMUP}: a warm-up of 30 steps outlasts the shortest pretraining (20"),
     "warm-up by choice": (search(WARMUP, choice=[0, 30]), f"{WARMUP}: a warm-up of 30 steps outlasts"),
-    "fixed warm-up": (training("Schedulers", {"g_warmup_steps": 30}), f"{WARMUP}: a warm-up of 30 steps outlasts"),
+    "fixed warm-up": (
+        training("Schedulers", {"g_warmup_type": "linear", "g_warmup_steps": 30}),
+        f"{WARMUP}: a warm-up of 30 steps outlasts",
+    ),
     "nash": (section("objective", nash={"window": 9}), "objective.nash is not the default: window=9"),
 }
 

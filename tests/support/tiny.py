@@ -20,7 +20,7 @@ OWN: dict[str, dict[str, Any]] = {
     | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
     "Generator": {"block_type": "plain", "use_icnr": False, "bicubic_skip": True},
     "Discriminator": {"norm": False, "per_patch": False, "input_range": 1.0},
-    "Schedulers": {"patience_d": 10, "threshold": 1e-4, "min_lr": 0.0},
+    "Schedulers": {"g_warmup_type": "cosine", "patience_d": 10, "threshold": 1e-4, "min_lr": 0.0},
 }
 BASE: dict[str, dict[str, Any]] = {
     "Data": {"crop_size": 16, "train_batch_size": 4, "val_batch_size": 64},

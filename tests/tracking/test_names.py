@@ -43,7 +43,10 @@ TRAINING = {
     "Training": {"device": "cpu", "threads": 1, "max_steps": STEPS, "validate_every": 1, "label_smoothing": True}
     | {"g_pretrain_steps": PRETRAINING, "adv_loss_ramp_steps": 5}
     | {"EMA": {"enabled": True, "decay": 0.9, "update_after_step": 4, "use_num_updates": True}}
-    | {"Losses": {"adv_loss_beta": 0.1, "sam_weight": 0.05, "tv_weight": 0.01, "relativistic_average_d": True}},
+    | {
+        "Losses": {"adv_loss_beta": 0.1, "sam_weight": 0.05, "tv_weight": 0.01, "relativistic_average_d": True}
+        | {"perceptual_weight": 0.0}
+    },
     "Generator": {"model_type": "esrgan", "n_channels": 8, "n_blocks": 1, "growth_channels": 4},
     "Discriminator": {"model_type": "patchgan", "n_blocks": 1},
     "Optimizers": {"optim_g_lr": 1e-4, "optim_d_lr": 1e-4},

@@ -35,7 +35,7 @@ OURS = {  # what of opensr-srgan's training is said otherwise here
     "Nash": {"validation_pairs": 64},
 }  # fmt: skip
 
-OF_SAMPLE = {"Data.path": str(SAMPLE), "Data.normalization": "zero_one"}
+OF_SAMPLE = {"Data.path": str(SAMPLE), "Data.normalization": "percentiles"}
 
 
 def as_ours(generator, discriminator, **dotted):

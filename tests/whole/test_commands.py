@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tests.support.service import ROOT
 from tests.support.studies import PATIENCE, loaded, open_study, small, write
+from tests.support.tiny import OWN
 from trainables.balance import Ruler, judge
 from trainables.networks import Generator, upsample
 from trainables.places import SAMPLE
@@ -140,7 +141,6 @@ WRONG = {  # what is done to the small study, the file and the key that are name
     "unknown key": (put("search", trails=3), "unknown key.yaml", "search.trails"),
     "wrong type": (put("search", trials="many"), "wrong type.yaml", "search.trials"),
     "empty range": (put("space", PATIENCE, int=[9, 3]), "empty range.yaml", f"space.{PATIENCE}"),
-    "fixed too": (put("training", Schedulers={"patience_g": 3}), "fixed too.yaml", f"space.{PATIENCE}"),
     "object store": (put(storage="nowhere://bucket/runs"), "object store.yaml", "storage"),
     "missing imagery": (imagery("nowhere.tif"), "nowhere.tif", "Data.path"),
     "corrupt imagery": (imagery("corrupt.tif"), "corrupt.tif", "Data.path"),
@@ -209,9 +209,9 @@ def invoke(*arguments):
 TRAINING = {
     "Data": {"path": "scene.tif", "crop_size": 16, "train_batch_size": 4},
     "Training": {"max_steps": 100, "validate_every": 2, "g_pretrain_steps": 8, "adv_loss_ramp_steps": 8, "threads": 1}
-    | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
-    "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3, "bicubic_skip": True},
-    "Discriminator": {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
+    | OWN["Training"],
+    "Generator": OWN["Generator"] | {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
+    "Discriminator": OWN["Discriminator"] | {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4},
     "Nash": {"validation_pairs": 64},
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from tests.support.object_store import s3
 from tests.support.studies import VALUES, ended, finish, loaded, open_study, reading, records_in, small, start, write
+from tests.support.tiny import OWN
 from trainables.outcome import End
 from tune_srgan.cluster.jobs import PART_BYTES, _parts
 from tune_srgan.commands import app
@@ -261,9 +262,9 @@ def test_the_dashboard_leaves_the_drivers_database_as_it_is(folder, study, tmp_p
 TRAINING = {
     "Data": {"crop_size": 16, "train_batch_size": 2},
     "Training": {"max_steps": 50, "validate_every": 1, "g_pretrain_steps": 4, "adv_loss_ramp_steps": 4, "threads": 1}
-    | {"Losses": {"sam_weight": 0.0, "perceptual_weight": 0.0}},
-    "Generator": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
-    "Discriminator": {"model_type": "patchgan", "n_blocks": 1, "base_channels": 4},
+    | OWN["Training"],
+    "Generator": OWN["Generator"] | {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
+    "Discriminator": OWN["Discriminator"] | {"model_type": "patchgan", "n_blocks": 1, "base_channels": 4},
     "Nash": {"validation_pairs": 64},
     "Logging": {"num_val_images": 0},
 }

@@ -17,7 +17,9 @@ from trainables.state import State
 from tune_srgan.study.loading import load_study
 
 CPU = torch.device("cpu")
-THERE = {"Generator.bicubic_skip": False, "Training.EMA.enabled": True, "Data.normalization": "normalise_10k"}
+THERE = {"Training.EMA.enabled": True, "Data.normalization": "normalise_10k", "Generator.bicubic_skip": False}
+THERE |= {"Generator.block_type": "standard", "Discriminator.norm": True, "Discriminator.per_patch": True}
+THERE |= {"Discriminator.input_range": None}
 
 
 @pytest.fixture
@@ -40,16 +42,17 @@ def test_an_image_is_upscaled_with_opensr_srgans_averaged_weights(theirs):
         target = folder / f"{weights}.tif"
         if weights == "bare.pt":
             torch.save(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"], folder / weights)
-        if weights == "own.pt":  # the checkpoint of a training here, which knows its scale
-            state.scale = [0.0, 20000.0]
+        if weights == "own.pt":  # the checkpoint of a training here
+            state.scale = [0.0, 10000.0]
             state.save(folder / weights)
         said = invoke("upscale", source, target, "--weights", folder / weights, "--config", folder / "theirs.yaml")
         assert said.exit_code == 0, said.stderr
         assert "80×96 px" in said.stdout
-        scale = 20000.0 if weights == "own.pt" else 10000.0
+        scale = 10000.0
         network = state.generator if weights == "bare.pt" else state.averaged
         with torch.no_grad():
-            expected = network.eval()(torch.from_numpy(cut(24, 20)[None].astype(np.float32) / scale))[0].numpy() * scale
+            seen = torch.from_numpy(cut(24, 20)[None].astype(np.float32) / scale).clamp(0, 1)  # as normalise_10k does
+            expected = network.eval()(seen)[0].clamp(0, 1).numpy() * scale
         with rasterio.open(target) as high:
             assert high.read() == pytest.approx(expected, abs=2e-3)
 
