@@ -18,6 +18,7 @@ def discriminator_game(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what D minimises on real and generated images, its logits of both, and the R1 penalty in the loss."""
     gamma = training.Losses.r1_gamma
+    in_bf16 = in_bf16 and not gamma  # the penalty's gradient is one of gradients, which the kernels have not
     hr = hr.detach().requires_grad_(gamma > 0)
     if d.apart or gamma:
         real, fake = (precision.forward(d, images, in_bf16).float() for images in (hr, sr))

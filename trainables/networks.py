@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrize import register_parametrization
 
 from trainables.gpu import dense, layers, precision
+from trainables.gpu.noise import normal
 from trainables.schema import DiscriminatorSettings, GeneratorSettings
 
 BLOCK_SCALE = 0.2  # of what a block adds, in all but the standard and the plain one
@@ -53,7 +54,7 @@ class _Layer(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(fan_in, fan_out, kernel, stride, (kernel - 1) // 2 if padding is None else padding)
+        self.conv = _Conv(fan_in, fan_out, kernel, stride, (kernel - 1) // 2 if padding is None else padding)
         self.norm = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm](fan_out) if norm else None
         self.activation = nn.PReLU() if activation == "prelu" else None
         self.leaky = activation == "leaky"
@@ -92,8 +93,8 @@ class _ChannelAttention(nn.Module):
         super().__init__()
         self.first = _Layer(channels, channels, kernel, activation="prelu")
         self.second = _Layer(channels, channels, kernel)
-        self.squeeze = nn.Conv2d(channels, channels // SQUEEZE, 1)
-        self.excite = nn.Conv2d(channels // SQUEEZE, channels, 1)
+        self.squeeze = _Conv(channels, channels // SQUEEZE, 1)
+        self.excite = _Conv(channels // SQUEEZE, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.second(self.first(x))
@@ -108,9 +109,9 @@ class _LargeKernel(nn.Module):
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
         self.first = _Layer(channels, channels, kernel, activation="prelu")
-        self.near = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.far = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
-        self.mix = nn.Conv2d(channels, channels, 1)
+        self.near = _Conv(channels, channels, 5, padding=2, groups=channels)
+        self.far = _Conv(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.mix = _Conv(channels, channels, 1)
         self.second = _Layer(channels, channels, kernel, gain=BLOCK_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,20 +159,6 @@ class _NoisyTrunk(nn.ModuleList):
         for block in self:
             x = block(x, noise.to(x.dtype))
         return x
-
-
-def normal(count: Tensor, rows: int, columns: int) -> Tensor:
-    """Draw (rows, columns) normal numbers that depend on a count alone, on any device and in a recorded step.
-
-    A hash of count and place (Steele et al. 2014, SplitMix64's finaliser), then Box and Muller 1958.
-    """
-    place = torch.arange(2 * rows * columns, device=count.device)
-    bits = (count * 0x9E3779B97F4A7C1 + place + 1) * 0x1F123BB5159A55E5
-    for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
-        bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    uniform = (((bits >> 40) & 0xFFFFFF).float() + 0.5) / 2**24
-    radius, angle = uniform.chunk(2)
-    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).view(rows, columns)
 
 
 class _DenseTrunk(nn.Module):
@@ -393,7 +380,13 @@ def _plan(settings: DiscriminatorSettings) -> list[tuple[int, int, int, int]]:
     return [*((base * 2 ** min(i, 3), 4, 2, 1) for i in range(blocks)), (base * 2 ** min(blocks, 3), tail, 1, 1)]
 
 
-class _Linear(nn.Linear):  # takes half-precision images with a bias kept whole
+class _Conv(nn.Conv2d):  # takes half-precision images with a bias kept whole
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return self._conv_forward(x, self.weight, self.bias.to(x.dtype))
+
+
+class _Linear(nn.Linear):  # the same
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
         return functional.linear(x, self.weight, self.bias.to(x.dtype))

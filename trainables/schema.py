@@ -363,8 +363,7 @@ class NashSettings(Section):
 
     def changed(self) -> dict[str, float | None]:
         """Return the numbers that are not the defaults, by name."""
-        default = NashSettings().model_dump()
-        return {key: value for key, value in self.model_dump().items() if value != default[key]}
+        return {key: value for key, value in self.model_dump().items() if value != NashSettings().model_dump()[key]}
 
     def impossible(self) -> dict[str, str]:
         """Return the counts that are larger than what they are counted of, by name: `required`, of `window`."""

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support.tiny import textured, tiny
+from trainables.gpu.noise import normal
 from trainables.losses import (
     discriminator_loss,
     generator_adversarial_loss,
@@ -18,7 +19,7 @@ from trainables.losses import (
     spectral_angle,
     total_variation,
 )
-from trainables.networks import Discriminator, Generator, normal
+from trainables.networks import Discriminator, Generator
 
 
 def generator(bands=3, **changes):
