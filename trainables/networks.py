@@ -383,7 +383,8 @@ def _plan(settings: DiscriminatorSettings) -> list[tuple[int, int, int, int]]:
 class _Conv(nn.Conv2d):  # takes half-precision images with a bias kept whole
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        return self._conv_forward(x, self.weight, self.bias.to(x.dtype))
+        image: Tensor = self._conv_forward(x, self.weight, self.bias.to(x.dtype))
+        return image
 
 
 class _Linear(nn.Linear):  # the same

@@ -160,9 +160,11 @@ def _interpolate(found: Translated, file: str) -> None:
 def _move(found: Translated, file: str) -> None:
     """Bring values to their keys of this project."""
     for key, targets in MOVED.items():
-        flat = flatten(found.nested)
-        if key not in flat:
+        section, _, name = key.rpartition(".")
+        holder = value_at(found.nested, section)
+        if not (isinstance(holder, dict) and name in holder):
             continue
+        flat = flatten(found.nested)
         value = flat[key]
         drop(found.nested, key)
         for target in targets:

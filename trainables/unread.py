@@ -111,8 +111,8 @@ def why_unread(key: str, configuration: Configuration) -> str:
     """Say why nothing reads a dotted key in this configuration; empty where something does."""
     if UNREAD in roles_of(key):
         return UNREAD.value
-    values = flatten(configuration.model_dump())
     if key in READ_IF and not READ_IF[key][0](configuration):
+        values = flatten(configuration.model_dump())
         return "nothing reads it while " + " and ".join(f"{of} is {_shown(values[of])}" for of in READ_IF[key][1])
     for decider, reads in (table[key] for table in (READ_WHEN, AND_WHEN) if key in table):
         value = value_at(configuration.model_dump(), decider)

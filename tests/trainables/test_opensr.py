@@ -146,6 +146,10 @@ def test_defaults_that_depend_on_other_keys(tiles, said, key, value):
     assert read(tiles, **said)[0][key] == value
 
 
+def test_another_name_without_a_value_says_nothing(tiles):
+    assert read(tiles, **{"Schedulers.metric": None})[0] == read(tiles)[0]
+
+
 def test_lengths_are_steps(tiles):
     lengths = {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "tiles", "Data.train_batch_size": 4}
     found, said = read(tiles, **lengths, **{"Training.val_check_interval": 0.25, "Training.max_epochs": 50})
