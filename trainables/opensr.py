@@ -248,6 +248,9 @@ def _convert(found: Translated, folder: Path) -> None:
     """Lengths in this project's units: steps, each one update of G."""
     flat = flatten(found.nested)
     changed: dict[str, Any] = {EPOCHS: None}
+    if flat.get("Training.device") == "cuda":
+        changed["Training.device"] = "auto"
+        found.said.append("Training.device: cuda takes a GPU where there is one, and the CPU where there is none.")
     pretraining = flat.get("Training.g_pretrain_steps", 0) if flat.get("Training.pretrain_g_only") else 0
 
     def halved(key: str, before: int, why: str) -> None:
@@ -271,7 +274,7 @@ def _convert(found: Translated, folder: Path) -> None:
 def _lengths(flat: Mapping[str, Any], found: Translated, folder: Path) -> dict[str, Any]:
     """Epochs and their shares as steps, where it is known how many tiles there are."""
     epochs, interval = flat[EPOCHS], flat.get("Training.val_check_interval")
-    tiles, size = _tiles(flat, folder), flat.get("Data.train_batch_size", 8)
+    tiles, size = tiles_of(flat, folder), flat.get("Data.train_batch_size", 8)
     changed: dict[str, Any] = {}
     batches = math.ceil(tiles / size) if tiles and isinstance(size, int) and size > 0 else None
     told: list[tuple[str, object, str, Callable[[], int]]] = [
@@ -308,8 +311,8 @@ def _share(interval: object, batches: int) -> int:
     return int(interval * batches)
 
 
-def _tiles(flat: Mapping[str, Any], folder: Path) -> int | None:
-    """How many pairs a training of a data set of tiles has; None where that is not known from a look at its folder."""
+def tiles_of(flat: Mapping[str, Any], folder: Path) -> int | None:
+    """Count the pairs that are trained on, of a data set of tiles; None where a look at its folder does not tell."""
     kind, place = spelled(flat.get("Data.dataset_type")), flat.get("Data.root_dir")
     if kind == "ExampleDataset":
         place = place or "example_dataset"

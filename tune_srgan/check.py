@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trainables.errors import InvalidInput, Problem, located
+from trainables.export import inexpressible
 from trainables.places import is_url
 from trainables.schema import Configuration
 from trainables.yaml_files import read_yaml
@@ -111,6 +112,8 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
     out.print(Text(f"{file} is a valid study.", style="green"))
     for line in lines:
         out.print(line, highlight=False)
+    if study.original is not None:
+        print_warnings([f"Back in opensr-srgan: {said}" for said in inexpressible(study.lowest())], err)
     _say_what_is_shared(study, out, err)
     if gpu:
         _rehearse(study.highest(), str(file), ", at the high end of every range", out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.cluster.jobs import is_dashboard
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
 from tune_srgan.console import duration, print_problems, print_warnings
-from tune_srgan.options import STORAGE, Address, Concurrent, Dashboard, Formats, Storage, StudyName, TakeOver, Trials
+from tune_srgan.options import Address, Concurrent, Dashboard, For, Formats, Storage, StudyName, TakeOver, Trials, named
 from tune_srgan.store.ending import StudyEnd
 from tune_srgan.store.records import StudyRecords, read_records
 from tune_srgan.store.studies import RUNS, find_study, study_in
@@ -79,7 +78,7 @@ def quickstart(context: typer.Context) -> None:
     connected = connection.connect(None)
     file = FULL if connected.joined is not None and nodes.has_gpus() else QUICKSTART
     out.print(f"No study named: running {_shown(file)}.", highlight=False)
-    _run(file, None, None, None, os.environ.get(STORAGE), connected=connected)
+    _run(file, None, None, None, named(), connected=connected)
 
 
 @app.command()
@@ -234,9 +233,10 @@ def dashboard(
 
 @app.command()
 @_answers_problems
-def best(study: StudyName, storage: Storage = None, address: Dashboard = None) -> None:
-    """Print the winner's complete training configuration."""
+def best(study: StudyName, storage: Storage = None, address: Dashboard = None, project: For = None) -> None:
+    """Print the winner's complete training configuration, or write it for opensr-srgan."""
     from tune_srgan.report.best import best_configuration, write_best
+    from tune_srgan.report.handover import write_for_opensr
 
     if address:
         _on_head(address, "best", *there("best", study, storage or RUNS))
@@ -245,7 +245,10 @@ def best(study: StudyName, storage: Storage = None, address: Dashboard = None) -
     if winner is None:
         err.print(f"No trial of {folder.path.name} kept the balance.", style="yellow")
         raise typer.Exit(FAILED)
-    sys.stdout.write(best_configuration(loaded, winner))
+    if project is None:
+        sys.stdout.write(best_configuration(loaded, winner))
+    else:
+        write_for_opensr(loaded, folder, winner, Path(), out, err)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -30,3 +32,19 @@ TakeOver = Annotated[
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, URL, file or name.")]
 Formats = Annotated[list[str], typer.Option("--format", help="Of the report: html, md or json; may be given again.")]
+
+
+class Other(StrEnum):
+    """A project that a winner can be written for."""
+
+    OPENSR_SRGAN = "opensr-srgan"
+
+
+For = Annotated[
+    Other | None, typer.Option("--for", help="Write a file and a checkpoint of that project into this folder.")
+]
+
+
+def named() -> str | None:
+    """Return where the environment says that this machine keeps its studies."""
+    return os.environ.get(STORAGE)
