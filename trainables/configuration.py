@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from trainables.balance import Ruler, earliest_balance
 from trainables.dotted import flatten, value_at
 from trainables.errors import InvalidInput, Problem, explain, nearest
-from trainables.kinds import spelled
+from trainables.kinds import EXAMPLES, spelled
 from trainables.normalization import normalization_of
 from trainables.opensr import filled, translated
 from trainables.places import resolve_path
@@ -97,7 +97,6 @@ def _with_value(section: Part, key: str, value: object) -> Part:
     return section.model_copy(update={name: _with_value(getattr(section, name), rest, value) if rest else value})
 
 
-EXAMPLES = "example_dataset"  # where an ExampleDataset lies that has no root_dir
 PLACES = (  # keys of paths, which are relative to their file
     *("Data.path", "Data.root_dir", "Data.sen2naip_taco_file", "Training.Losses.perceptual_weights"),
     *("Model.continue_training", "Model.load_checkpoint"),

@@ -11,22 +11,17 @@ from typing import Any
 from trainables.configuration import build_configuration
 from trainables.dotted import copied, flatten, value_at, with_values
 from trainables.errors import InvalidInput
+from trainables.names import own_of
 from trainables.opensr import EPOCHS
 from trainables.schema import Configuration
 
-OWN = {  # this project's own keys: the value that is what opensr-srgan does, and why no other can be said there
-    "Generator.bicubic_skip": (False, "G(x) is not added to bicubic upsampling there"),
-    "Generator.inner_residual": (False, "a dense block has no skip of its own there"),
-    "Discriminator.norm": (True, "every discriminator has norms there"),
-    "Discriminator.per_patch": (True, "a PatchGAN's loss is of every patch there"),
-    "Discriminator.input_range": (None, "images enter D as they are there"),
-    "Schedulers.cut": ("each", "each plateau scheduler cuts its own network's rate there"),
-}
-HERE = {  # what a file there does not have, and needs not have: how a training is measured and computed here
+HERE = {  # what a file there does not have: how a training is measured and computed here, and this project's own parts
     *("Data.path", "Data.percentiles", "Data.scale", "Data.nodata", "Data.crop_size", "Data.val_fraction"),
     *("Data.val_side", "Data.resident", "Training.max_steps", "Training.validate_every", "Training.checkpoint_every"),
     *("Training.threads", "Training.precision", "Training.cuda_graphs", "Training.deterministic", "Training.device"),
     *("Training.Losses.perceptual_weights", "Schedulers.armed", "Model.continue_training", "Model.load_checkpoint"),
+    *("Generator.bicubic_skip", "Generator.inner_residual", "Discriminator.norm", "Discriminator.per_patch"),
+    *("Discriminator.input_range", "Schedulers.cut"),
 }
 IN_UNITS = {"Training.adv_loss_ramp_steps", "Training.EMA.update_after_step"}  # each batch of the game counts two there
 LOGGED_THERE = re.compile(r"(train|val)_metrics/\w+|validation/DISC_adversarial_loss|generator/\w+")
@@ -43,13 +38,13 @@ def inexpressible(configuration: Configuration) -> list[str]:
     """Say what of a training cannot be said in a file of opensr-srgan, a sentence each."""
     flat = flatten(configuration.model_dump())
     label, perceptual = flat["Training.label_smoothing"], flat["Training.Losses.perceptual_weight"]
-    wrong = {key: why for key, (value, why) in OWN.items() if flat[key] != value}
+    wrong = own_of(configuration.Generator) | own_of(configuration.Discriminator)
+    if flat["Schedulers.cut"] != "each":
+        wrong["Schedulers.cut"] = "each plateau scheduler cuts its own network's rate there"
     if flat["Data.dataset_type"] == "scenes":
         wrong["Data.dataset_type"] = "crops are cut from scenes here: name a data set of tiles"
     if flat["Data.normalization"] in ("percentiles", "scale"):
         wrong["Data.normalization"] = "it needs a fixed one"
-    if flat["Generator.model_type"] == "srresnet" and flat["Generator.block_type"] == "plain":
-        wrong["Generator.block_type"] = "every SRResNet has norms or scaled blocks there"
     if not isinstance(label, bool) and label not in (0.9, 1.0):
         wrong["Training.label_smoothing"] = "the label is 0.9 or 1 there"
     if perceptual > 0 and flat["Training.Losses.perceptual_metric"] not in ("vgg", "lpips"):
@@ -77,7 +72,7 @@ def written(configuration: Configuration, original: Mapping[str, Any] | None, ep
         changed = {
             key: _in_units(key, value, configuration)
             for key, value in wanted.items()
-            if not (key in HERE or key in OWN or key.startswith(("Nash.", "Logging.")) or _is_kept(key, value))
+            if not (key in HERE or key.startswith(("Nash.", "Logging.")) or _is_kept(key, value))
             and there.get(key) != value
         }
         document = with_values(document, changed)

@@ -9,6 +9,8 @@ PLACE_OF: dict[str, str] = {  # the key of `Data` that says where the imagery is
     **{"scenes": "path", "SEN2NAIP": "sen2naip_taco_file"},
     **dict.fromkeys(("LRHRFolderDataset", "ExampleDataset"), "root_dir"),
 }
+EXAMPLES, EXAMPLE_FILES = "example_dataset", "hr_*.npz"  # where an ExampleDataset lies that has no root_dir; its files
+HELD_OUT_EXAMPLES = 20  # the last of them
 # What is silent or null in a file means by the kind; opensr-srgan's are made of tiles, which say how large a crop is.
 _OF_SCENES: dict[str, object] = {"normalization": "percentiles", "crop_size": 96}
 _OF_TILES: dict[str, object] = {"normalization": "sen2_stretch", "crop_size": None}

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from trainables.dotted import copied, drop, flatten, value_at, with_values
 from trainables.errors import Problem, nearest
-from trainables.kinds import Kind, spelled
+from trainables.kinds import EXAMPLE_FILES, EXAMPLES, HELD_OUT_EXAMPLES, Kind, spelled
 from trainables.places import is_url, resolve_path
 
 EPOCHS = "Training.max_epochs"  # required there, null in this project's files: whoever states it counts as they do
@@ -117,8 +117,9 @@ def filled(nested: Mapping[str, Any]) -> dict[str, Any]:
     if value_at(nested, "Optimizers.optim_d_lr") is None and isinstance(rate, float | int):
         missing["Optimizers.optim_d_lr"] = max(rate / 2, LEAST_RATE)
     whole = with_values(nested, {key: value for key, value in missing.items() if _section(nested, key)})
-    for key in {"Discriminator.n_blocks", "Generator.n_blocks"} - missing.keys():
-        if key in flatten(whole) and value_at(whole, key) is None:
+    flat = flatten(whole)
+    for key in BY_KIND:  # a null is the schema's default where no kind has its own
+        if key in flat and flat[key] is None:
             drop(whole, key)
     return whole
 
@@ -315,7 +316,7 @@ def tiles_of(flat: Mapping[str, Any], folder: Path) -> int | None:
     """Count the pairs that are trained on, of a data set of tiles; None where a look at its folder does not tell."""
     kind, place = spelled(flat.get("Data.dataset_type")), flat.get("Data.root_dir")
     if kind == "ExampleDataset":
-        place = place or "example_dataset"
+        place = place or EXAMPLES
     if not isinstance(place, str) or is_url(place):
         return None
     try:
@@ -323,7 +324,7 @@ def tiles_of(flat: Mapping[str, Any], folder: Path) -> int | None:
         if kind == "LRHRFolderDataset":
             return sum(file.is_file() for file in (root / "train" / "LR").iterdir())
         if kind == "ExampleDataset":
-            return max(0, len(list(root.glob("hr_*.npz"))) - 20)
+            return max(0, len(list(root.glob(EXAMPLE_FILES))) - HELD_OUT_EXAMPLES)
     except (OSError, ValueError):
         return None
     return None

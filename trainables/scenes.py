@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from trainables.cache import WHOLE, cache, make_room, used
 from trainables.errors import InvalidInput, Problem, one_line
 from trainables.image_files import Mask, read_example, read_image, suffixes
+from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
 
 MANIFEST = "manifest.json"
-HELD_OUT_EXAMPLES = 20  # of an ExampleDataset, its last files
 SHOWN = 3  # of many files that have the same wrong
 Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
 _WITHIN = re.compile(r"/vsisubfile/\d+_(?P<size>\d+),(?P<file>.+)")  # as GDAL names a part of a file
@@ -112,7 +112,7 @@ def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]
 
 
 def _find_examples(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    files: Files = [(file, None) for file in sorted(source.glob("hr_*.npz"))]
+    files: Files = [(file, None) for file in sorted(source.glob(EXAMPLE_FILES))]
     if len(files) <= HELD_OUT_EXAMPLES:
         found = f"{len(files)} files of hr_*.npz" if source.is_dir() else "no such folder"
         expected = f"more than {HELD_OUT_EXAMPLES} hr_*.npz, of which the last {HELD_OUT_EXAMPLES} are held out"
