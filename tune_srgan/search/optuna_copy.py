@@ -33,17 +33,17 @@ class OptunaCopy:
     """One of Optuna's studies, of which the first `before` trials are earlier studies'."""
 
     def __init__(self, study: Study, kept: optuna.Study, before: int = 0) -> None:
-        self.kept, self._before = kept, before
+        self.kept, self.before = kept, before
         self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
 
     @property
     def count(self) -> int:
         """Trials of this study."""
-        return len(self.kept.get_trials(deepcopy=False)) - self._before
+        return len(self.kept.get_trials(deepcopy=False)) - self.before
 
     def __getitem__(self, number: int) -> optuna.trial.FrozenTrial:
         """A trial of this study."""
-        return self.kept.get_trials(deepcopy=False)[self._before + number]
+        return self.kept.get_trials(deepcopy=False)[self.before + number]
 
     def add(
         self,
@@ -94,8 +94,8 @@ class OptunaCopy:
             if record.number >= self.count:
                 known = system[record.number] if record.number < len(system) else {}
                 self.add(TrialState.RUNNING, record.values, None, attributes_of(record), known)
-        owned = {record.number + self._before for record in records}
-        for trial in self.kept.get_trials(deepcopy=False)[self._before :]:
+        owned = {record.number + self.before for record in records}
+        for trial in self.kept.get_trials(deepcopy=False)[self.before :]:
             if not trial.state.is_finished() and trial.number not in owned:
                 self.kept.tell(trial.number, state=TrialState.FAIL)
 

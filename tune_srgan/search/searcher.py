@@ -65,7 +65,7 @@ class Searcher:
         sampler: BaseSampler | None = None,
         censored: Censored = "cost",
     ) -> None:
-        self._study, self._censored, self._earlier = study, censored, len(learnt)
+        self._study, self._censored = study, censored
         self._name: str = study.search.sampler
         self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
         self._sampled = OptunaCopy(study, optuna.create_study(direction="minimize"), len(learnt))
@@ -92,7 +92,7 @@ class Searcher:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._sampled.kept.ask(fixed_distributions=self._space)
-        number, values = trial.number - self._earlier, dict(trial.params)
+        number, values = trial.number - self._sampled.before, dict(trial.params)
         proposed_by: str = self._name if trial.relative_params else Proposer.STARTUP
         if "fixed_params" in self._sampled[number].system_attrs:
             proposed_by = Proposer.TRY_FIRST
@@ -126,7 +126,7 @@ class Searcher:
         """Return how likely one of `count` more proposals costs less than a `share` of what trial `number` cost."""
         sampler = self._sampled.kept.sampler
         assert isinstance(sampler, WaitSampler)  # `stop: auto` takes it
-        return sampler.chance(self._sampled.kept, count, self._earlier + number, share)
+        return sampler.chance(self._sampled.kept, count, self._sampled.before + number, share)
 
     def account(self, account: Mapping[str, int]) -> None:
         """Keep the study's own account beside its trials."""
@@ -149,7 +149,7 @@ class Searcher:
     def _examples(self, ended: int) -> int:
         """Of the `good_trials` only those whose game was played: all that capping never let begin cost the same."""
         told = self._sampled.kept.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        played = sum(trial.number < self._earlier or trial.user_attrs["gap"] is not None for trial in told)
+        played = sum(trial.number < self._sampled.before or trial.user_attrs["gap"] is not None for trial in told)
         return min(good_trials(ended), max(2, played))
 
     def _write(self, write: Callable[[OptunaCopy], None]) -> None:
