@@ -193,8 +193,8 @@ class _DenseTrunk(nn.Module):
         return bias[layer * self.growth :] if layer == dense.LAYERS - 1 else bias[layer * self.growth :][: self.growth]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.inner and dense.usable(x, self.channels, self.growth):
-            image: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale)
+        if dense.usable(x, self.channels, self.growth):
+            image: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale, self.inner)
             return image
         for block, (weight, bias) in enumerate(zip(self.weight.to(x.dtype), self.bias.to(x.dtype), strict=True)):
             if block % 3 == 0:

@@ -240,9 +240,10 @@ def test_probes_run_on_a_gpu(tmp_path):
     assert all(0 <= rank <= 1 for rank in found.values())
 
 
-def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
+@pytest.mark.parametrize(("growth", "inner"), [(32, True), (32, False), (21, False)])
+def test_the_trunk_on_one_buffer_is_the_trunk(growth, inner):
     torch.manual_seed(0)
-    features, growth, blocks = 64, 32, 6
+    features, blocks = 64, 6
     x = torch.randn(2, features, 17, 23, device=CUDA).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(blocks, dense.offsets(features, growth)[-1], device=CUDA) * 0.03
     bias = torch.randn(blocks, features + 4 * growth, device=CUDA) * 0.1
@@ -258,7 +259,7 @@ def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
                 begin = layer * growth
                 y = functional.conv2d(torch.cat(seen, 1), kernel, bias[block][begin : begin + len(kernel)], padding=1)
                 seen.append(functional.leaky_relu(y, 0.2))
-            x = x + 0.2 * y
+            x = x + 0.2 * y if inner else y
             x = around + 0.2 * x if block % 3 == 2 else x
         return x
 
@@ -267,7 +268,7 @@ def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
     direction = torch.randn_like(expected)
     truth = torch.autograd.grad(expected, given, direction)
     halves = [x.bfloat16().requires_grad_(), weight.bfloat16().requires_grad_(), bias.clone().requires_grad_()]
-    found = dense.trunk(*halves, growth, 0.2)
+    found = dense.trunk(*halves, growth, 0.2, inner)
     assert relative(found, expected) < 1e-2
     for one, other in zip(torch.autograd.grad(found, halves, direction.bfloat16()), truth, strict=True):
         assert relative(one, other) < 2e-2

@@ -74,9 +74,10 @@ def test_a_layer(fan_in, fan_out, kernel, shuffle, frozen, monkeypatch):
 
 
 @pytest.mark.long
-def test_the_dense_trunk_on_one_buffer(monkeypatch):
+@pytest.mark.parametrize(("growth", "inner"), [(16, True), (16, False), (11, False)])
+def test_the_dense_trunk_on_one_buffer(monkeypatch, growth, inner):
     torch.manual_seed(0)
-    trunk = _DenseTrunk(2, 32, 16, 0.2)
+    trunk = _DenseTrunk(2, 32, growth, 0.2, inner=inner)
     x = torch.randn(2, 32, 3, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
     direction = torch.randn(2, 32, 3, 7)
 
