@@ -36,7 +36,7 @@ def offsets(features: int, growth: int) -> list[int]:
 def usable(x: Tensor, features: int, growth: int) -> bool:
     """Tell whether the kernels below can take this: half precision on a GPU, 32 features or a power of two above.
 
-    Of 16 features the gradients come out otherwise every time (H100, Triton 3.6): what Triton loads ahead overlaps there.
+    Of 16 features the gradients come out otherwise every time (H100, Triton 3.6).
     """
     wide = padded(growth)
     small = x.shape[0] * x.shape[2] * x.shape[3] * (features + 4 * wide) < 2**31
