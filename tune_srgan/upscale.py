@@ -19,7 +19,7 @@ from trainables.errors import InvalidInput, Problem
 from trainables.image_files import read_image
 from trainables.networks import Generator
 from trainables.normalization import normalization_of
-from trainables.schema import Configuration
+from trainables.schema import Configuration, CustomNormalization
 from trainables.state import State
 from tune_srgan.store.layout import TEMPORARY
 from tune_srgan.store.objects import write_atomically
@@ -48,7 +48,8 @@ def write_generator(trial: TrialFolder, to: Path) -> None:
 def load_generator(weights: Path, config: Path | None = None) -> tuple[nn.Module, Configuration, float, float]:
     """Return a generator, its configuration, and the values that become 0 and 1.
 
-    Of a `best.pt`, which says all of it; or of a checkpoint, opensr-srgan's or of a training, and its training's file.
+    Of a `best.pt`, which says all of it but its user's functions; or of a checkpoint, opensr-srgan's or a training's,
+    and its training's file.
     """
     found = read(weights, KEY)
     if config is None and found.configuration is None:
@@ -56,10 +57,18 @@ def load_generator(weights: Path, config: Path | None = None) -> tuple[nn.Module
         fix = "A checkpoint does not say which network it is of."
         expected = "the training's YAML beside it, with --config, or the best.pt of a study"
         raise InvalidInput([Problem(str(weights), KEY, said, expected, fix)])
-    if config is not None and found.configuration is not None:
+    configuration = found.configuration
+    custom = configuration is not None and isinstance(configuration.Data.normalization, CustomNormalization)
+    if configuration is not None and config is not None and not custom:
         fix = "Leave --config out."
         raise InvalidInput([Problem(str(config), "--config", "a training's file beside a best.pt", "none", fix)])
-    configuration = found.configuration or load_configuration(config)  # type: ignore[arg-type]  # one of the two
+    if custom and config is None:  # weights are passed on; what they name must not run before their user says so
+        said = "a normalisation of functions, which a file of weights must not import"
+        raise InvalidInput([Problem(str(weights), KEY, said, "the training's YAML beside it, with --config")])
+    if config is not None:
+        loaded = load_configuration(config)
+        configuration = configuration.model_copy(update={"Data": loaded.Data}) if configuration else loaded
+    assert configuration is not None  # else one of the above was said
     if problems := generator_problems(found, configuration, str(weights), KEY):
         raise InvalidInput(problems)
     low, high = found.scale or _fixed_scale(configuration, str(config))
@@ -77,7 +86,8 @@ def _fixed_scale(configuration: Configuration, file: str) -> tuple[float, float]
         raise InvalidInput([Problem(file, "Data.normalization", found, "a fixed one", fix)])
     if data.normalization == "scale" and data.scale is not None:
         return data.scale[0], data.scale[1]
-    return (0.0, 10000.0) if data.normalization == "normalise_10k" else (0.0, 1.0)
+    in_10k = data.normalization == "normalise_10k" or data.dataset_type == "ExampleDataset"
+    return (0.0, 10000.0) if in_10k else (0.0, 1.0)
 
 
 def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:

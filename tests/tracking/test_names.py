@@ -41,7 +41,7 @@ TRAINING = {
     "Data": {"dataset_type": "LRHRFolderDataset", "normalization": "identity", "crop_size": 32}
     | {"train_batch_size": BATCH, "val_batch_size": 64},
     "Training": {"device": "cpu", "threads": 1, "max_steps": STEPS, "validate_every": 1, "label_smoothing": True}
-    | {"g_pretrain_steps": PRETRAINING, "adv_loss_ramp_steps": 5}
+    | {"pretrain_g_only": True, "g_pretrain_steps": PRETRAINING, "adv_loss_ramp_steps": 5}
     | {"EMA": {"enabled": True, "decay": 0.9, "update_after_step": 4, "use_num_updates": True}}
     | {
         "Losses": {"adv_loss_beta": 0.1, "sam_weight": 0.05, "tv_weight": 0.01, "relativistic_average_d": True}

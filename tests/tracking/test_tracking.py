@@ -491,7 +491,7 @@ BAD = {
     "slow": ("slow", ""),
     "not installed": ("ok", "wandb is not installed"),
     "unwritable": ("ok", "FileExistsError"),
-    "disk full": ("ok", "disk full"),
+    "disk full": ("ok", "disk full|File too large"),
 }
 
 

@@ -70,6 +70,46 @@ def test_a_checkpoint_alone_says_what_is_missing_and_a_winner_needs_no_file(thei
     assert not target.exists()
 
 
+def test_functions_that_weights_name_run_only_where_their_users_file_names_them(theirs, monkeypatch):
+    folder, state = theirs
+    (folder / "stretch.py").write_text("open('ran', 'w')\ndef up(x): return x / 100\ndef down(x): return x * 100\n")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    custom = {"name": "custom", "normalize": "stretch:up", "denormalize": "stretch:down"}
+    configuration = state.configuration
+    data = configuration.Data.model_validate(configuration.Data.model_dump() | {"normalization": custom})
+    configuration = configuration.model_copy(update={"Data": data})
+    content = {"generator": state.generator.state_dict(), "configuration": configuration.model_dump_json()}
+    torch.save(content | {"low": 0.0, "high": 1.0}, folder / "best.pt")
+    source, target = geotiff(folder / "in.tif", cut(8, 8).astype(np.float32), None), folder / "out.tif"
+    said = invoke("upscale", source, target, "--weights", folder / "best.pt")
+    assert said.exit_code == 2 and "a normalisation of functions, which a file of weights must not" in flat(said.stderr)
+    assert not (folder / "ran").exists() and not target.exists()
+    file = write(folder, with_values(BASE, THERE | {"Data.normalization": custom}), "mine.yaml")
+    said = invoke("upscale", source, target, "--weights", folder / "best.pt", "--config", file)
+    assert said.exit_code == 0, said.stderr
+    with torch.no_grad():
+        expected = state.generator.eval()(torch.from_numpy(cut(8, 8)[None].astype(np.float32) / 100))[0].numpy() * 100
+    with rasterio.open(target) as high:
+        assert high.read() == pytest.approx(expected, rel=1e-5, abs=1e-3)
+
+
+def test_a_generator_of_example_files_sees_what_its_training_saw(theirs):
+    folder, state = theirs
+    (folder / "example_dataset").mkdir()
+    np.savez(folder / "example_dataset" / "hr_1.npz", np.ones((32, 32, 3), np.uint16))
+    examples = {"Data.dataset_type": "ExampleDataset", "Data.normalization": "sen2_stretch"}
+    file = write(folder, with_values(BASE, THERE | examples), "examples.yaml")
+    source, target = geotiff(folder / "in.tif", cut(8, 8), None), folder / "out.tif"
+    said = invoke("upscale", source, target, "--weights", folder / "last.ckpt", "--config", file)
+    assert said.exit_code == 0, said.stderr
+    with torch.no_grad():
+        seen = torch.from_numpy(cut(8, 8)[None].astype(np.float32) / 10000)
+        expected = state.averaged.eval()(seen)[0].numpy() * 10000
+    with rasterio.open(target) as high:
+        assert high.read() == pytest.approx(expected.clip(0, 65535).round(), abs=1)
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"Generator.n_channels": 8}, "net.conv_block1.conv_block.0.weight is (4, 3, 3, 3) instead of (8, 3, 3, 3)"),
     ({"Data.normalization": "percentiles"}, "found percentiles, which are those of the training's imagery"),
