@@ -1,7 +1,8 @@
 """Training steps a second: ours, and opensr-srgan's where it is installed, on the same networks, batch, crop and data.
 
 Cases S, M and L, pretraining and game. The two sides alternate in one process; the peer runs as its users run it: its
-LightningModule, its data module, its Trainer arguments.
+LightningModule, its data module, its Trainer arguments. That the networks are the same is checked before: the peer's
+weights are loaded into ours, and both give the same images and logits.
 
     python benchmarks/throughput.py [--cases S M L] [--rounds 2] [--out throughput.json]
 """
@@ -27,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.configuration import build_configuration
 from trainables.dotted import with_values
 from trainables.imagery import load_imagery
+from trainables.names import from_opensr
 from trainables.networks import Discriminator, Generator
 from trainables.schema import Configuration
 from trainables.state import State
@@ -50,26 +52,36 @@ CASES["L"] = CASES["M"] | {"Data": {"crop_size": 512, "train_batch_size": 6}}
 PHASES = ("pretraining", "game")
 
 
+def document(case: str, phase: str) -> dict[str, Any]:
+    """A training's file for both sides, which stays in one phase; defaults are opensr-srgan's."""
+    values = {
+        "Data.normalization": "zero_one",
+        "Training.device": "cuda",
+        "Training.pretrain_g_only": phase == "pretraining",
+        "Training.g_pretrain_steps": 10**9 if phase == "pretraining" else 0,
+        "Training.adv_loss_ramp_steps": 500,
+        "Training.label_smoothing": True,
+        "Training.Losses.adv_loss_beta": 0.01,
+        "Training.Losses.perceptual_weight": 0.0,
+        "Optimizers.optim_g_lr": 1e-4,
+        "Optimizers.optim_d_lr": 1e-5,
+        "Schedulers.g_warmup_steps": 100,
+        "Schedulers.g_warmup_type": "cosine",
+        "Schedulers.metric_g": "val_metrics/l1",
+        "Schedulers.metric_d": "validation/DISC_adversarial_loss",
+    }
+    return with_values(CASES[case], values)
+
+
 def configuration_of(case: str, phase: str, scene: Path) -> Configuration:
-    """A training that stays in one phase."""
-    document = with_values(
-        CASES[case],
-        {
-            "Data.path": str(scene),
-            "Data.normalization": "zero_one",
-            "Nash.validation_pairs": 64,
-            "Training.device": "cuda",
-            "Training.precision": "bf16",
-            "Training.pretrain_g_only": phase == "pretraining",
-            "Training.g_pretrain_steps": 10**6,
-            "Training.adv_loss_ramp_steps": 500,
-            "Training.Losses.sam_weight": 0.0,
-            "Training.Losses.perceptual_weight": 0.0,
-            "Training.max_steps": 10**7,
-            "Schedulers.g_warmup_steps": 100,
-        },
-    )
-    return build_configuration(document, case, Path())
+    """The training here."""
+    own = {
+        "Data.path": str(scene),
+        "Nash.validation_pairs": 64,
+        "Training.precision": "bf16",
+        "Training.max_steps": 10**7,
+    }
+    return build_configuration(with_values(document(case, phase), own), case, Path())
 
 
 def write_scene(case: str, folder: Path) -> Path:
@@ -85,7 +97,7 @@ def write_scene(case: str, folder: Path) -> Path:
 
 def flops_of(case: str, phase: str) -> int:
     """Multiplications and additions of a step's convolutions and linear layers, forth and back, by torch's counter."""
-    settings = Configuration.model_validate(CASES[case])
+    settings = build_configuration(CASES[case], case, Path())
     crop, batch, bands = settings.Data.crop_size, settings.Data.train_batch_size, settings.Model.in_bands
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         generator = Generator(bands, settings.Generator)
@@ -141,6 +153,7 @@ def our_rate(case: str, phase: str, scene: Path, steps: int, skip: int, **change
 
 FAMILIES = {
     "dense layers": ("dense_layer",),
+    "norms": ("norm_",),
     "after a convolution": ("finish_", "pixel_shuffle"),
     "sums over pixels": ("column_sums", "sum_shares", "sum_functor"),
     "weight gradients": ("wgrad", "weight_gradient"),
@@ -178,48 +191,52 @@ def families(kernels: list[tuple[str, float]]) -> dict[str, Any]:
     return {"busy_ms": busy / 1e3, "shares": shares}
 
 
+def peer_configuration(case: str, phase: str) -> Any:
+    """The same training there, with what it requires besides."""
+    from omegaconf import OmegaConf
+
+    required = {
+        "Data": {"dataset_type": "scenes", "val_batch_size": 4, "num_workers": 6},
+        "Model": {"continue_training": False, "load_checkpoint": False},
+        "Training": {"gpus": 1, "max_epochs": 1, "val_check_interval": 1.0, "limit_val_batches": 1},
+        "Logging": {"num_val_images": 0, "wandb": {"enabled": False, "project": "throughput", "entity": None}},
+    }
+    return OmegaConf.merge(OmegaConf.create(document(case, phase)), required)
+
+
+def differences(case: str, scene: Path) -> dict[str, float]:
+    """How far, relatively, our networks' images and logits are from the peer's under its weights, in float32."""
+    from opensr_srgan.model.SRGAN import SRGAN_model
+
+    configuration = configuration_of(case, "game", scene)
+    bands, crop = configuration.Model.in_bands, configuration.Data.crop_size
+    low = crop // configuration.Generator.scaling_factor
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+        theirs = SRGAN_model(config=peer_configuration(case, "game"))
+    found = {}
+    for name, ours, settings, side in (
+        ("generator", Generator(bands, configuration.Generator), configuration.Generator, low),
+        ("discriminator", Discriminator(bands, configuration.Discriminator), configuration.Discriminator, crop),
+    ):
+        peer = getattr(theirs, name).eval()
+        from_opensr(ours, settings, peer.state_dict())
+        with torch.no_grad():
+            images = torch.rand(2, bands, side, side)
+            expected, answer = peer(images), ours.eval()(images)
+        found[name] = float((answer.flatten(1) - expected.flatten(1)).norm() / expected.norm())
+    return found
+
+
 def peer_rate(case: str, phase: str, crops: tuple[torch.Tensor, torch.Tensor], steps: int, skip: int) -> dict[str, Any]:
     """Steps a second of opensr-srgan over `steps` batches after `skip`, and its peak memory in bytes."""
     import pytorch_lightning as pl
-    from omegaconf import OmegaConf
     from opensr_srgan.data.dataset_selector import datamodule_from_datasets
     from opensr_srgan.model.SRGAN import SRGAN_model
     from opensr_srgan.utils.build_trainer_kwargs import build_lightning_kwargs
     from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
     from pytorch_lightning.loggers import CSVLogger
 
-    config = OmegaConf.merge(
-        OmegaConf.create(CASES[case]),
-        {
-            "Data": {"dataset_type": "scenes", "normalization": "zero_one", "val_batch_size": 4, "num_workers": 6},
-            "Model": {"continue_training": False, "load_checkpoint": False},
-            "Training": {
-                "device": "cuda",
-                "gpus": 1,
-                "max_epochs": 1,
-                "val_check_interval": 1.0,
-                "limit_val_batches": 1,
-                "pretrain_g_only": phase == "pretraining",
-                "g_pretrain_steps": 10**9 if phase == "pretraining" else 0,
-                "adv_loss_ramp_steps": 500,
-                "label_smoothing": True,
-                "EMA": {"enabled": False},
-                "Losses": {"adv_loss_beta": 0.01, "perceptual_weight": 0.0, "l1_weight": 1.0},
-            },
-            "Optimizers": {"optim_g_lr": 1e-4, "optim_d_lr": 1e-5, "betas": [0.0, 0.99], "eps": 1e-7},
-            "Schedulers": {
-                "g_warmup_steps": 100,
-                "g_warmup_type": "cosine",
-                "metric_g": "val_metrics/l1",
-                "metric_d": "validation/DISC_adversarial_loss",
-                "patience_g": 10,
-                "patience_d": 10,
-                "factor_g": 0.5,
-                "factor_d": 0.5,
-            },
-            "Logging": {"num_val_images": 0, "wandb": {"enabled": False, "project": "throughput", "entity": None}},
-        },
-    )
+    config = peer_configuration(case, phase)
     batch = config.Data.train_batch_size
     lr, hr = crops
 
@@ -299,6 +316,11 @@ def main() -> None:
     for case in chosen.cases:
         with tempfile.TemporaryDirectory() as folder:
             scene = write_scene(case, Path(folder))
+            far = differences(case, scene) if has_peer else {}
+            if far:
+                results.setdefault("differences", {})[case] = far
+                print("      the same networks, to " + ", ".join(f"{by:.1g} ({name})" for name, by in far.items()))
+                assert max(far.values()) < 1e-5, "the two sides have different networks"
             for phase in PHASES:
                 result = compare(case, phase, scene, chosen.rounds if has_peer else 1, has_peer)
                 results["cases"].setdefault(case, {})[phase] = result

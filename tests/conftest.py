@@ -9,10 +9,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from tests.support.finished import finished_study, shared_folder  # noqa: E402
-
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton has to be told before its kernels are imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton has to be told before it is imported
+
+from tests.support.finished import finished_study, shared_folder  # noqa: E402
 
 settings.register_profile("shared machine", deadline=None)  # how long an example takes is others' doing as well
 settings.load_profile("shared machine")

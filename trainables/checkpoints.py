@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from trainables import lightning
 from trainables.errors import InvalidInput, Problem, one_line
+from trainables.export import why_not
 from trainables.lightning import Course, Found, Weights
-from trainables.names import mismatches, parts, twin, why_not
+from trainables.names import mismatches, parts, twin
 from trainables.networks import Discriminator, Generator
 from trainables.places import is_url
 from trainables.schedules import Plateau, armed

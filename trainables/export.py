@@ -11,9 +11,8 @@ from typing import Any
 from trainables.configuration import build_configuration
 from trainables.dotted import copied, flatten, value_at, with_values
 from trainables.errors import InvalidInput
-from trainables.names import own_of
 from trainables.opensr import EPOCHS
-from trainables.schema import Configuration
+from trainables.schema import Configuration, DiscriminatorSettings, GeneratorSettings
 
 HERE = {  # what a file there does not have: how a training is measured and computed here, and this project's own parts
     *("Data.path", "Data.percentiles", "Data.scale", "Data.nodata", "Data.crop_size", "Data.val_fraction"),
@@ -32,6 +31,42 @@ SKELETON = {  # required there, where there is no original to say it
     "Logging.wandb.enabled": False,
     "Logging.wandb.project": "SRGAN",
 }
+
+
+def own_of(settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, str]:
+    """List the keys that make a network this project's own, and why opensr-srgan has none such."""
+    if isinstance(settings, DiscriminatorSettings):
+        checks = {
+            "norm": (not settings.norm, "every discriminator has norms there"),
+            "per_patch": (
+                settings.model_type == "patchgan" and not settings.per_patch,
+                "a PatchGAN's loss is of every patch there",
+            ),
+            "input_range": (settings.input_range is not None, "images enter D as they are there"),
+        }
+        section = "Discriminator"
+    else:
+        checks = {
+            "bicubic_skip": (settings.bicubic_skip, "G(x) is not added to bicubic upsampling there"),
+            "block_type": (
+                settings.model_type == "srresnet" and settings.block_type == "plain",
+                "every SRResNet has norms or scaled blocks there",
+            ),
+            "inner_residual": (
+                settings.is_dense and settings.inner_residual,
+                "a dense block has no skip of its own there",
+            ),
+        }
+        section = "Generator"
+    return {f"{section}.{key}": why for key, (there, why) in checks.items() if there}
+
+
+def why_not(settings: GeneratorSettings | DiscriminatorSettings) -> str:
+    """Say why opensr-srgan has no such network; empty where it has."""
+    for key in own_of(settings):
+        value = getattr(settings, key.partition(".")[2])
+        return f"{key}: {str(value).lower() if isinstance(value, bool) else value} is this project's own"
+    return ""
 
 
 def inexpressible(configuration: Configuration) -> list[str]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trainables.names import parts, to_opensr, twin, why_not
+from trainables.export import why_not
+from trainables.names import parts, to_opensr, twin
 from trainables.networks import spared
 from trainables.schedules import Plateau, g_warmup
 from trainables.schema import Configuration, DiscriminatorSettings, GeneratorSettings

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from trainables.export import why_not
 from trainables.gpu import dense
 from trainables.networks import _DenseTrunk
 from trainables.schema import DiscriminatorSettings, GeneratorSettings
@@ -88,42 +89,6 @@ _ESRGAN_D: list[Rule] = [
     (r"head\.2\.(\w+)", lambda w: f"classifier.0.{w}"),
     (r"head\.4\.(\w+)", lambda w: f"classifier.2.{w}"),
 ]
-
-
-def own_of(settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, str]:
-    """List the keys that make a network this project's own, and why opensr-srgan has none such."""
-    if isinstance(settings, DiscriminatorSettings):
-        checks = {
-            "norm": (not settings.norm, "every discriminator has norms there"),
-            "per_patch": (
-                settings.model_type == "patchgan" and not settings.per_patch,
-                "a PatchGAN's loss is of every patch there",
-            ),
-            "input_range": (settings.input_range is not None, "images enter D as they are there"),
-        }
-        section = "Discriminator"
-    else:
-        checks = {
-            "bicubic_skip": (settings.bicubic_skip, "G(x) is not added to bicubic upsampling there"),
-            "block_type": (
-                settings.model_type == "srresnet" and settings.block_type == "plain",
-                "every SRResNet has norms or scaled blocks there",
-            ),
-            "inner_residual": (
-                settings.is_dense and settings.inner_residual,
-                "a dense block has no skip of its own there",
-            ),
-        }
-        section = "Generator"
-    return {f"{section}.{key}": why for key, (there, why) in checks.items() if there}
-
-
-def why_not(settings: GeneratorSettings | DiscriminatorSettings) -> str:
-    """Say why opensr-srgan has no such network; empty where it has."""
-    for key in own_of(settings):
-        value = getattr(settings, key.partition(".")[2])
-        return f"{key}: {str(value).lower() if isinstance(value, bool) else value} is this project's own"
-    return ""
 
 
 def to_opensr(network: nn.Module, settings: GeneratorSettings | DiscriminatorSettings) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from trainables.gpu.noise import normal
 from trainables.schema import DiscriminatorSettings, GeneratorSettings
 
 BLOCK_SCALE = 0.2  # of what a block adds, in all but the standard and the plain one
+NORMS: dict[str, type[layers.Norm]] = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
 SQUEEZE = 16  # channels of a channel attention's inner layer are so many times fewer (Zhang et al. 2018, RCAN)
 
 
@@ -35,9 +36,9 @@ def downsample(hr: Tensor, factor: int, antialias: bool = True) -> Tensor:
 
 
 class _Layer(nn.Module):
-    """A convolution and what follows it: norm, PixelShuffle by 2, activation (PReLU, leaky ReLU or none), a skip.
+    """A convolution and what follows it: norm or PixelShuffle by 2, activation (PReLU, leaky ReLU or none), a skip.
 
-    `gain` is a factor of the convolution, its bias included.
+    `gain` is a factor of a convolution without norm, its bias included.
     """
 
     def __init__(
@@ -55,21 +56,22 @@ class _Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = _Conv(fan_in, fan_out, kernel, stride, (kernel - 1) // 2 if padding is None else padding)
-        self.norm = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}[norm](fan_out) if norm else None
+        self.norm = NORMS[norm](fan_out) if norm else None
         self.activation = nn.PReLU() if activation == "prelu" else None
         self.leaky = activation == "leaky"
         self.shuffle, self.gain = shuffle, gain
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
-        if x.is_cuda and self.norm is None:  # with its bias a convolution is faster on a CPU
+        if self.norm is not None:
+            if layers.normalises(x, self.norm):
+                raw = functional.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
+                return layers.normalise(raw, self.conv, self.norm, slope, skip)
+            return layers.follow(self.norm(self.conv(x)), slope, skip, shuffle=False)
+        if x.is_cuda:  # with its bias a convolution is faster on a CPU
             return layers.layer(x, self.conv, slope, skip, self.shuffle, self.gain)
         y: Tensor = self.conv(x)
-        if self.norm is not None:
-            y = self.norm(y)
-        if self.gain != 1:
-            y = y * self.gain
-        return layers.follow(y, slope, skip, self.shuffle)
+        return layers.follow(y if self.gain == 1 else y * self.gain, slope, skip, self.shuffle)
 
 
 class _Residual(nn.Module):
@@ -193,8 +195,8 @@ class _DenseTrunk(nn.Module):
         return bias[layer * self.growth :] if layer == dense.LAYERS - 1 else bias[layer * self.growth :][: self.growth]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.inner and dense.usable(x, self.channels, self.growth):
-            image: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale)
+        if dense.usable(x, self.channels, self.growth):
+            image: Tensor = dense.trunk(x, self.weight, self.bias, self.growth, self.scale, self.inner)
             return image
         for block, (weight, bias) in enumerate(zip(self.weight.to(x.dtype), self.bias.to(x.dtype), strict=True)):
             if block % 3 == 0:

@@ -39,29 +39,32 @@ def gradients(network, images, half, direction):
     return [images.grad, *(part.grad.clone() for part in network.parameters())]
 
 
-NETWORKS = {
-    "srresnet": lambda: Generator(3, tiny(**{"Generator.n_channels": 64, "Generator.n_blocks": 2}).Generator),
-    "rrdb": lambda: Generator(
-        4,
-        tiny(**{"Generator.model_type": "esrgan", "Generator.n_channels": 64, "Generator.n_blocks": 2}).Generator,
+NETWORKS = {  # bands, section, what is set in it
+    "srresnet": (3, "Generator", {"n_channels": 64}),
+    "with batch norms": (3, "Generator", {"n_channels": 64, "block_type": "standard"}),
+    "rrdb": (4, "Generator", {"n_channels": 64, "model_type": "esrgan"}),
+    "opensr-srgan's rrdb": (4, "Generator", {"n_channels": 64, "block_type": "rrdb", "inner_residual": False}),
+    "standard": (3, "Discriminator", {"model_type": "standard", "base_channels": 32}),
+    "standard with norms": (
+        *(3, "Discriminator"),
+        {"model_type": "standard", "norm": True, "n_blocks": 3, "use_spectral_norm": False},
     ),
-    "standard": lambda: Discriminator(
-        3, tiny(**{"Discriminator.model_type": "standard", "Discriminator.base_channels": 32}).Discriminator
-    ),
-    "patchgan": lambda: Discriminator(
-        4, tiny(**{"Discriminator.base_channels": 24, "Discriminator.use_spectral_norm": False}).Discriminator
-    ),
+    "patchgan": (4, "Discriminator", {"base_channels": 24, "use_spectral_norm": False}),
+    "patchgan with norms": (4, "Discriminator", {"norm": True, "n_blocks": 2, "use_spectral_norm": False}),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_in_half_precision_is_as_near_to_the_truth_as_plain_half_precision(name, monkeypatch):
     torch.manual_seed(0)
-    network = NETWORKS[name]().to(CUDA).to(memory_format=torch.channels_last)
-    bands = 3 if name in ("srresnet", "standard") else 4
+    bands, section, settings = NETWORKS[name]
+    kind = {"Generator": Generator, "Discriminator": Discriminator}[section]
+    settings = {"n_blocks": 2} | settings
+    configuration = tiny(**{f"{section}.{key}": value for key, value in settings.items()})
+    network = kind(bands, getattr(configuration, section)).to(CUDA).to(memory_format=torch.channels_last)
     images = torch.rand(3, bands, 20, 28, device=CUDA)
     torch.backends.cudnn.allow_tf32 = False
-    network.eval()
+    network.train("norms" in name)
     reference = network(images)
     direction = torch.rand_like(reference)
     exact = gradients(network, images, False, direction)
@@ -149,8 +152,23 @@ def test_recorded_steps_with_a_perceptual_metric_draw_their_bands_as_steps_by_ha
     assert torch.allclose(rows[:, 0], half[:, 0], rtol=5e-2, atol=5e-3)
 
 
-def test_recorded_steps_in_half_precision_agree_with_steps_by_hand(tmp_path):
+THERE = {  # opensr-srgan's own, with its norms
+    "standard": {"Generator.block_type": "standard", "Discriminator.model_type": "standard"},
+    "rrdb and patchgan": {"Generator.block_type": "rrdb", "Discriminator.model_type": "patchgan"},
+    "esrgan": {"Generator.model_type": "esrgan", "Discriminator.model_type": "esrgan"},
+}
+
+
+@pytest.mark.parametrize("networks", [None, *THERE])
+def test_recorded_steps_in_half_precision_agree_with_steps_by_hand(tmp_path, networks):
     values = {"Training.precision": "bf16", "Generator.n_channels": 16}
+    if networks:
+        values |= {
+            "Generator.bicubic_skip": False,
+            "Generator.inner_residual": False,
+            "Discriminator.input_range": None,
+        }
+        values |= {"Discriminator.norm": True, "Discriminator.per_patch": True} | THERE[networks]
     _, _, rows = played(tmp_path, **values)
     _, _, same_rows = played(tmp_path, **values, **{"Training.cuda_graphs": False})
     assert torch.isfinite(rows[:, 0]).all()
@@ -240,9 +258,10 @@ def test_probes_run_on_a_gpu(tmp_path):
     assert all(0 <= rank <= 1 for rank in found.values())
 
 
-def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
+@pytest.mark.parametrize(("growth", "inner"), [(32, True), (32, False), (21, False)])
+def test_the_trunk_on_one_buffer_is_the_trunk(growth, inner):
     torch.manual_seed(0)
-    features, growth, blocks = 64, 32, 6
+    features, blocks = 64, 6
     x = torch.randn(2, features, 17, 23, device=CUDA).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(blocks, dense.offsets(features, growth)[-1], device=CUDA) * 0.03
     bias = torch.randn(blocks, features + 4 * growth, device=CUDA) * 0.1
@@ -258,7 +277,7 @@ def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
                 begin = layer * growth
                 y = functional.conv2d(torch.cat(seen, 1), kernel, bias[block][begin : begin + len(kernel)], padding=1)
                 seen.append(functional.leaky_relu(y, 0.2))
-            x = x + 0.2 * y
+            x = x + 0.2 * y if inner else y
             x = around + 0.2 * x if block % 3 == 2 else x
         return x
 
@@ -267,7 +286,8 @@ def test_the_trunk_on_one_buffer_is_the_trunk(tmp_path):
     direction = torch.randn_like(expected)
     truth = torch.autograd.grad(expected, given, direction)
     halves = [x.bfloat16().requires_grad_(), weight.bfloat16().requires_grad_(), bias.clone().requires_grad_()]
-    found = dense.trunk(*halves, growth, 0.2)
-    assert relative(found, expected) < 1e-2
-    for one, other in zip(torch.autograd.grad(found, halves, direction.bfloat16()), truth, strict=True):
-        assert relative(one, other) < 2e-2
+    ours, plain = dense.trunk(*halves, growth, 0.2, inner), reference(halves[0], halves[1], halves[2].bfloat16())
+    assert close(ours, plain, expected)
+    found = [torch.autograd.grad(result, halves, direction.bfloat16()) for result in (ours, plain)]
+    for one, other, of in zip(*found, truth, strict=True):
+        assert close(one, other, of)

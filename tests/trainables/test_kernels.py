@@ -1,5 +1,6 @@
 """The GPU's kernels, interpreted in float32 where there is no GPU, against plain torch; the norms in half precision."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from tests.support.service import ROOT
 from tests.support.tiny import tiny
 from trainables.gpu import dense, layers, precision
 from trainables.imagery import Imagery
-from trainables.networks import _DenseTrunk
+from trainables.networks import _DenseTrunk, _Layer
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="test_gpu.py runs them for real")
@@ -49,6 +50,37 @@ def test_what_follows_a_convolution(channels, shuffle, slope, skipped, frozen, m
         assert relative(found, wanted) < 1e-6
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize("activation", ["prelu", "leaky", None])
+@pytest.mark.parametrize("skipped", [False, True])
+def test_a_norm_and_what_follows_it(norm, activation, skipped, monkeypatch):
+    torch.manual_seed(0)
+    x = (5 + torch.randn(3, 4, 7, 9)).contiguous(memory_format=torch.channels_last).requires_grad_()
+    skip = torch.randn(3, 6, 7, 9, requires_grad=True) if skipped else None
+    direction = torch.randn(3, 6, 7, 9)
+    layer = _Layer(4, 6, 3, activation=activation, norm=norm)
+    start = copy.deepcopy(layer.state_dict())
+    if norm == "batch":
+        start["norm.weight"], start["norm.bias"] = torch.rand(6) + 0.5, torch.randn(6)
+    named = [part for name, part in layer.named_parameters() if name != "conv.bias"]
+    inputs = [x, *named, *([skip] if skipped else [])]
+
+    def both():
+        layer.load_state_dict(start)
+        result = layer(x, skip)
+        *gradients, of_bias = torch.autograd.grad(result, [*inputs, layer.conv.bias], direction)
+        return [result, *gradients, *(value.float() for value in layer.state_dict().values())], of_bias
+
+    expected, nothing = both()
+    monkeypatch.setattr(layers, "usable", lambda x: True)
+    monkeypatch.setattr(layers, "ELEMENTS", 64)  # many programs, and one that is not full
+    monkeypatch.setattr(layers, "PROGRAMS", 5)
+    found, zero = both()
+    for one, wanted in zip(found, expected, strict=True):
+        assert relative(one, wanted) < 1e-5
+    assert not zero.any() and nothing.abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("fan_in", "fan_out", "kernel", "shuffle"),
     [(16, 32, 3, False), (32, 16, 3, True), (8, 3, 9, False), (8, 4, 3, False), (8, 1, 3, False)],
@@ -74,9 +106,10 @@ def test_a_layer(fan_in, fan_out, kernel, shuffle, frozen, monkeypatch):
 
 
 @pytest.mark.long
-def test_the_dense_trunk_on_one_buffer(monkeypatch):
+@pytest.mark.parametrize(("growth", "inner"), [(16, True), (16, False), (11, False)])
+def test_the_dense_trunk_on_one_buffer(monkeypatch, growth, inner):
     torch.manual_seed(0)
-    trunk = _DenseTrunk(2, 32, 16, 0.2)
+    trunk = _DenseTrunk(2, 32, growth, 0.2, inner=inner)
     x = torch.randn(2, 32, 3, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
     direction = torch.randn(2, 32, 3, 7)
 
@@ -124,6 +157,26 @@ def test_a_spectral_norm_in_half_precision(kind):
         assert relative(found.float(), expected) < 4e-3
         assert relative(gradient, wanted) < 4e-3
         assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(after, (norm.u, norm.v), strict=True))
+
+
+def test_a_spectral_norm_in_half_precision_twice_before_a_gradient():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(40, 24)
+    register_parametrization(layer, "weight", precision.SpectralNorm(layer.weight))
+    norm, original = layer.parametrizations.weight[0], layer.parametrizations.weight.original
+    start, directions = copy.deepcopy(norm.state_dict()), torch.randn(2, 24, 40)
+
+    def gradient():
+        norm.load_state_dict(start)
+        weights = torch.stack([layer.weight, layer.weight]).float()
+        return weights.detach(), torch.autograd.grad(weights, original, directions)[0]
+
+    expected = gradient()
+    token = precision._in_bf16.set(True)
+    found = gradient()
+    precision._in_bf16.reset(token)
+    assert not torch.equal(*expected[0])  # an iteration each
+    assert all(relative(one, other) < 4e-3 for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""What follows a convolution, in one pass on a GPU: bias, activation, PixelShuffle and skip; crops; sums.
+"""What follows a convolution, in one pass on a GPU: bias, norm, activation, PixelShuffle and skip; crops; sums.
 
 At these sizes a training waits for memory and for launches, not for arithmetic, so that every pass saved counts. Each
 function is a plain composition of torch's on anything but bfloat16 on a GPU; both ways agree to rounding (tests).
@@ -20,6 +20,7 @@ except ImportError:  # no Triton, no GPU
 ELEMENTS = 4096  # a program works on at a time
 PROGRAMS = 1056  # or up to twice as many add up over pixels: eight to sixteen a multiprocessor
 FEW = 4  # bands: a convolution to so few is worth another way
+Norm = nn.BatchNorm2d | nn.InstanceNorm2d
 PARTS = 16  # of the pixels, whose shares of a weight's gradient are computed side by side
 
 
@@ -98,6 +99,25 @@ def follow(y: Tensor, slope: Tensor | float | None, skip: Tensor | None, shuffle
     return y if skip is None else y + skip
 
 
+def normalise(
+    raw: Tensor, conv: nn.Conv2d, norm: Norm, slope: Tensor | float | None = None, skip: Tensor | None = None
+) -> Tensor:
+    """Finish a convolution without bias in training: act(norm(raw + bias)) + skip; batch norms remember, as torch's.
+
+    A norm takes away what a bias adds, so that the bias' gradient is 0.
+    """
+    learnt = slope if isinstance(slope, Tensor) else None
+    fixed = 1.0 if slope is None else 0.0 if learnt is not None else float(slope)
+    assert conv.bias is not None
+    image: Tensor = _Normalise.apply(raw, conv.bias, norm.weight, norm.bias, learnt, skip, norm, fixed)  # type: ignore[no-untyped-call]
+    return image
+
+
+def normalises(x: Tensor, norm: Norm) -> bool:
+    """Tell whether `normalise` can do this: by the images' own statistics, in half precision on a GPU."""
+    return usable(x) and (norm.training or not norm.track_running_stats) and norm.momentum is not None
+
+
 def _flat(image: Tensor) -> Tensor:
     """The image's memory, channels last."""
     return image.contiguous(memory_format=torch.channels_last)
@@ -127,13 +147,19 @@ def column_sums(rows: Tensor) -> Tensor:
 
 
 def _summed(shares: Tensor, kind: torch.dtype) -> Tensor:
-    """(n, columns) → (columns,)."""
-    n, columns = shares.shape
-    target = torch.empty(columns, dtype=kind, device=shares.device)
-    width, rows = 32, min(256, 1 << (n - 1).bit_length())
-    grid, repeats = (-(-columns // width),), -(-n // rows)
-    kernels.sum_shares[grid](shares, target, n, COLUMNS=columns, ROWS=rows, REPEATS=repeats, WIDTH=width)
+    """(…, n, columns) → (…, columns)."""
+    n, columns = shares.shape[-2:]
+    target = torch.empty((*shares.shape[:-2], columns), dtype=kind, device=shares.device)
+    constants = _columns(n)
+    grid = (-(-columns // constants["WIDTH"]), shares.numel() // (n * columns))
+    kernels.sum_shares[grid](shares, target, n, COLUMNS=columns, **constants)
     return target
+
+
+def _columns(rows: int) -> dict[str, int]:
+    """The constants of a kernel that adds up a few columns of so many rows."""
+    at_once = min(256, 1 << (rows - 1).bit_length())
+    return {"WIDTH": 32, "ROWS": at_once, "REPEATS": -(-rows // at_once)}
 
 
 def cut_crops(pool: Tensor, crops: Tensor, column: int, side: int) -> Tensor:
@@ -215,6 +241,109 @@ class _Finish(torch.autograd.Function):
                 total = _summed(shares, torch.float32)
                 into_bias, into_slope = total[:channels], total[channels:] if slope is not None else None
         return into_raw, into_bias, into_slope, None, gradient if ctx.skipped else None, None
+
+
+class _Normalise(torch.autograd.Function):
+    """A norm and what follows it, of the whole batch or of each image."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, raw: Tensor, bias: Tensor, weight: Tensor | None, shift: Tensor | None, slope: Tensor | None,
+        skip: Tensor | None, norm: Norm, fixed: float,
+    ) -> Tensor:  # fmt: skip
+        raw = _flat(raw)
+        batch, channels, height, width = raw.shape
+        groups = batch if isinstance(norm, nn.InstanceNorm2d) else 1
+        pixels = batch * height * width // groups
+        tiles, constants = _tiles(pixels, channels, ELEMENTS)
+        repeats = _programs(tiles * groups)[1]
+        programs = -(-tiles // repeats)
+        shares = torch.empty((groups, programs, 2 * channels), device=raw.device)
+        kernels.norm_sums[(programs, groups)](raw, shares, pixels, REPEATS=repeats, **constants)
+        statistics = torch.empty((groups, 2 * channels), device=raw.device)
+        of_columns = _columns(programs)
+        running = norm.track_running_stats and norm.running_mean is not None
+        kernels.norm_statistics[(-(-channels // of_columns["WIDTH"]), groups)](
+            raw,
+            shares,
+            bias,
+            statistics,
+            norm.running_mean if running else bias,
+            norm.running_var if running else bias,
+            norm.num_batches_tracked if running else bias,
+            pixels,
+            programs,
+            norm.momentum,
+            norm.eps,
+            RUNNING=running,
+            CHANNELS=channels,
+            **of_columns,
+        )
+        result = torch.empty_like(raw)
+        given = {"AFFINE": weight is not None, "LEARNT": slope is not None}
+        kernels.norm_forward[(tiles, groups)](
+            raw,
+            statistics,
+            bias if weight is None else weight,
+            bias if shift is None else shift,
+            bias if slope is None else slope,
+            raw if skip is None else _flat(skip),
+            result,
+            pixels,
+            fixed,
+            SKIP=skip is not None,
+            **given,
+            **constants,
+        )
+        ctx.save_for_backward(raw, statistics, bias, weight, shift, slope)
+        ctx.fixed, ctx.pixels, ctx.skipped, ctx.given = fixed, pixels, skip is not None, given
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        raw, statistics, bias, weight, shift, slope = ctx.saved_tensors
+        gradient = _flat(gradient)
+        channels, groups, pixels = raw.shape[1], len(statistics), ctx.pixels
+        tiles, constants = _tiles(pixels, channels, ELEMENTS)
+        repeats = _programs(tiles * groups)[1]
+        programs = -(-tiles // repeats)
+        shares = torch.empty((groups, programs, 2 * channels + 1), device=raw.device)
+        into_raw = torch.empty_like(raw)
+
+        def run(second: bool, sums: Tensor) -> None:
+            kernels.norm_backward[(tiles if second else programs, groups)](
+                gradient,
+                raw,
+                statistics,
+                bias if weight is None else weight,
+                bias if shift is None else shift,
+                bias if slope is None else slope,
+                sums,
+                into_raw,
+                shares,
+                pixels,
+                ctx.fixed,
+                SECOND=second,
+                REPEATS=1 if second else repeats,
+                **ctx.given,
+                **constants,
+            )
+
+        run(False, shares)
+        sums = _summed(shares, torch.float32)
+        run(True, sums)
+        over_groups = sums.sum(0) if groups > 1 else sums[0]
+        into_shift, into_weight, into_slope = over_groups.split([channels, channels, 1])
+        return (
+            into_raw,
+            torch.zeros_like(bias) if ctx.needs_input_grad[1] else None,
+            into_weight if weight is not None else None,
+            into_shift if shift is not None else None,
+            into_slope if slope is not None else None,
+            gradient if ctx.skipped else None,
+            None,
+            None,
+        )
 
 
 def convolution_gradient(gradient: Tensor, x: Tensor, weight: Tensor, of: Literal["x", "weight"]) -> Tensor:

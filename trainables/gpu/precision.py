@@ -95,8 +95,8 @@ class SpectralNorm(nn.Module):
 class _Normalise(torch.autograd.Function):
     """W/σ in half precision and, with G its gradient, (G − ⟨G, W⟩/σ·u·vᵀ)/σ, in as few passes as they take.
 
-    After a power iteration σ is the length of Wv. u and v are written in place: the gradient must be asked for before
-    the next iteration, as a training step does.
+    After a power iteration σ is the length of Wv. u and v are written in place; what the gradient needs of them is
+    kept, since real and generated images may have an iteration each before it is asked for.
     """
 
     @staticmethod
@@ -113,7 +113,8 @@ class _Normalise(torch.autograd.Function):
         layout = torch.channels_last if weight.dim() == 4 else torch.contiguous_format
         half = torch.empty_like(weight, dtype=torch.bfloat16, memory_format=layout)
         torch.div(weight, sigma, out=half)
-        ctx.save_for_backward(weight, u, v, sigma)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(weight, u.clone(), v.clone(), sigma)
         return half
 
     @staticmethod

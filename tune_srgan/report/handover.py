@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem
-from trainables.export import inexpressible, written
+from trainables.export import inexpressible, why_not, written
 from trainables.opensr import tiles_of
 from trainables.yaml_files import write_yaml
 from tune_srgan.console import print_warnings
@@ -31,7 +31,6 @@ def write_for_opensr(
     import torch
 
     from trainables import lightning
-    from trainables.names import why_not
     from trainables.state import State
 
     configuration = best.trial.configuration()
