@@ -33,11 +33,11 @@ def generator_game(d: Discriminator, hr: Tensor, sr: Tensor, training: TrainingS
     """Return what G is to gain from D, which stands still; without norms its spectral norms do too."""
     losses = training.Losses
     d.train(d.apart).requires_grad_(False)
-    real = None
-    if losses.is_relativistic:
+    fake, real = precision.forward(d, sr, in_bf16).float(), None
+    if losses.is_relativistic:  # after it: each pass in training moves spectral norms a little
         with torch.no_grad():
             real = precision.forward(d, hr, in_bf16).float()
-    gained = generator_adversarial_loss(precision.forward(d, sr, in_bf16).float(), real, losses)
+    gained = generator_adversarial_loss(fake, real, losses)
     d.train().requires_grad_(True)
     return gained
 

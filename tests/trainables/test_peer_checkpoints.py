@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from tests.support import peer
-from tests.support.peer import DISCRIMINATORS, GENERATORS, averaged, batches, document, fit, image, model, noise
+from tests.support.peer import DISCRIMINATORS, GENERATORS, PAIRS, averaged, batches, document, fit, image, model, noise
 from tests.trainables.test_checkpoints import CONTINUE, CPU, LOAD, as_ours
 from trainables import lightning
 from trainables.networks import Generator
@@ -18,14 +18,8 @@ from trainables.step import _schedule, update
 pytestmark = pytest.mark.peer
 pytest.importorskip("pytorch_lightning")
 pytest.importorskip("opensr_srgan.model.SRGAN", exc_type=ImportError)
-FAMILIES = [
-    ("standard", "standard"), ("res", "patchgan"), ("rcab", "standard without spectral norm"), ("rrdb", "patchgan"),
-    ("lka", "esrgan"), ("stochastic_gan", "patchgan"), ("esrgan", "esrgan"),
-]  # fmt: skip
 CROP = 64
-# Images, and logits, after steps on both sides: before a batch norm a bias has a gradient of rounding alone, which Adam
-# makes whole steps of, and D's running means follow
-CLOSE = {"patchgan": (3e-6, 3e-5), "esrgan": (1e-6, 3e-5), "standard": (5e-5, 1e-3)}
+CLOSE = 1e-4  # after a few steps on both sides, of whose rounding kinks make more; test_peer_networks has it in float64
 
 
 def super_resolved(network: torch.nn.Module) -> torch.Tensor:
@@ -71,20 +65,28 @@ def test_what_is_recorded_is_what_it_says(tmp_path, request):
             shutil.copy(file, peer.RECORDED)
     now, known = peer.recorded(tmp_path), peer.recorded()
     assert now.keys() == known.keys()
-    for kind in ("generators", "discriminators"):
+    for kind in ("generators", "discriminators", "trainings"):
         for name, found in known[kind].items():
-            assert now[kind][name]["tensors"] == found["tensors"]
-            assert now[kind][name]["output"] == pytest.approx(found["output"], rel=1e-6, abs=1e-6)
+            assert now[kind][name].keys() == found.keys()
+            for part, values in _flat(found).items():
+                assert _flat(now[kind][name])[part] == pytest.approx(values, rel=1e-6, abs=1e-6), (name, part)
     for name, output in known["last.ckpt"].items():
         assert now["last.ckpt"][name] == pytest.approx(output, abs=1e-6)
     files = [torch.load(folder / "last.ckpt", weights_only=True) for folder in (tmp_path, peer.RECORDED)]
     assert files[0].keys() == files[1].keys()
 
 
-@pytest.mark.parametrize(("generator", "discriminator"), FAMILIES)
+def _flat(found):
+    """Lists of numbers, and numbers, by the keys that lead to them."""
+    if not isinstance(found, dict):
+        return {"": found}
+    return {f"{key}/{rest}": value for key, part in found.items() for rest, value in _flat(part).items()}
+
+
+@pytest.mark.parametrize(("generator", "discriminator"), PAIRS)
 def test_its_last_checkpoint_here_on_and_back(tmp_path, generator, discriminator):
     settings = GENERATORS[generator], DISCRIMINATORS[discriminator]
-    said, (close, close_d) = document(*settings), CLOSE[discriminator.split()[0]]
+    said = document(*settings)
     theirs = model(said)
     fit(theirs, batches(6, CROP, 1), tmp_path)
     last = tmp_path / "last.ckpt"
@@ -105,9 +107,9 @@ def test_its_last_checkpoint_here_on_and_back(tmp_path, generator, discriminator
     assert torch.tensor(rates) == pytest.approx(torch.tensor(expected), rel=1e-6)
     go_on(ours, fed)
     if generator != "stochastic_gan":  # its noise in training is drawn otherwise
-        assert far(super_resolved(ours.generator), super_resolved(theirs_on.generator)) <= close
-        assert far(super_resolved(ours.averaged), super_resolved(averaged(theirs_on))) <= close
-        assert far(judged(ours.discriminator), judged(theirs_on.discriminator)) <= close_d
+        assert far(super_resolved(ours.generator), super_resolved(theirs_on.generator)) <= CLOSE
+        assert far(super_resolved(ours.averaged), super_resolved(averaged(theirs_on))) <= CLOSE
+        assert far(judged(ours.discriminator), judged(theirs_on.discriminator)) <= CLOSE
 
     # and back: loaded strictly, by its own loader with its average, and gone on from by a Trainer
     back = tmp_path / "back.ckpt"
@@ -123,8 +125,8 @@ def test_its_last_checkpoint_here_on_and_back(tmp_path, generator, discriminator
     assert steps == [17, 19]  # 9 batches, 6 of the game
     assert go_on(ours, fed) == [0.1, 0.1]
     if generator != "stochastic_gan":
-        assert far(super_resolved(ours.generator), super_resolved(on.generator)) <= close
-        assert far(super_resolved(ours.averaged), super_resolved(averaged(on))) <= close
+        assert far(super_resolved(ours.generator), super_resolved(on.generator)) <= CLOSE
+        assert far(super_resolved(ours.averaged), super_resolved(averaged(on))) <= CLOSE
 
 
 def loaded_there(configuration, checkpoint):
