@@ -14,6 +14,8 @@ HELD_OUT_EXAMPLES = 20  # the last of them
 # What is silent or null in a file means by the kind; opensr-srgan's are made of tiles, which say how large a crop is.
 _OF_SCENES: dict[str, object] = {"normalization": "percentiles", "crop_size": 96}
 _OF_TILES: dict[str, object] = {"normalization": "sen2_stretch", "crop_size": None}
+_OF_EXAMPLES: dict[str, object] = {"normalization": "normalise_10k", "crop_size": None}  # and no other, unclamped
+_SILENT: dict[object, dict[str, object]] = {"scenes": _OF_SCENES, "ExampleDataset": _OF_EXAMPLES}
 
 
 def spelled(value: object) -> object:
@@ -24,5 +26,6 @@ def spelled(value: object) -> object:
 
 def as_its_kind(data: dict[str, Any]) -> dict[str, Any]:
     """Return the section with what its silent keys mean for its kind of data set."""
-    silent = _OF_SCENES if spelled(data.get("dataset_type", "scenes")) == "scenes" else _OF_TILES
+    kind = spelled(data.get("dataset_type", "scenes"))
+    silent = _SILENT.get(kind, _OF_TILES) if isinstance(kind, str) else _OF_TILES
     return data | {key: value for key, value in silent.items() if data.get(key) is None}

@@ -17,6 +17,8 @@ from trainables.dotted import copied, drop, flatten, value_at, with_values
 from trainables.errors import Problem, nearest
 from trainables.kinds import EXAMPLE_FILES, EXAMPLES, HELD_OUT_EXAMPLES, Kind, spelled
 from trainables.places import is_url, resolve_path
+from trainables.schema import Configuration, DataSettings
+from trainables.taco import count_of_pairs, trained_within
 
 EPOCHS = "Training.max_epochs"  # required there, null in this project's files: whoever states it counts as they do
 MOVED = {  # a key there, and what it is here; the one here counts where both stand
@@ -88,8 +90,13 @@ def counts_as_there(document: Mapping[str, Any]) -> bool:
     return isinstance(epochs, int | float) and not isinstance(epochs, bool)
 
 
-def translated(document: Mapping[str, Any], file: str, folder: Path) -> Translated:
-    """Translate a training file's sections; those that are this project's already stay as they are."""
+def translated(
+    document: Mapping[str, Any], file: str, folder: Path, decided: Mapping[str, str] | None = None
+) -> Translated:
+    """Translate a training file's sections; those that are this project's already stay as they are.
+
+    `decided`: keys of this project that a study decides, and what it says of each.
+    """
     found = Translated(copied(document))
     theirs = counts_as_there(found.nested)
     _interpolate(found, file)
@@ -99,7 +106,7 @@ def translated(document: Mapping[str, Any], file: str, folder: Path) -> Translat
     _refuse_older(found, file)
     _refuse_kinds(found, file)
     if theirs:
-        _convert(found, folder)
+        _convert(found, folder, decided or {})
     return found
 
 
@@ -245,13 +252,15 @@ def _refuse_kinds(found: Translated, file: str) -> None:
         drop(found.nested, "Data.dataset_type")
 
 
-def _convert(found: Translated, folder: Path) -> None:
+def _convert(found: Translated, folder: Path, decided: Mapping[str, str]) -> None:
     """Lengths in this project's units: steps, each one update of G."""
     flat = flatten(found.nested)
     changed: dict[str, Any] = {EPOCHS: None}
     if flat.get("Training.device") == "cuda":
         changed["Training.device"] = "auto"
-        found.said.append("Training.device: cuda takes a GPU where there is one, and the CPU where there is none.")
+        device = decided.get("Training.device")
+        takes = f"does nothing, since {device}" if device else "takes a GPU where there is one, and the CPU elsewhere"
+        found.said.append(f"Training.device: cuda {takes}.")
     pretraining = flat.get("Training.g_pretrain_steps", 0) if flat.get("Training.pretrain_g_only") else 0
 
     def halved(key: str, before: int, why: str) -> None:
@@ -267,12 +276,12 @@ def _convert(found: Translated, folder: Path) -> None:
     if label is not None and not isinstance(label, bool):
         changed["Training.label_smoothing"] = bool(label)
         found.said.append(f"Training.label_smoothing: {label} labels real images {0.9 if label else 1.0}, as there.")
-    changed |= _lengths(flat, found, folder)
+    changed |= _lengths(flat, found, folder, decided)
     kept = {key for key in ("Training.val_check_interval", "Training.limit_val_batches") if key in flat}
     found.nested = with_values(found.nested, changed | dict.fromkeys(kept))
 
 
-def _lengths(flat: Mapping[str, Any], found: Translated, folder: Path) -> dict[str, Any]:
+def _lengths(flat: Mapping[str, Any], found: Translated, folder: Path, decided: Mapping[str, str]) -> dict[str, Any]:
     """Epochs and their shares as steps, where it is known how many tiles there are."""
     epochs, interval = flat[EPOCHS], flat.get("Training.val_check_interval")
     tiles, size = tiles_of(flat, folder), flat.get("Data.train_batch_size", 8)
@@ -285,22 +294,23 @@ def _lengths(flat: Mapping[str, Any], found: Translated, folder: Path) -> dict[s
     for key, value, target, steps in told:
         if value is None or not isinstance(value, int | float):
             continue
-        if flat.get(target) is not None:
-            found.said.append(f"{key}: {value} does nothing, since {target} is {flat[target]}.")
+        if target in decided or flat.get(target) is not None:
+            said = f"does nothing, since {decided.get(target, f'{target} is {flat.get(target)}')}"
         elif batches or (key != EPOCHS and isinstance(value, int)):
             changed[target] = max(1, steps())
             of = f" of {batches} batches ({tiles} tiles)" if batches else ""
-            found.said.append(f"{key}: {value}{of} are {changed[target]} steps ({target}).")
+            said = f"{of} are {changed[target]} steps ({target})".strip()
         else:
-            where = "objective." + target.partition(".")[2]
-            found.said.append(
-                f"{key}: {value} says nothing where crops are cut at random from scenes: set {target} ({where})."
-            )
+            default = Configuration.model_fields["Training"].default.model_dump()[target.partition(".")[2]]
+            why = "crops are cut from scenes at random"
+            if spelled(flat.get("Data.dataset_type", "scenes")) != "scenes":
+                why = "how many tiles there are is not known before they are read"
+            said = f"says nothing here, since {why}: set {target}, or it is {default}"
+        found.said.append(f"{key}: {value} {said}.")
     limit = flat.get("Training.limit_val_batches")
     if limit is not None:
-        found.said.append(
-            f"Training.limit_val_batches: {limit} does nothing here: Nash.validation_pairs is how many are judged."
-        )
+        judged = "Nash.validation_pairs says how many images are judged"
+        found.said.append(f"Training.limit_val_batches: {limit} does nothing here: {judged}.")
     return changed
 
 
@@ -314,7 +324,8 @@ def _share(interval: object, batches: int) -> int:
 
 def tiles_of(flat: Mapping[str, Any], folder: Path) -> int | None:
     """Count the pairs that are trained on, of a data set of tiles; None where a look at its folder does not tell."""
-    kind, place = spelled(flat.get("Data.dataset_type")), flat.get("Data.root_dir")
+    kind = spelled(flat.get("Data.dataset_type"))
+    place = flat.get("Data.sen2naip_taco_file" if kind == "SEN2NAIP" else "Data.root_dir")
     if kind == "ExampleDataset":
         place = place or EXAMPLES
     if not isinstance(place, str) or is_url(place):
@@ -325,6 +336,9 @@ def tiles_of(flat: Mapping[str, Any], folder: Path) -> int | None:
             return sum(file.is_file() for file in (root / "train" / "LR").iterdir())
         if kind == "ExampleDataset":
             return max(0, len(list(root.glob(EXAMPLE_FILES))) - HELD_OUT_EXAMPLES)
+        if kind == "SEN2NAIP" and (pairs := count_of_pairs(root)):
+            share = flat.get("Data.sen2naip_val_fraction", DataSettings().sen2naip_val_fraction)
+            return trained_within(pairs, share) if isinstance(share, float) else None
     except (OSError, ValueError):
         return None
     return None

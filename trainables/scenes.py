@@ -25,6 +25,7 @@ from trainables.image_files import Mask, read_example, read_image, suffixes
 from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
+from trainables.taco import pairs_within, trained_within
 
 MANIFEST = "manifest.json"
 SHOWN = 3  # of many files that have the same wrong
@@ -123,25 +124,8 @@ def _find_examples(source: Path, key: str, _: Configuration) -> tuple[Files, Fil
 
 def _find_in_taco(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
     """Pairs within a .taco file, each image a part of it that GDAL reads; the last ones are held out."""
-    try:
-        import tacoreader
-    except ImportError:
-        fix = "Install it: pip install 'tune-srgan[taco]', or 'tacoreader>=0.6.5,<1'."
-        raise InvalidInput([Problem(str(source), key, "no tacoreader", "a reader of .taco files", fix)]) from None
-    try:
-        table = tacoreader.load(str(source))
-        pairs: Files = []
-        for index in range(len(table)):
-            item = table.read(index)
-            pairs.append((Path(item.read(1)), Path(item.read(0))))
-        if len(pairs) < 2:
-            raise ValueError(f"{len(pairs)} pairs")
-    except Exception as error:  # what it raises for a broken file is its to choose
-        found = f"a file that cannot be read ({one_line(error)})"
-        expected = "a .taco file of pairs, the LR image first"
-        raise InvalidInput([Problem(str(source), key, found, expected, "Download it again.")]) from error
-    share = 1 - configuration.Data.sen2naip_val_fraction
-    trained = min(max(round(share * len(pairs)), 1), len(pairs) - 1)
+    pairs: Files = [*pairs_within(source, key)]
+    trained = trained_within(len(pairs), configuration.Data.sen2naip_val_fraction)
     return pairs[:trained], pairs[trained:]
 
 

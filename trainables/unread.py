@@ -88,6 +88,14 @@ AND_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {  # and a second on
 }
 
 
+NEVER = {  # opensr-srgan's keys that no configuration makes act here
+    "Data.num_workers": "here: imagery is in memory, and no process of its own cuts batches",
+    "Data.sen2naip_phase": "here: a training reads both parts",
+    "Training.gpus": "here: a training is of one GPU",
+    "Training.max_epochs": "here: Training.max_steps says how long a training is",
+    "Training.val_check_interval": "here: Training.validate_every says when it is validated",
+    "Training.limit_val_batches": "here: Nash.validation_pairs says how many images are judged",
+}
 # Of a key's value that does not mean what it seems to: when, and what is said.
 MISLEADING: list[tuple[str, Callable[[Configuration], bool], str]] = [
     (
@@ -108,16 +116,16 @@ MISLEADING: list[tuple[str, Callable[[Configuration], bool], str]] = [
 
 
 def why_unread(key: str, configuration: Configuration) -> str:
-    """Say why nothing reads a dotted key in this configuration; empty where something does."""
+    """Say why or while what a dotted key does nothing in this configuration; empty where something reads it."""
     if UNREAD in roles_of(key):
-        return UNREAD.value
+        return NEVER[key]
     if key in READ_IF and not READ_IF[key][0](configuration):
         values = flatten(configuration.model_dump())
-        return "nothing reads it while " + " and ".join(f"{of} is {_shown(values[of])}" for of in READ_IF[key][1])
+        return "while " + " and ".join(f"{of} is {_shown(values[of])}" for of in READ_IF[key][1])
     for decider, reads in (table[key] for table in (READ_WHEN, AND_WHEN) if key in table):
         value = value_at(configuration.model_dump(), decider)
         if not reads(value):
-            return f"nothing reads it while {decider} is {_shown(value)}"
+            return f"while {decider} is {_shown(value)}"
         if why := why_unread(decider, configuration):
             return why
     return ""
@@ -134,11 +142,11 @@ def unread(configuration: Configuration) -> dict[str, str]:
     default |= {f"Data.{key}": of_its_kind[key] for key in ("normalization", "crop_size")}
     changed = {key: value for key, value in flatten(configuration.model_dump()).items() if value != default.get(key)}
     told = {key: why for key in changed if (why := why_unread(key, configuration))}
-    return {key: f"{key}: {changed[key]} does nothing, since {why}." for key, why in told.items()}
+    return {key: f"{key}: {_shown(changed[key])} does nothing {why}." for key, why in told.items()}
 
 
 def cautions(configuration: Configuration) -> dict[str, str]:
     """Return all warnings of a valid configuration, by key."""
     values = flatten(configuration.model_dump())
-    misled = {key: f"{key}: {values[key]}: {told}" for key, when, told in MISLEADING if when(configuration)}
+    misled = {key: f"{key}: {_shown(values[key])}: {told}" for key, when, told in MISLEADING if when(configuration)}
     return misled | unread(configuration)

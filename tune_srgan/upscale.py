@@ -86,8 +86,8 @@ def _fixed_scale(configuration: Configuration, file: str) -> tuple[float, float]
         raise InvalidInput([Problem(file, "Data.normalization", found, "a fixed one", fix)])
     if data.normalization == "scale" and data.scale is not None:
         return data.scale[0], data.scale[1]
-    in_10k = data.normalization == "normalise_10k" or data.dataset_type == "ExampleDataset"
-    return (0.0, 10000.0) if in_10k else (0.0, 1.0)
+    whole = data.normalization == "normalise_10k" or data.dataset_type == "ExampleDataset"  # reflectances × 10 000
+    return (0.0, 10000.0) if whole else (0.0, 1.0)
 
 
 def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:

@@ -136,7 +136,7 @@ def test_what_the_file_fixes_of_the_space_starts_first_and_that_is_said(tmp_path
     found, warnings = load_study(write(tmp_path, study))
     assert found.search.try_first == [{PRETRAIN: 40, WEIGHT: 0.01, WARMUP: 5}, {WEIGHT: 0.02}]
     said = {f"{PRETRAIN} is searched; the file's 40 starts first.", f"{WARMUP} is searched; the file's 5 starts first."}
-    said.add(f"{PATIENCE} is searched; the file's 99 lies outside 2 to 12.")
+    said.add(f"{PATIENCE} is searched; the file's 99 is none of 2 to 12.")
     assert {warning for warning in warnings if "is searched" in warning} == said
 
 

@@ -95,9 +95,13 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
         device = pick_device(configuration)
         perceptual_of(configuration, device)
     said = said_of(document, str(file), file.parent)
-    unjudged = [f"No balance can be kept. {problem}" for problem in unjudgeable(configuration, str(file))]
+    unjudged = unjudgeable(configuration, str(file))
+    wrong = [f"{problem.key} is {problem.found} (expected: {problem.expected})" for problem in unjudged]
+    unkept = (
+        [f"No balance can be kept in this training, whatever its networks do: {'; '.join(wrong)}."] if wrong else []
+    )
     imagery = load_imagery(configuration, device)
-    return configuration, imagery, [*said, *cautions(configuration).values(), *unjudged]
+    return configuration, imagery, [*said, *cautions(configuration).values(), *unkept]
 
 
 def open_folder(file: Path, configuration: Configuration, folder: Path | None = None) -> tuple[TrialFolder, str]:

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from trainables.configuration import build_configuration, field_of, unjudgeable, whole_places
 from trainables.dotted import flatten, value_at, with_values
 from trainables.errors import InvalidInput, Problem, explain
-from trainables.opensr import counts_as_there, translated
+from trainables.opensr import Translated, counts_as_there, translated
 from trainables.places import SAMPLE, resolve_path
 from trainables.schema import Configuration, WandbSettings, roles_of
 from trainables.sections import MACHINE, RULER, UNREAD, section_of
@@ -32,6 +32,9 @@ NOT_SEARCHED = {  # the first that a key has is said
     RULER: ("a key that defines the measurement", "What defines the ruler cannot be searched: fix it in the training."),
     MACHINE: ("a key that defines how it is computed", "That cannot be searched: fix it in the training file."),
 }
+
+
+LENGTHS = ("max_steps", "validate_every")  # of Training, that a study's objective may say
 
 
 class Kind(Enum):
@@ -132,11 +135,38 @@ def _training_of(document: Mapping[str, Any], path: Path, problems: list[Problem
     elif not isinstance(training, dict):
         problems.append(Problem(str(path), "training", repr(training), "a file name or the sections themselves"))
         training = {}
-    found = translated(training, str(file), file.parent)
+    found = translated(training, str(file), file.parent, _decided(document))
+    if counts_as_there(training):
+        _let_pretrain(found, document)
     places = whole_places(found.nested, file.parent, str(file), [])  # the training's own check names what is wrong
     nested = with_values(found.nested, {key: place for key, place in places.items() if place != str(SAMPLE)})
     problems += found.problems
     return _Training(nested, str(file), found.said, training if counts_as_there(training) else None)
+
+
+PRETRAIN, PRETRAIN_STEPS = "Training.pretrain_g_only", "Training.g_pretrain_steps"
+
+
+def _let_pretrain(found: Translated, document: Mapping[str, Any]) -> None:
+    """Where a study searches how long opensr-srgan's file pretrains, which does not: it does, and its own is 0 steps.
+
+    Not where its networks come with weights: those have learnt that already.
+    """
+    space = document.get("space")
+    searched = isinstance(space, Mapping) and PRETRAIN_STEPS in space
+    weights = any(value_at(found.nested, f"Model.{name}") for name in ("load_checkpoint", "continue_training"))
+    if searched and not weights and value_at(found.nested, PRETRAIN) in (None, False):
+        found.nested = with_values(found.nested, {PRETRAIN: True, PRETRAIN_STEPS: 0})
+        found.said.append(f"{PRETRAIN} is true here, since {PRETRAIN_STEPS} is searched; the file's false is 0 steps.")
+
+
+def _decided(document: Mapping[str, Any]) -> dict[str, str]:
+    """What the study says, of a training's lengths and device, whatever the training's file says."""
+    lengths = {name: value_at(document, f"objective.{name}") for name in LENGTHS}
+    said = {f"Training.{name}": f"objective.{name} is {value}" for name, value in lengths.items() if value is not None}
+    if not value_at(document, "resources.gpus"):
+        said["Training.device"] = "resources.gpus is 0: trials are on CPUs; set it, as a fraction where they share one"
+    return said
 
 
 def _with_the_files_own(study: Study, training: _Training) -> tuple[Study, list[str]]:
@@ -151,7 +181,7 @@ def _with_the_files_own(study: Study, training: _Training) -> tuple[Study, list[
         first = {key: own[key] for key in study.space if study.space[key].admits(own[key])}
         said = [
             f"{key} is searched; the file's {own[key]} "
-            + ("starts first." if key in first else f"lies outside {study.space[key].describe()}.")
+            + ("starts first." if key in first else f"is none of {study.space[key].describe()}.")
             for key in searched
         ]
         if first and first not in study.search.try_first:
@@ -214,7 +244,7 @@ def _space_problems(study: Study, file: str) -> list[Problem]:
                 problems.append(Problem(file, where, "a key that is not searched", "a key of the space"))
             elif not parameter_of.admits(value):
                 problems.append(Problem(file, where, repr(value), f"a value of the space ({parameter_of.describe()})"))
-    for key in ("max_steps", "validate_every"):
+    for key in LENGTHS:
         said, own = fixed.get(f"Training.{key}"), getattr(study.objective, key)
         if said is not None and own is not None and said != own and study.original is None:
             found = f"{own}, and Training.{key} is {said}"
@@ -252,6 +282,9 @@ def _where_said(problem: Problem, study: Study, file: str) -> Problem:
         return replace(problem, file=file, key=f"objective.nash.{name}")
     if section == "Training" and getattr(study.objective, name, None) is not None:
         return replace(problem, file=file, key=f"objective.{name}")
+    if section == "Training" and name in LENGTHS and study.original is not None:
+        found = f"nothing, so the {problem.found} that the training file's epochs are"
+        return replace(problem, file=file, key=f"objective.{name}", found=found)
     return problem
 
 
@@ -283,6 +316,6 @@ def _corner_problems(study: Study, file: str, training_file: str) -> list[Proble
             problems.append(Problem(file, key, problem.found, problem.expected, fix))
     for key, reasons in unread_at.items():
         if reasons and all(reasons):
-            found = f"a key that does nothing, since {reasons[0]}"
+            found = f"a key that does nothing {reasons[0]}"
             problems.append(Problem(file, f"space.{key}", found, "a setting of the training", "Take it out."))
     return problems
