@@ -245,8 +245,10 @@ def test_an_example_data_set_is_read_as_opensr_srgan_reads_it(tmp_path, unit, fa
     assert np.isin(found.pairs.hr, whole[6:]).all()
     assert np.isin(found.batch(0, "train", 0, 64)[1], whole[:6]).all()
     assert (found.low, found.high) == (0, 10000 if unit > 1 else 1)
-    told = [cautions(tiny(**where, **{"Generator.scaling_factor": factor}, **{"Data.normalization": name}))
-            for name in ("normalise_10k", "sen2_stretch")]  # the first is what is done of it
+    told = [
+        cautions(tiny(**where, **{"Generator.scaling_factor": factor}, **{"Data.normalization": name}))
+        for name in ("normalise_10k", "sen2_stretch")
+    ]  # the first is what is done of it
     assert list(told[0]) == (["Generator.scaling_factor"] if factor == 2 else [])
     assert told[1].keys() - told[0].keys() == {"Data.normalization"}
 

@@ -70,6 +70,21 @@ def test_a_checkpoint_alone_says_what_is_missing_and_a_winner_needs_no_file(thei
     assert not target.exists()
 
 
+@pytest.mark.parametrize("normalization", ["normalise_10k", "sen2_stretch"])
+def test_an_example_data_sets_network_sees_reflectances_whatever_its_normalisation_is_called(theirs, normalization):
+    folder, state = theirs
+    examples = THERE | {"Data.dataset_type": "ExampleDataset", "Data.normalization": normalization}
+    config = write(folder, with_values(BASE, examples), "examples.yaml")
+    source, target = geotiff(folder / "in.tif", cut(24, 20).astype(np.float32), None), folder / "out.tif"
+    said = invoke("upscale", source, target, "--weights", folder / "last.ckpt", "--config", config)
+    assert said.exit_code == 0, said.stderr
+    with torch.no_grad():
+        seen = torch.from_numpy(cut(24, 20)[None].astype(np.float32) / 10000)  # and nothing is clamped
+        expected = state.averaged.eval()(seen)[0].numpy() * 10000
+    with rasterio.open(target) as high:
+        assert high.read() == pytest.approx(expected, abs=2e-3)
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"Generator.n_channels": 8}, "net.conv_block1.conv_block.0.weight is (4, 3, 3, 3) instead of (8, 3, 3, 3)"),
     ({"Data.normalization": "percentiles"}, "found percentiles, which are those of the training's imagery"),
