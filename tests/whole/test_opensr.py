@@ -32,13 +32,9 @@ LONG = {"max_steps": 60000, "validate_every": 500}  # for all of them
 # the same networks, few and narrow, on few images: what a CPU trains for 30 steps in seconds
 SMALL = {
     **{"Generator.n_channels": 16, "Generator.n_blocks": 1, "Generator.growth_channels": 4},
-    **{
-        "Data.train_batch_size": 2,
-        "Nash.validation_pairs": 64,
-        "Discriminator.linear_size": 32,
-        "Discriminator.n_blocks": 2,
-    },
-    **{"Discriminator.base_channels": 8, "TruncatedVGG.i": 2, "TruncatedVGG.j": 1, "Training.threads": 1},
+    **{"Discriminator.base_channels": 8, "Discriminator.linear_size": 32, "Discriminator.n_blocks": 2},
+    **{"Data.train_batch_size": 2, "Nash.validation_pairs": 64, "Training.threads": 1},
+    **{"TruncatedVGG.i": 2, "TruncatedVGG.j": 1},
 }
 LENGTHS = {"Training.max_steps": 30, "Training.validate_every": 15}
 SOON = {"Training.g_pretrain_steps": 10, "Training.adv_loss_ramp_steps": 10}  # the game is on from step 15
