@@ -18,7 +18,7 @@ from trainables.kinds import EXAMPLES, spelled
 from trainables.normalization import normalization_of
 from trainables.opensr import filled, translated
 from trainables.places import resolve_path
-from trainables.schema import VGG19, Configuration, DiscriminatorSettings
+from trainables.schema import SQUEEZE, VGG19, Configuration, DiscriminatorSettings
 from trainables.sections import Section, field_at
 from trainables.yaml_files import read_yaml, write_yaml
 
@@ -132,6 +132,7 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
     """Keys that are right alone and wrong together."""
     training, nash, data = configuration.Training, configuration.Nash, configuration.Data
     losses, vgg, bands = training.Losses, configuration.TruncatedVGG, configuration.Model.in_bands
+    g = configuration.Generator
     checks: list[tuple[bool, str, object, str, str]] = [
         (not 0 <= data.percentiles[0] < data.percentiles[1] <= 100,
          "Data.percentiles", data.percentiles, "0 <= low < high <= 100", ""),
@@ -146,9 +147,10 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "One takes the weights alone, the other goes on with all of a training: keep the one that is meant."),
         *((True, f"Nash.{key}", getattr(nash, key), f"at most Nash.{of} ({getattr(nash, of)})", "")
           for key, of in nash.impossible().items()),
+        (g.model_type == "srresnet" and g.block_type == "rcab" and g.n_channels < SQUEEZE,
+         "Generator.n_channels", g.n_channels, f"at least {SQUEEZE}, of which a block's attention (rcab) has one", ""),
         *((size % 2 == 0, f"Generator.{which}_kernel_size", size, "an odd number", "")
-          for which, size in (("large", configuration.Generator.large_kernel_size),
-                              ("small", configuration.Generator.small_kernel_size))),
+          for which, size in (("large", g.large_kernel_size), ("small", g.small_kernel_size))),
         (training.Losses.ssim_win % 2 == 0, "Training.Losses.ssim_win", training.Losses.ssim_win, "an odd number", ""),
         (losses.fixed_idx is not None and 3 < bands <= max(losses.fixed_idx),
          "Training.Losses.fixed_idx", losses.fixed_idx, f"three of the bands 0 to {bands - 1} (Model.in_bands {bands})",

@@ -218,6 +218,7 @@ class TrainingSettings(Section):
         return self.label_smoothing
 
 
+SQUEEZE = 16  # channels of a channel attention's inner layer are so many times fewer (Zhang et al. 2018, RCAN)
 Network = Literal["srresnet", "stochasticgan", "esrgan"]
 Block = Literal["standard", "res", "rcab", "rrdb", "lka", "plain"]
 

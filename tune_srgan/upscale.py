@@ -80,14 +80,15 @@ def load_generator(weights: Path, config: Path | None = None) -> tuple[nn.Module
 def _fixed_scale(configuration: Configuration, file: str) -> tuple[float, float]:
     """The values that a configuration's normalisation makes 0 and 1, whatever the imagery."""
     data = configuration.Data
+    if data.dataset_type == "ExampleDataset":  # reflectances times 10 000, whatever its normalisation is called
+        return 0.0, 10000.0
     if data.normalization == "percentiles":
         fix = "Set it as it was when the generator was trained."
         found = "percentiles, which are those of the training's imagery"
         raise InvalidInput([Problem(file, "Data.normalization", found, "a fixed one", fix)])
     if data.normalization == "scale" and data.scale is not None:
         return data.scale[0], data.scale[1]
-    whole = data.normalization == "normalise_10k" or data.dataset_type == "ExampleDataset"  # reflectances × 10 000
-    return (0.0, 10000.0) if whole else (0.0, 1.0)
+    return (0.0, 10000.0) if data.normalization == "normalise_10k" else (0.0, 1.0)
 
 
 def upscale_image(generator: Callable[[Tensor], Tensor], image: Tensor, factor: int) -> Tensor:

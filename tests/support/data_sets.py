@@ -24,7 +24,7 @@ def pairs(count: int, bands: int, size: int, factor: int) -> list[Pair]:
     return [(cell.mean((2, 4)).astype(np.uint16), hr) for cell, hr in zip(cells, every, strict=True)]
 
 
-def write_examples(folder: Path, count: int = 26, bands: int = 4, size: int = 96) -> Path:
+def write_examples(folder: Path, count: int = 26, bands: int = 4, size: int = 64) -> Path:
     """Write an ExampleDataset: hr_*.npz of (H, W, bands)."""
     folder.mkdir(parents=True)
     for index, image in enumerate(reflectances(count, bands, size)):
@@ -32,7 +32,7 @@ def write_examples(folder: Path, count: int = 26, bands: int = 4, size: int = 96
     return folder
 
 
-def write_tiles(folder: Path, train: int = 30, val: int = 4, bands: int = 6, size: int = 96, factor: int = 8) -> Path:
+def write_tiles(folder: Path, train: int = 30, val: int = 8, bands: int = 6, size: int = 64, factor: int = 8) -> Path:
     """Write an LRHRFolderDataset: {train,val}/{LR,HR} of tiles that have equal names."""
     for index, pair in enumerate(pairs(train + val, bands, size, factor)):
         for side, image in zip(("LR", "HR"), pair, strict=True):
@@ -42,7 +42,7 @@ def write_tiles(folder: Path, train: int = 30, val: int = 4, bands: int = 6, siz
     return folder
 
 
-def write_taco(file: Path, count: int = 30, bands: int = 4, size: int = 96, factor: int = 4) -> Path:
+def write_taco(file: Path, count: int = 60, bands: int = 4, size: int = 64, factor: int = 4) -> Path:
     """Write a .taco file of pairs as tacoreader 0.6.5 reads SEN2NAIP: items, each of two GeoTIFFs, LR first."""
     items = []
     for lr, hr in pairs(count, bands, size, factor):

@@ -141,6 +141,7 @@ def test_load_dump_load_is_the_identity(tmp_path_factory, values):
     ({"Nash.last_required": 11}, "Nash.last_required", "at most Nash.last (10)"),
     ({"Generator.large_kernel_size": 8}, "Generator.large_kernel_size", "odd"),
     ({"Generator.small_kernel_size": 4}, "Generator.small_kernel_size", "odd"),
+    ({"Generator.block_type": "rcab", "Generator.n_channels": 15}, "Generator.n_channels", "at least 16"),
     ({"Training.Losses.ssim_win": 12}, "Training.Losses.ssim_win", "an odd number"),
     ({"Schedulers.metric_g": "val_metrics/l2"}, "Schedulers.metric_g", "a logged metric"),
     ({"Schedulers.metric_d": "nash/p_x"}, "Schedulers.metric_d", "a logged metric"),

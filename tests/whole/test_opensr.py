@@ -31,9 +31,10 @@ SEARCHED = {  # the guide's, about each file's own values
 LONG = {"max_steps": 60000, "validate_every": 500}  # for all of them
 # the same networks, few and narrow, on few images: what a CPU trains for 30 steps in seconds
 SMALL = {
-    **{"Generator.n_channels": 8, "Generator.n_blocks": 1, "Generator.growth_channels": 4},
-    **{"Data.train_batch_size": 2, "Nash.validation_pairs": 64, "Discriminator.linear_size": 32},
-    **{"Discriminator.base_channels": 8, "TruncatedVGG.i": 2, "TruncatedVGG.j": 1, "Training.threads": 1},
+    **{"Generator.n_channels": 16, "Generator.n_blocks": 1, "Generator.growth_channels": 4},
+    **{"Discriminator.base_channels": 8, "Discriminator.linear_size": 32, "Discriminator.n_blocks": 2},
+    **{"Data.train_batch_size": 2, "Nash.validation_pairs": 64, "Training.threads": 1},
+    **{"TruncatedVGG.i": 2, "TruncatedVGG.j": 1},
 }
 LENGTHS = {"Training.max_steps": 30, "Training.validate_every": 15}
 SOON = {"Training.g_pretrain_steps": 10, "Training.adv_loss_ramp_steps": 10}  # the game is on from step 15
@@ -92,10 +93,11 @@ def on_the_sample(name):
 
 
 SOURCES = {"sample": on_the_sample, "own": with_own_data}
+OTHERS = {"config_10m": "hydra_10m", "config_20m": "hydra_20m", "config_training_example": "hydra_example"}  # alike
 each_of_both = functools.partial(pytest.mark.parametrize, ("name", "source"))(
     [(name, source) for name in CONFIGURATIONS for source in SOURCES]
 )
-TILES = {"10m": 27, "20m": 30, "playgound": 6, "training_example": 6, "example": 6, "default": 6}  # to train on
+TILES = {"10m": 54, "20m": 30, "playgound": 6, "training_example": 6, "example": 6, "default": 6}  # to train on
 TILES = {name: TILES[name.partition("_")[2]] for name in CONFIGURATIONS}
 
 
@@ -152,12 +154,18 @@ def test_as_many_examples_are_trained_on_as_the_table_says(data_sets):
     assert len(list((data_sets / "example_dataset").iterdir())) - HELD_OUT_EXAMPLES == TILES["config_playgound"]
 
 
+def test_what_hydra_composes_is_what_is_shipped_but_for_its_default():
+    assert all(CONFIGURATIONS[shipped] == CONFIGURATIONS[composed] for shipped, composed in OTHERS.items())
+    assert CONFIGURATIONS.keys() - OTHERS.keys() - set(OTHERS.values()) == {"config_playgound", "hydra_default"}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("game", [False, True], ids=["as it is", "game"])
-@each_of_both
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", sorted(CONFIGURATIONS.keys() - OTHERS.values()))
 def test_30_steps_of_its_files_are_trained(folder, name, source, game):
     values = SMALL | LENGTHS | (SOON if game else {})
-    document = with_values(SOURCES[source](name), values)
+    document = with_values(SOURCES[source](name), values | ({"Data.crop_size": 48} if source == "sample" else {}))
     said = invoke("train", write(folder, document, f"{name}.yaml"), "--out", folder / "out")
     assert said.exit_code == 0, (said.output, said.exception)
     trial = TrialFolder(folder / "out")

@@ -114,8 +114,10 @@ def normalise(
 
 
 def normalises(x: Tensor, norm: Norm) -> bool:
-    """Tell whether `normalise` can do this: by the images' own statistics, in half precision on a GPU."""
-    return usable(x) and (norm.training or not norm.track_running_stats) and norm.momentum is not None
+    """Tell whether `normalise` can finish what `x` becomes: by its own statistics, in half precision on a GPU."""
+    elements = x.shape[0] * x.shape[2] * x.shape[3] * norm.num_features
+    own = norm.training or not norm.track_running_stats
+    return usable(x) and elements < 2**31 and own and norm.momentum is not None
 
 
 def _flat(image: Tensor) -> Tensor:
