@@ -20,11 +20,7 @@ from trainables.gpu.noise import normal
 from trainables.schema import SQUEEZE, DiscriminatorSettings, GeneratorSettings
 
 BLOCK_SCALE = 0.2  # of what a block adds, in all but the standard and the plain one
-<<<<<<< HEAD
 NORMS: dict[str, type[layers.Norm]] = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
-SQUEEZE = 16  # channels of a channel attention's inner layer are so many times fewer (Zhang et al. 2018, RCAN)
-=======
->>>>>>> 4656baf1f9ff1b72353f4cdf937f52aa5d2367c5
 
 
 def upsample(lr: Tensor, factor: int) -> Tensor:

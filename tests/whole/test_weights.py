@@ -70,7 +70,6 @@ def test_a_checkpoint_alone_says_what_is_missing_and_a_winner_needs_no_file(thei
     assert not target.exists()
 
 
-<<<<<<< HEAD
 def test_functions_that_weights_name_run_only_where_their_users_file_names_them(theirs, monkeypatch):
     folder, state = theirs
     (folder / "stretch.py").write_text("open('ran', 'w')\ndef up(x): return x / 100\ndef down(x): return x * 100\n")
@@ -95,21 +94,6 @@ def test_functions_that_weights_name_run_only_where_their_users_file_names_them(
         assert high.read() == pytest.approx(expected, rel=1e-5, abs=1e-3)
 
 
-def test_a_generator_of_example_files_sees_what_its_training_saw(theirs):
-    folder, state = theirs
-    (folder / "example_dataset").mkdir()
-    np.savez(folder / "example_dataset" / "hr_1.npz", np.ones((32, 32, 3), np.uint16))
-    examples = {"Data.dataset_type": "ExampleDataset", "Data.normalization": "sen2_stretch"}
-    file = write(folder, with_values(BASE, THERE | examples), "examples.yaml")
-    source, target = geotiff(folder / "in.tif", cut(8, 8), None), folder / "out.tif"
-    said = invoke("upscale", source, target, "--weights", folder / "last.ckpt", "--config", file)
-    assert said.exit_code == 0, said.stderr
-    with torch.no_grad():
-        seen = torch.from_numpy(cut(8, 8)[None].astype(np.float32) / 10000)
-        expected = state.averaged.eval()(seen)[0].numpy() * 10000
-    with rasterio.open(target) as high:
-        assert high.read() == pytest.approx(expected.clip(0, 65535).round(), abs=1)
-=======
 @pytest.mark.parametrize("normalization", ["normalise_10k", "sen2_stretch"])
 def test_an_example_data_sets_network_sees_reflectances_whatever_its_normalisation_is_called(theirs, normalization):
     folder, state = theirs
@@ -123,7 +107,6 @@ def test_an_example_data_sets_network_sees_reflectances_whatever_its_normalisati
         expected = state.averaged.eval()(seen)[0].numpy() * 10000
     with rasterio.open(target) as high:
         assert high.read() == pytest.approx(expected, abs=2e-3)
->>>>>>> 4656baf1f9ff1b72353f4cdf937f52aa5d2367c5
 
 
 @pytest.mark.parametrize(("changes", "said"), [
