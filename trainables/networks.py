@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrize import register_parametrization
 
-from trainables.gpu import dense, layers, precision
+from trainables.gpu import dense, layers, norms, precision
 from trainables.gpu.noise import normal
 from trainables.schema import SQUEEZE, DiscriminatorSettings, GeneratorSettings
 
 BLOCK_SCALE = 0.2  # of what a block adds, in all but the standard and the plain one
-NORMS: dict[str, type[layers.Norm]] = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
+NORMS: dict[str, type[norms.Norm]] = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
 
 
 def upsample(lr: Tensor, factor: int) -> Tensor:
@@ -63,9 +63,9 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         slope = self.activation.weight if self.activation is not None else 0.2 if self.leaky else None
         if self.norm is not None:
-            if layers.normalises(x, self.norm):
+            if norms.normalises(x, self.norm):
                 raw = functional.conv2d(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
-                return layers.normalise(raw, self.conv, self.norm, slope, skip)
+                return norms.normalise(raw, self.conv, self.norm, slope, skip)
             return layers.follow(self.norm(self.conv(x)), slope, skip, shuffle=False)
         if x.is_cuda:  # with its bias a convolution is faster on a CPU
             return layers.layer(x, self.conv, slope, skip, self.shuffle, self.gain)

@@ -4,7 +4,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from trainables.gpu import dense, kernels
+from trainables.gpu import dense, kernels, norm_kernels
 
 HALF, WHOLE = "*bf16", "*fp32"
 IMAGES = {"raw": HALF, "skip": HALF, "result": HALF, "gradient": HALF, "into_raw": HALF, "bias": WHOLE, "slope": WHOLE}
@@ -34,11 +34,11 @@ def main():
     build(kernels.sum_shares, {"shares": WHOLE, "target": HALF}, COLUMNS=65, ROWS=256, REPEATS=2, WIDTH=32)
     norms = IMAGES | {"statistics": WHOLE, "weight": WHOLE, "shift": WHOLE, "sums": WHOLE}
     norms |= {"running_mean": WHOLE, "running_variance": WHOLE, "count": "*i64", "momentum": "fp32", "eps": "fp32"}
-    build(kernels.norm_sums, norms, REPEATS=2, **small)
-    build(kernels.norm_statistics, norms, RUNNING=True, CHANNELS=64, ROWS=256, REPEATS=2, WIDTH=32)
-    build(kernels.norm_forward, norms, AFFINE=True, LEARNT=True, SKIP=True, **small)
+    build(norm_kernels.norm_sums, norms, REPEATS=2, **small)
+    build(norm_kernels.norm_statistics, norms, RUNNING=True, CHANNELS=64, ROWS=256, REPEATS=2, WIDTH=32)
+    build(norm_kernels.norm_forward, norms, AFFINE=True, LEARNT=True, SKIP=True, **small)
     for second in (False, True):
-        build(kernels.norm_backward, norms, SECOND=second, AFFINE=True, LEARNT=True, REPEATS=2, **small)
+        build(norm_kernels.norm_backward, norms, SECOND=second, AFFINE=True, LEARNT=True, REPEATS=2, **small)
     build(kernels.gather_taps, {"planes": HALF, "result": HALF}, KERNEL=9, BANDS=3, PIXELS=1024)
     build(kernels.scatter_taps, {"image": HALF, "planes": HALF}, KERNEL=9, BANDS=3, PIXELS=1024)
     crops = {"pool": WHOLE, "crops": "*i32", "result": WHOLE}

@@ -1,4 +1,4 @@
-"""What follows a convolution, in one pass on a GPU: bias, norm, activation, PixelShuffle and skip; crops; sums.
+"""What follows a convolution, in one pass on a GPU: bias, activation, PixelShuffle and skip; crops; sums.
 
 At these sizes a training waits for memory and for launches, not for arithmetic, so that every pass saved counts. Each
 function is a plain composition of torch's on anything but bfloat16 on a GPU; both ways agree to rounding (tests).
@@ -20,7 +20,6 @@ except ImportError:  # no Triton, no GPU
 ELEMENTS = 4096  # a program works on at a time
 PROGRAMS = 1056  # or up to twice as many add up over pixels: eight to sixteen a multiprocessor
 FEW = 4  # bands: a convolution to so few is worth another way
-Norm = nn.BatchNorm2d | nn.InstanceNorm2d
 PARTS = 16  # of the pixels, whose shares of a weight's gradient are computed side by side
 
 
@@ -99,40 +98,19 @@ def follow(y: Tensor, slope: Tensor | float | None, skip: Tensor | None, shuffle
     return y if skip is None else y + skip
 
 
-def normalise(
-    raw: Tensor, conv: nn.Conv2d, norm: Norm, slope: Tensor | float | None = None, skip: Tensor | None = None
-) -> Tensor:
-    """Finish a convolution without bias in training: act(norm(raw + bias)) + skip; batch norms remember, as torch's.
-
-    A norm takes away what a bias adds, so that the bias' gradient is 0.
-    """
-    learnt = slope if isinstance(slope, Tensor) else None
-    fixed = 1.0 if slope is None else 0.0 if learnt is not None else float(slope)
-    assert conv.bias is not None
-    image: Tensor = _Normalise.apply(raw, conv.bias, norm.weight, norm.bias, learnt, skip, norm, fixed)  # type: ignore[no-untyped-call]
-    return image
-
-
-def normalises(x: Tensor, norm: Norm) -> bool:
-    """Tell whether `normalise` can finish what `x` becomes: by its own statistics, in half precision on a GPU."""
-    elements = x.shape[0] * x.shape[2] * x.shape[3] * norm.num_features
-    own = norm.training or not norm.track_running_stats
-    return usable(x) and elements < 2**31 and own and norm.momentum is not None
-
-
-def _flat(image: Tensor) -> Tensor:
+def channels_last(image: Tensor) -> Tensor:
     """The image's memory, channels last."""
     return image.contiguous(memory_format=torch.channels_last)
 
 
-def _tiles(pixels: int, channels: int, elements: int) -> tuple[int, dict[str, int]]:
+def tiles_of(pixels: int, channels: int, elements: int) -> tuple[int, dict[str, int]]:
     """How a (pixels, channels) image is parted: the number of parts, and the constants of a kernel that takes one."""
     padded = 1 << (channels - 1).bit_length()
     rows = max(4, elements // padded)
     return -(-pixels // rows), {"CHANNELS": channels, "PADDED": padded, "ROWS": rows}
 
 
-def _programs(tiles: int) -> tuple[int, int]:
+def programs_of(tiles: int) -> tuple[int, int]:
     """How many programs add up over tiles, and how many tiles each takes."""
     repeats = max(1, tiles // PROGRAMS)
     return -(-tiles // repeats), repeats
@@ -141,24 +119,24 @@ def _programs(tiles: int) -> tuple[int, int]:
 def column_sums(rows: Tensor) -> Tensor:
     """Sum (n, channels) → (channels,) in float32, always in the same order."""
     n, channels = rows.shape
-    tiles, constants = _tiles(n, channels, 2 * ELEMENTS)
-    programs, repeats = _programs(tiles)
+    tiles, constants = tiles_of(n, channels, 2 * ELEMENTS)
+    programs, repeats = programs_of(tiles)
     shares = torch.empty((programs, channels), device=rows.device)
     kernels.column_sums[(programs,)](rows, shares, n, REPEATS=repeats, **constants)
-    return _summed(shares, torch.float32)
+    return summed(shares, torch.float32)
 
 
-def _summed(shares: Tensor, kind: torch.dtype) -> Tensor:
+def summed(shares: Tensor, kind: torch.dtype) -> Tensor:
     """(…, n, columns) → (…, columns)."""
     n, columns = shares.shape[-2:]
     target = torch.empty((*shares.shape[:-2], columns), dtype=kind, device=shares.device)
-    constants = _columns(n)
+    constants = columns_of(n)
     grid = (-(-columns // constants["WIDTH"]), shares.numel() // (n * columns))
     kernels.sum_shares[grid](shares, target, n, COLUMNS=columns, **constants)
     return target
 
 
-def _columns(rows: int) -> dict[str, int]:
+def columns_of(rows: int) -> dict[str, int]:
     """The constants of a kernel that adds up a few columns of so many rows."""
     at_once = min(256, 1 << (rows - 1).bit_length())
     return {"WIDTH": 32, "ROWS": at_once, "REPEATS": -(-rows // at_once)}
@@ -179,17 +157,17 @@ class _Finish(torch.autograd.Function):
     def forward(
         ctx: Any, raw: Tensor, bias: Tensor, slope: Tensor | None, fixed: float, skip: Tensor | None, shuffle: bool
     ) -> Tensor:
-        raw = _flat(raw)
+        raw = channels_last(raw)
         batch, channels, height, width = raw.shape
         size = (batch, channels // 4, 2 * height, 2 * width) if shuffle else raw.shape
         result = torch.empty(size, dtype=raw.dtype, device=raw.device, memory_format=torch.channels_last)
         pixels = batch * height * width
-        tiles, constants = _tiles(pixels, channels, ELEMENTS)
+        tiles, constants = tiles_of(pixels, channels, ELEMENTS)
         kernels.finish_forward[(tiles,)](
             raw,
             bias,
             bias if slope is None else slope,
-            raw if skip is None else _flat(skip),
+            raw if skip is None else channels_last(skip),
             result,
             pixels,
             height,
@@ -209,7 +187,7 @@ class _Finish(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         raw, bias, slope = ctx.saved_tensors
-        gradient = _flat(gradient)
+        gradient = channels_last(gradient)
         batch, channels, height, width = raw.shape
         pixels = batch * height * width
         write = ctx.fixed != 1.0 or ctx.shuffle
@@ -217,8 +195,8 @@ class _Finish(torch.autograd.Function):
         into_raw = torch.empty_like(raw) if write else gradient
         into_bias = into_slope = None
         if write or sums:
-            tiles, constants = _tiles(pixels, channels, ELEMENTS)
-            programs, repeats = _programs(tiles)
+            tiles, constants = tiles_of(pixels, channels, ELEMENTS)
+            programs, repeats = programs_of(tiles)
             shares = torch.empty((programs, channels + 1), device=raw.device)  # of the bias' and the slope's gradient
             kernels.finish_backward[(programs,)](
                 gradient,
@@ -240,112 +218,9 @@ class _Finish(torch.autograd.Function):
                 **constants,
             )
             if sums:
-                total = _summed(shares, torch.float32)
+                total = summed(shares, torch.float32)
                 into_bias, into_slope = total[:channels], total[channels:] if slope is not None else None
         return into_raw, into_bias, into_slope, None, gradient if ctx.skipped else None, None
-
-
-class _Normalise(torch.autograd.Function):
-    """A norm and what follows it, of the whole batch or of each image."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, raw: Tensor, bias: Tensor, weight: Tensor | None, shift: Tensor | None, slope: Tensor | None,
-        skip: Tensor | None, norm: Norm, fixed: float,
-    ) -> Tensor:  # fmt: skip
-        raw = _flat(raw)
-        batch, channels, height, width = raw.shape
-        groups = batch if isinstance(norm, nn.InstanceNorm2d) else 1
-        pixels = batch * height * width // groups
-        tiles, constants = _tiles(pixels, channels, ELEMENTS)
-        repeats = _programs(tiles * groups)[1]
-        programs = -(-tiles // repeats)
-        shares = torch.empty((groups, programs, 2 * channels), device=raw.device)
-        kernels.norm_sums[(programs, groups)](raw, shares, pixels, REPEATS=repeats, **constants)
-        statistics = torch.empty((groups, 2 * channels), device=raw.device)
-        of_columns = _columns(programs)
-        running = norm.track_running_stats and norm.running_mean is not None
-        kernels.norm_statistics[(-(-channels // of_columns["WIDTH"]), groups)](
-            raw,
-            shares,
-            bias,
-            statistics,
-            norm.running_mean if running else bias,
-            norm.running_var if running else bias,
-            norm.num_batches_tracked if running else bias,
-            pixels,
-            programs,
-            norm.momentum,
-            norm.eps,
-            RUNNING=running,
-            CHANNELS=channels,
-            **of_columns,
-        )
-        result = torch.empty_like(raw)
-        given = {"AFFINE": weight is not None, "LEARNT": slope is not None}
-        kernels.norm_forward[(tiles, groups)](
-            raw,
-            statistics,
-            bias if weight is None else weight,
-            bias if shift is None else shift,
-            bias if slope is None else slope,
-            raw if skip is None else _flat(skip),
-            result,
-            pixels,
-            fixed,
-            SKIP=skip is not None,
-            **given,
-            **constants,
-        )
-        ctx.save_for_backward(raw, statistics, bias, weight, shift, slope)
-        ctx.fixed, ctx.pixels, ctx.skipped, ctx.given = fixed, pixels, skip is not None, given
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        raw, statistics, bias, weight, shift, slope = ctx.saved_tensors
-        gradient = _flat(gradient)
-        channels, groups, pixels = raw.shape[1], len(statistics), ctx.pixels
-        tiles, constants = _tiles(pixels, channels, ELEMENTS)
-        repeats = _programs(tiles * groups)[1]
-        programs = -(-tiles // repeats)
-        shares = torch.empty((groups, programs, 2 * channels + 1), device=raw.device)
-        into_raw = torch.empty_like(raw)
-
-        def run(second: bool, sums: Tensor) -> None:
-            kernels.norm_backward[(tiles if second else programs, groups)](
-                gradient,
-                raw,
-                statistics,
-                bias if weight is None else weight,
-                bias if shift is None else shift,
-                bias if slope is None else slope,
-                sums,
-                into_raw,
-                shares,
-                pixels,
-                ctx.fixed,
-                SECOND=second,
-                REPEATS=1 if second else repeats,
-                **ctx.given,
-                **constants,
-            )
-
-        run(False, shares)
-        sums = _summed(shares, torch.float32)
-        run(True, sums)
-        over_groups = sums.sum(0) if groups > 1 else sums[0]
-        into_shift, into_weight, into_slope = over_groups.split([channels, channels, 1])
-        return (
-            into_raw,
-            torch.zeros_like(bias) if ctx.needs_input_grad[1] else None,
-            into_weight if weight is not None else None,
-            into_shift if shift is not None else None,
-            into_slope if slope is not None else None,
-            gradient if ctx.skipped else None,
-            None,
-            None,
-        )
 
 
 def convolution_gradient(gradient: Tensor, x: Tensor, weight: Tensor, of: Literal["x", "weight"]) -> Tensor:
@@ -368,7 +243,7 @@ class _Small(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        gradient, x = _flat(gradient), _flat(x)
+        gradient, x = channels_last(gradient), channels_last(x)
         into_x = convolution_gradient(gradient, x, weight, "x") if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return into_x, None
@@ -380,7 +255,7 @@ class _Small(torch.autograd.Function):
         kernels.weight_gradient[(9, parts)](
             x, gradient, shares, pixels, height, width, FAN_IN=fan_in, FAN_OUT=fan_out, ROWS=rows, REPEATS=repeats
         )
-        return into_x, _summed(shares, weight.dtype).view(fan_out, 3, 3, fan_in).permute(0, 3, 1, 2)
+        return into_x, summed(shares, weight.dtype).view(fan_out, 3, 3, fan_in).permute(0, 3, 1, 2)
 
 
 class _FewBands(torch.autograd.Function):
@@ -391,7 +266,7 @@ class _FewBands(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        x = _flat(x)
+        x = channels_last(x)
         (bands, channels, kernel, _), (batch, _, height, width) = weight.shape, x.shape
         rows = bands * kernel**2
         padded = -(-rows // 8) * 8  # of a matrix, what the unit likes
@@ -416,7 +291,7 @@ class _FewBands(torch.autograd.Function):
         planes[rows:] = 0
         grid = (-(-pixels // 1024), rows)
         kernels.scatter_taps[grid](
-            _flat(gradient), planes, pixels, height, width, KERNEL=kernel, BANDS=bands, PIXELS=1024
+            channels_last(gradient), planes, pixels, height, width, KERNEL=kernel, BANDS=bands, PIXELS=1024
         )
         into_x = into_weight = None
         if ctx.needs_input_grad[0]:
