@@ -33,7 +33,7 @@ LONG = {"max_steps": 60000, "validate_every": 500}  # for all of them
 SMALL = {
     **{"Generator.n_channels": 16, "Generator.n_blocks": 1, "Generator.growth_channels": 4},
     **{"Discriminator.base_channels": 8, "Discriminator.linear_size": 32, "Discriminator.n_blocks": 2},
-    **{"Data.train_batch_size": 2, "Nash.validation_pairs": 64, "Training.threads": 1},
+    **{"Data.train_batch_size": 2, "Data.val_batch_size": 64, "Nash.validation_pairs": 64, "Training.threads": 1},
     **{"TruncatedVGG.i": 2, "TruncatedVGG.j": 1},
 }
 LENGTHS = {"Training.max_steps": 30, "Training.validate_every": 15}
@@ -276,7 +276,7 @@ STUDIED = {  # a file of each family, short enough for a study of trials here
 @pytest.mark.ray
 @pytest.mark.parametrize("name", STUDIED)
 def test_a_study_over_its_file_runs_and_begins_with_the_files_own_values(folder, weights, name):
-    small = {key: value for key, value in SMALL.items() if not key.startswith("Nash.")}
+    small = {key: value for key, value in SMALL.items() if not key.startswith("Nash.")} | {"Data.crop_size": 32}
     document = with_values(with_own_data(name), small | STUDIED[name])
     write(folder, document, f"{name}.yaml")
     study = {"study": "own", "training": f"{name}.yaml"}
@@ -285,8 +285,7 @@ def test_a_study_over_its_file_runs_and_begins_with_the_files_own_values(folder,
     study["search"] = {"trials": 2, "startup": 2, "sharing": {"enabled": False}}
     study["confirm"] = {"top": 0}
     write(folder, study)
-    printed = finish(command("run", "study.yaml", cwd=folder, env={"TORCH_HOME": str(weights)}))
-    assert "Trial" in printed or "trial" in printed
+    finish(command("run", "study.yaml", cwd=folder, env={"TORCH_HOME": str(weights)}))
     trials = [TrialFolder(folder / "runs" / "own" / "trials" / f"{number:05d}") for number in range(2)]
     own = {key: value for key, value in flatten(document).items() if key in SEARCHED}
     if not document["Training"]["pretrain_g_only"]:
