@@ -219,7 +219,6 @@ class TrainingSettings(Section):
 
 
 SQUEEZE = 16  # channels of a channel attention's inner layer are so many times fewer (Zhang et al. 2018, RCAN)
-Network = Literal["srresnet", "stochasticgan", "esrgan"]
 Block = Literal["standard", "res", "rcab", "rrdb", "lka", "plain"]
 
 
@@ -229,7 +228,7 @@ class GeneratorSettings(Section):
     The blocks are opensr-srgan's, and `plain`: no norm, no scale, no tanh (Lim et al. 2017, EDSR).
     """
 
-    model_type: Network = "srresnet"
+    model_type: Literal["srresnet", "stochasticgan", "esrgan"] = "srresnet"
     block_type: Block = "standard"
     large_kernel_size: Positive = 9
     small_kernel_size: Positive = 3
