@@ -136,8 +136,7 @@ class LossSettings(Section):
     sam_weight: Weight = 0.05
     perceptual_weight: Weight = 0.1
     perceptual_metric: Literal["vgg", "lpips", "laplacian"] = "vgg"
-    # its network's weights: the file, or the folder of the published files; default: where their packages put them
-    perceptual_weights: Annotated[Place | None, RULER] = None
+    perceptual_weights: Annotated[Place | None, RULER] = None  # file or folder; default: where packages put them
     # the bands that a network sees of more than three; default: any three, drawn in each step
     fixed_idx: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None
     tv_weight: Weight = 0.0
