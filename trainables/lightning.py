@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trainables.export import why_not
 from trainables.names import parts, to_opensr, twin
 from trainables.networks import spared
+from trainables.perceptual import Lpips, Vgg
 from trainables.schedules import Plateau, g_warmup
 from trainables.schema import Configuration, DiscriminatorSettings, GeneratorSettings
 
@@ -159,6 +160,7 @@ def write(state: State, path: Path, epoch: int = 0) -> None:
         "state_dict": {
             **{GENERATOR + name: value for name, value in to_opensr(state.generator, configuration.Generator).items()},
             **{DISCRIMINATOR + name: value for name, value in to_opensr(d, configuration.Discriminator).items()},
+            **{f"{IGNORED}perceptual_model.{name}": value for name, value in _perceptual(state).items()},
         },
         "loops": {"fit_loop": _loops(state.step, state.step + played, epoch)},
         "callbacks": {},
@@ -173,6 +175,23 @@ def write(state: State, path: Path, epoch: int = 0) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _perceptual(state: State) -> dict[str, Tensor]:
+    """The frozen network of the perceptual term, which a model there has among its own; LPIPS's heads twice."""
+    network = state.perceptual.distance if state.perceptual is not None else None
+    if isinstance(network, Vgg):
+        return {f"truncated_vgg19.{name}": value for name, value in network.features.state_dict().items()}
+    if not isinstance(network, Lpips):
+        return {}
+    found = {"scaling_layer.shift": network.shift[None], "scaling_layer.scale": network.spread[None]}
+    layers = [place for place, layer in enumerate(network.features) if isinstance(layer, nn.Conv2d)]
+    for layer, place in enumerate(layers):
+        for name, value in network.features[place].state_dict().items():
+            found[f"net.slice{layer + 1}.{place}.{name}"] = value
+        for head in (f"lin{layer}", f"lins.{layer}"):
+            found[f"{head}.model.1.weight"] = getattr(network, f"head{layer}")
+    return found
 
 
 def _adam(
