@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import csv
 import io
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -334,6 +338,34 @@ def record(to: Path) -> None:
             "discriminator": sample(trained.discriminator.eval()(image(32))),
         }
     (to / "networks.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+# its own entry point, which chooses what it gives a Trainer by that one's signature, but logging every batch
+EVERY_BATCH = """
+import functools, runpy
+import pytorch_lightning
+begin = pytorch_lightning.Trainer.__init__
+@functools.wraps(begin)
+def told(self, *arguments, **options):
+    begin(self, *arguments, **options | {"log_every_n_steps": 1})
+pytorch_lightning.Trainer.__init__ = told
+runpy.run_module("opensr_srgan.train", run_name="__main__")
+"""
+
+
+def train_there(file: Path, home: Path) -> tuple[list[dict[str, float]], Path]:
+    """Train by opensr-srgan's own entry point, in the file's folder; the lines it logged, and its `last.ckpt`.
+
+    `home`: torch's, where published weights are.
+    """
+    environment = os.environ | {"TORCH_HOME": str(home), "WANDB_MODE": "offline"}
+    command = [sys.executable, "-c", EVERY_BATCH, "--config", file.name]
+    done = subprocess.run(command, cwd=file.parent, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    [logged], [last] = file.parent.rglob("metrics.csv"), file.parent.rglob("last.ckpt")
+    with logged.open(newline="") as lines:
+        rows = [{name: float(value) for name, value in line.items() if value} for line in csv.DictReader(lines)]
+    return rows, last
 
 
 def averaged(made: torch.nn.Module) -> torch.nn.Module:
