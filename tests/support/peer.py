@@ -175,6 +175,13 @@ def sample(output: torch.Tensor, count: int = 48) -> list[float]:
     return [round(float(value), 10) for value in flat[:: max(1, len(flat) // count)]]
 
 
+def evaluated(network: torch.nn.Module, entered: torch.Tensor, **given: torch.Tensor) -> list[float]:
+    """A sample of a network's output in evaluation mode and float64, whose rounding no processor changes."""
+    with in_double(), torch.no_grad():
+        given = {name: value.double() for name, value in given.items()}
+        return sample(copy.deepcopy(network).double().eval()(entered.double(), **given))
+
+
 def noise() -> torch.Tensor:
     """What the stochastic generator draws after `torch.manual_seed(5)`."""
     torch.manual_seed(5)
@@ -331,12 +338,11 @@ def record(to: Path) -> None:
         checkpoint = torch.load(Path(folder) / "last.ckpt", weights_only=True)
     checkpoint["callbacks"] = {}  # where it was written
     torch.save(checkpoint, to / "last.ckpt")
-    with torch.no_grad():
-        found["last.ckpt"] = {
-            "averaged": sample(averaged(trained)(image(6))),
-            "trained": sample(trained.generator.eval()(image(6))),
-            "discriminator": sample(trained.discriminator.eval()(image(32))),
-        }
+    found["last.ckpt"] = {
+        "averaged": evaluated(averaged(trained), image(6)),
+        "trained": evaluated(trained.generator, image(6)),
+        "discriminator": evaluated(trained.discriminator, image(32)),
+    }
     (to / "networks.json").write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -379,9 +385,8 @@ def averaged(made: torch.nn.Module) -> torch.nn.Module:
 def _recorded(network: torch.nn.Module, entered: torch.Tensor) -> dict[str, object]:
     shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     network.load_state_dict(made_up(shapes))
-    torch.manual_seed(5)
-    with torch.no_grad():
-        output = sample(network.eval()(entered))
+    with noise_of(network, given=noise().double()):
+        output = evaluated(network, entered)
     return {"tensors": shapes, "output": output, "in training": _in_training(copy.deepcopy(network), entered)}
 
 

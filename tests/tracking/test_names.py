@@ -249,6 +249,18 @@ def test_a_file_that_wants_no_tracking_leaves_nothing_of_it(tmp_path):
     assert not (tmp_path / "out" / "tracker").exists()
 
 
+@pytest.mark.wandb
+@pytest.mark.parametrize("loss", ["bce", "wasserstein"])
+def test_a_training_that_can_keep_no_balance_is_tracked_all_the_same(tmp_path, loss):
+    file = written(tmp_path)
+    document = yaml.safe_load(file.read_text())
+    document["Training"] |= {"max_steps": 12, "g_pretrain_steps": 5}
+    document["Training"]["Losses"] |= {"relativistic_average_d": False, "adv_loss_type": loss}
+    file.write_text(yaml.safe_dump(document))
+    finish(command("train", str(file), "--out", "out", cwd=tmp_path))
+    assert sorted(by_step(tracked(sent(tmp_path).path)[0])) == list(range(1, 13))
+
+
 def in_opensr_srgan(folder: Path, configuration: Configuration) -> list[dict[str, object]]:
     """The same training there, from the same weights with the same batches, under Lightning; its run, read back."""
     lightning, omegaconf = pytest.importorskip("pytorch_lightning"), pytest.importorskip("omegaconf")

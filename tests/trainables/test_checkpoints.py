@@ -9,7 +9,17 @@ import pytest
 import torch
 import yaml
 
-from tests.support.peer import DISCRIMINATORS, GENERATORS, RECORDED, document, image, made_up, noise, recorded, sample
+from tests.support.peer import (
+    DISCRIMINATORS,
+    GENERATORS,
+    RECORDED,
+    document,
+    evaluated,
+    image,
+    made_up,
+    noise,
+    recorded,
+)
 from tests.support.tiny import begun, everything, same, tiny
 from trainables import lightning
 from trainables.checkpoints import describe, open_checkpoint
@@ -88,8 +98,7 @@ def test_a_generators_state_is_taken_gives_opensr_srgans_output_and_comes_back(n
     network, state = Generator(3, settings), made_up(known["tensors"])
     from_opensr(network, settings, state)
     given = {"noise": noise()} if kind == "stochastic_gan" else {}
-    with torch.no_grad():
-        assert sample(network.eval()(image(6), **given)) == pytest.approx(known["output"], rel=1e-6, abs=1e-6)
+    assert evaluated(network, image(6), **given) == pytest.approx(known["output"], rel=1e-6, abs=1e-6)
     back = to_opensr(network, settings)
     assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
 
@@ -100,21 +109,19 @@ def test_a_discriminators_state_is_taken_gives_opensr_srgans_output_and_comes_ba
     settings = as_ours(GENERATORS["res"], DISCRIMINATORS[name]).Discriminator
     network, state = Discriminator(3, settings), made_up(known["tensors"])
     from_opensr(network, settings, state)
-    with torch.no_grad():
-        assert sample(network.eval()(image(32))) == pytest.approx(known["output"], rel=1e-6, abs=2e-6)
+    assert evaluated(network, image(32)) == pytest.approx(known["output"], rel=1e-6, abs=1e-6)
     back = to_opensr(network, settings)
     assert back.keys() == state.keys() and all(torch.equal(back[key], state[key]) for key in state)
 
 
 def test_a_training_begins_from_the_averaged_weights_of_opensr_srgans_checkpoint_and_from_its_discriminator():
     state, known = State(recorded_training(**{LOAD: str(LAST)}), CPU), recorded()["last.ckpt"]
-    with torch.no_grad():
-        for network in (state.generator, state.averaged):
-            assert sample(network.eval()(image(6))) == pytest.approx(known["averaged"], abs=1e-6)
-        assert known["averaged"] != pytest.approx(known["trained"], abs=2e-5)
-        assert state.step == 0 and not state.optimizer_g.state
-        state.begin_game()
-        assert sample(state.discriminator.eval()(image(32))) == pytest.approx(known["discriminator"], abs=1e-6)
+    for network in (state.generator, state.averaged):
+        assert evaluated(network, image(6)) == pytest.approx(known["averaged"], abs=1e-6)
+    assert known["averaged"] != pytest.approx(known["trained"], abs=2e-5)
+    assert state.step == 0 and not state.optimizer_g.state
+    state.begin_game()
+    assert evaluated(state.discriminator, image(32)) == pytest.approx(known["discriminator"], abs=1e-6)
     assert not state.optimizer_d.state
     assert "averaged weights; the discriminator's, too." in describe(state.configuration)
 
@@ -134,9 +141,8 @@ def test_a_training_goes_on_where_opensr_srgans_stood():
     state = State(recorded_training(**{CONTINUE: str(LAST)}), CPU)
     assert state.step == 6 and content["global_step"] == 9  # 3 of pretraining, 3 of the game, which count twice there
     known = recorded()["last.ckpt"]
-    with torch.no_grad():
-        assert sample(state.generator.eval()(image(6))) == pytest.approx(known["trained"], abs=1e-6)
-        assert sample(state.averaged.eval()(image(6))) == pytest.approx(known["averaged"], abs=1e-6)
+    assert evaluated(state.generator, image(6)) == pytest.approx(known["trained"], abs=1e-6)
+    assert evaluated(state.averaged, image(6)) == pytest.approx(known["averaged"], abs=1e-6)
     weight = state.generator.head.conv.weight
     moments = content["optimizer_states"][1]["state"][0]
     assert torch.equal(state.optimizer_g.state[weight]["exp_avg_sq"], moments["exp_avg_sq"])
@@ -180,9 +186,8 @@ def test_an_average_that_was_never_updated_is_not_taken(tmp_path):
     content = content_of_last()
     content["ema_state"]["num_updates"] = 0  # there it is then what G was drawn as
     state = State(recorded_training(**{LOAD: kept(tmp_path, content)}), CPU)
-    with torch.no_grad():
-        for network in (state.generator, state.averaged):
-            assert sample(network.eval()(image(6))) == pytest.approx(recorded()["last.ckpt"]["trained"], abs=1e-6)
+    for network in (state.generator, state.averaged):
+        assert evaluated(network, image(6)) == pytest.approx(recorded()["last.ckpt"]["trained"], abs=1e-6)
 
 
 @pytest.mark.parametrize("of", ["all", "generator"])
@@ -193,10 +198,9 @@ def test_a_bare_state_dict_is_taken(tmp_path, of):
         states = {name.removeprefix("generator."): value for name, value in states.items() if "generator." in name}
     configuration = recorded_training(**{LOAD: kept(tmp_path, states)})
     state = State(configuration, CPU)
-    with torch.no_grad():
-        assert sample(state.generator.eval()(image(6))) == pytest.approx(recorded()["last.ckpt"]["trained"], abs=1e-6)
-        state.begin_game()
-        judged = sample(state.discriminator.eval()(image(32)))
+    assert evaluated(state.generator, image(6)) == pytest.approx(recorded()["last.ckpt"]["trained"], abs=1e-6)
+    state.begin_game()
+    judged = evaluated(state.discriminator, image(32))
     assert (judged == pytest.approx(recorded()["last.ckpt"]["discriminator"], abs=1e-6)) == (of == "all")
     assert ("is drawn, since the file has none" in describe(configuration)) == (of == "generator")
 

@@ -135,10 +135,10 @@ class Study(Section):
         return self.model_copy(update=told)
 
     def configuration(self, values: Mapping[str, Value]) -> Configuration:
-        """Return the complete training configuration of a trial. InvalidInput where it could keep no balance."""
+        """Return a trial's complete training configuration. InvalidInput where a searched one could keep no balance."""
         document = with_values(self.training, self.ruler_values() | dict(values))
         configuration = build_configuration(document, self.study, Path())
-        if problems := unjudgeable(configuration, self.study):
+        if self.space and (problems := unjudgeable(configuration, self.study)):
             raise InvalidInput(problems)
         return configuration
 
