@@ -35,7 +35,7 @@ class Merit:
 
 MERITS = {
     "psnr": Merit("dB", Better.HIGHER, "peak signal-to-noise ratio"),
-    "spectrum": Merit("dB", Better.ZERO, "power above the Nyquist frequency of the low-resolution image against truth's"),
+    "spectrum": Merit("dB", Better.ZERO, "power above the low-resolution image's Nyquist frequency, against truth's"),
 }
 
 
@@ -43,3 +43,13 @@ def loss_of(key: str, quality: Quality, image: str = END) -> float:
     """Return how bad an image is by a figure, as `quality/psnr` names it: smaller is better; nan where it has none."""
     name = key.removeprefix(QUALITY)
     return MERITS[name].loss(quality.get(image, {}).get(name, math.nan))
+
+
+def short_of(key: str, quality: Quality, floor: float | str) -> float:
+    """Return by how much the final images miss a floor, in the figure's unit: a number, or another image's name.
+
+    0 and less where they are as good; nan where either was not measured.
+    """
+    name = key.removeprefix(QUALITY)
+    bound = loss_of(key, quality, floor) if isinstance(floor, str) else MERITS[name].loss(floor)
+    return loss_of(key, quality) - bound

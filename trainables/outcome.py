@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trainables.balance import EXPLOITABILITY, Ruler, Verdict, judge, ruin_of, stood_still
+from trainables.merits import Quality
 from trainables.schema import Configuration
 
 
@@ -66,8 +67,9 @@ class Outcome:
     exploitability: float | None = None
     cause: str = ""  # for a person; no rule reads it
     device: str = ""  # the GPU's or the processor's model; empty where nothing was trained
+    quality: Quality = field(default_factory=dict)  # of the images that a training ended with
 
-    def as_dict(self) -> dict[str, float | int | str | bool | None]:
+    def as_dict(self) -> dict[str, Any]:
         """Return plain values, as they are stored."""
         return asdict(self)
 

@@ -23,7 +23,7 @@ def told(study, trials, startup=2, seed=0, gap=0.5, state=TrialState.COMPLETE):
     copy = OptunaCopy(study, found)
     for values, outcome, steps in trials:
         attributes = {"outcome": outcome, "steps": steps, "share_balanced": None, "gap": gap}
-        copy.add(state, values, 300.0 if state.is_finished() else None, attributes)
+        copy.add(state, values, [300.0] if state.is_finished() else [], attributes)
     return found
 
 

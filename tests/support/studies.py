@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.support.tiny import OWN
+from trainables.merits import Quality
 from trainables.outcome import End, Outcome, outcome_of
 from tune_srgan.search.confirmation import missing
 from tune_srgan.store.records import StudyRecords, TrialRecord, read_records, record_of
@@ -100,7 +101,12 @@ def never_begun(folder: StudyFolder, study: Study, number: int) -> TrialRecord:
 
 
 def finish(
-    folder: StudyFolder, study: Study, number: int, end: End | str = End.BALANCED, since: int = 100
+    folder: StudyFolder,
+    study: Study,
+    number: int,
+    end: End | str = End.BALANCED,
+    since: int = 100,
+    quality: Quality | None = None,
 ) -> TrialRecord:
     """Write readings and outcome; balanced from step `since` on, a lost one for a window; any other has rank 0.875."""
     trial, upto = folder.trial(number), study.max_steps
@@ -108,7 +114,7 @@ def finish(
     readings = [reading(step, 0.5 if since <= step <= until else 0.875) for step in range(4, upto + 1, 4)]
     trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings), encoding="utf-8")
     found = outcome_of(readings, trial.configuration(), upto, End(end))
-    trial.end(replace(found, exploitability=0.9 if end == End.BALANCED else None))
+    trial.end(replace(found, exploitability=0.9 if end == End.BALANCED else None, quality=quality or {}))
     return record_of(trial, study)
 
 

@@ -62,7 +62,7 @@ class View:
         self._study, self._folder, self._shown_below = study, folder, place / "shown"
         self._shown_below.mkdir()
         self.images = FileSystemArtifactStore(str(self._shown_below))
-        self._copy = OptunaCopy(study, open_database(self.url, study.study))
+        self._copy = OptunaCopy(study, open_database(self.url, study.study, study))
         self._ended: dict[int, TrialRecord] = {}
 
     def follow(self) -> None:
@@ -81,7 +81,7 @@ class View:
         self._copy.reconcile(records)
         for record in records:
             if record.end is not None and record.number not in self._ended:
-                self._copy.tell(record, told_of(record))
+                self._copy.tell(record, told_of(record, self._study))
                 self._note(record)
                 self._ended[record.number] = record
 

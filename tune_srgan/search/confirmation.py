@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tune_srgan.search.front import front_of
 from tune_srgan.search.race import due, incumbent_of, ranked, training_on
 from tune_srgan.store.records import Held, StudyRecords, TrialRecord
 from tune_srgan.store.study_folder import StudyFolder
@@ -29,8 +30,8 @@ class Confirmed:
 
     @property
     def held(self) -> list[Held]:
-        """How the balance held, of each seed that kept it."""
-        return [seed.held for seed in self.seeds if not seed.censored]
+        """How the balance held, of each seed that kept it, with images as good as is asked for."""
+        return [seed.held for seed in self.seeds if seed.accepted]
 
     @property
     def kept(self) -> int:
@@ -40,7 +41,7 @@ class Confirmed:
     @property
     def costs(self) -> list[float]:
         """By seed; ∞ where the balance was not kept."""
-        return [math.inf if seed.censored or seed.cost is None else seed.cost for seed in self.seeds]
+        return [seed.cost if seed.accepted and seed.cost is not None else math.inf for seed in self.seeds]
 
     @property
     def median(self) -> float:
@@ -49,7 +50,9 @@ class Confirmed:
 
 
 def candidates(study: Study, records: StudyRecords) -> list[TrialRecord]:
-    """Return the best balanced configurations of the search, none twice."""
+    """Return the best accepted configurations of the search, none twice; of a search for a front all that are on it."""
+    if study.objective.also is not None:
+        return front_of(study, records.search) if study.confirm.top else []
     chosen: list[TrialRecord] = []
     for record in ranked(study, records):
         if len(chosen) < study.confirm.top and record.values not in [one.values for one in chosen]:

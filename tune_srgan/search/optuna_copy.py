@@ -5,28 +5,40 @@ Every trial ends in Optuna exactly once, in the right state, and trial numbers a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.errors import InvalidInput, Problem, one_line
+from trainables.merits import END, QUALITY, loss_of
+from trainables.outcome import End
 from tune_srgan.search.samplers import distribution
-from tune_srgan.store.records import TrialRecord
+from tune_srgan.search.wait_sampler import FLOORS
+from tune_srgan.store.records import UNFINISHED, TrialRecord
 from tune_srgan.store.study_folder import OPTUNA_URL
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value
 
-Told = tuple[TrialState, float | None]
+Told = tuple[TrialState, tuple[float, ...]]
 DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
-def told_of(record: TrialRecord) -> Told:
-    """State and value of an ended trial: COMPLETE with its cost, censored or not; FAIL where it has none."""
-    return (TrialState.FAIL, None) if record.cost is None else (TrialState.COMPLETE, record.cost)
+def told_of(record: TrialRecord, study: Study) -> Told:
+    """State and values of an ended trial: COMPLETE with its cost, censored or not; FAIL where it has none.
+
+    In a search for a front also with how bad its images are; FAIL where they were not measured.
+    """
+    values: tuple[float, ...] = () if record.cost is None else (record.cost,)
+    if values and study.objective.also is not None:
+        values += (loss_of(study.objective.also, record.quality),)
+    known = bool(values) and not any(map(math.isnan, values))
+    return (TrialState.COMPLETE, values) if known else (TrialState.FAIL, ())
 
 
 class OptunaCopy:
@@ -49,14 +61,18 @@ class OptunaCopy:
         self,
         state: TrialState,
         values: Mapping[str, Value],
-        cost: float | None = None,
+        told: Sequence[float] = (),
         attributes: Mapping[str, Any] | None = None,
         system: Mapping[str, Any] | None = None,
     ) -> None:
         """Add a trial at the end; `system` is where evolution strategies keep what they know."""
         space = {key: self._space[key] for key in values}
         trial = optuna.trial.create_trial(
-            state=state, params=dict(values), distributions=space, value=cost, user_attrs=dict(attributes or {})
+            state=state,
+            params=dict(values),
+            distributions=space,
+            values=list(told) or None,
+            user_attrs=dict(attributes or {}),
         )
         trial.system_attrs = dict(system or {})
         self.kept.add_trial(trial)
@@ -74,12 +90,16 @@ class OptunaCopy:
         trial = optuna.trial.Trial(self.kept, known._trial_id)
         for key, value in attributes_of(record).items():
             trial.set_user_attr(key, value)
-        state, cost = told
-        if pruned_with and state is TrialState.PRUNED and cost is not None:
-            trial.report(cost, step=max(1, record.trained_steps))
+        if record.short:  # of what kept no balance the cost says enough
+            missed = [short if record.end is End.BALANCED else 0.0 for short in record.short.values()]
+            told_floors = [math.inf if math.isnan(short) else short for short in missed]
+            self.kept._storage.set_trial_system_attr(known._trial_id, FLOORS, told_floors)
+        state, values = told
+        if pruned_with and state is TrialState.PRUNED and values:
+            trial.report(values[0], step=max(1, record.trained_steps))
             self.kept.tell(known.number, state=state)
         else:
-            self.kept.tell(known.number, cost, state=state)
+            self.kept.tell(known.number, list(values) or None, state=state)
 
     def see(self, number: int, attributes: Mapping[str, Any]) -> None:
         """Note what a trial that has not ended has shown."""
@@ -93,7 +113,7 @@ class OptunaCopy:
             self.add_nobodys(record.number)
             if record.number >= self.count:
                 known = system[record.number] if record.number < len(system) else {}
-                self.add(TrialState.RUNNING, record.values, None, attributes_of(record), known)
+                self.add(TrialState.RUNNING, record.values, (), attributes_of(record), known)
         owned = {record.number + self.before for record in records}
         for trial in self.kept.get_trials(deepcopy=False)[self.before :]:
             if not trial.state.is_finished() and trial.number not in owned:
@@ -104,7 +124,8 @@ def attributes_of(record: TrialRecord) -> dict[str, Any]:
     """Return what a person sees of a trial beside its values and cost."""
     return {
         "proposed_by": record.proposed_by,
-        "outcome": record.label,
+        "outcome": UNFINISHED if record.end is None else record.end.value,
+        "accepted": record.accepted,
         "censored": record.censored,
         "steps": record.steps,
         "first_balance": record.first,
@@ -114,17 +135,25 @@ def attributes_of(record: TrialRecord) -> dict[str, Any]:
         "trained_steps": record.trained_steps,
         "exploitability": record.exploitability,
         "cause": record.cause,
+        **{f"{QUALITY}{name}": value for name, value in record.quality.get(END, {}).items()},
     }
 
 
-def open_database(url: str, name: str) -> optuna.Study:
+def directions_of(study: Study) -> list[StudyDirection]:
+    """Return which way each of a study's numbers is better."""
+    return [StudyDirection.MINIMIZE] * (1 if study.objective.also is None else 2)
+
+
+def open_database(url: str, name: str, study: Study) -> optuna.Study:
     """Open the study in a database, made where it is not there; one clear error where the database cannot be used."""
     try:
         storage = optuna.storages.RDBStorage(url)
         if storage.engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(storage.engine, "connect", _without_waiting)
             storage.engine.dispose()
-        return optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+        return optuna.create_study(
+            study_name=name, storage=storage, directions=directions_of(study), load_if_exists=True
+        )
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
         place = url.rpartition("@")[2]  # without a password
         found = f"a database that cannot be used ({one_line(error.__cause__ or error)})"

@@ -10,7 +10,6 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from trainables.outcome import End
 from tune_srgan.search.capping import Incumbent
 from tune_srgan.store.patience import PATIENCE_S
 from tune_srgan.store.records import StudyRecords, TrialRecord
@@ -31,11 +30,11 @@ def due(study: Study, record: TrialRecord, records: StudyRecords, best: Incumben
 
     None where all have ended, one did not keep the balance, or what is known of it does not beat the incumbent, `best`.
     """
-    if record.end is not End.BALANCED:
+    if not record.accepted:
         return None
     known, seeds = seeds_of(record, records), range(1, study.search.race + 1)
     further = next((one for one in seeds if one not in known), None)
-    if further is None or any(one.end is not End.BALANCED for one in known.values()):
+    if further is None or any(not one.accepted for one in known.values()):
         return None
     begun = any((one.number, one.trial.confirms) == (record.number, further) for one in records.confirmations)
     return further if begun or best is None or _median([record, *known.values()]) < best.cost else None
@@ -66,7 +65,7 @@ def _kept(study: Study, record: TrialRecord, records: StudyRecords) -> list[Tria
     """Those of a configuration's trainings in the race that kept the balance: the search's, and on further seeds."""
     known = seeds_of(record, records)
     raced = [record, *(known[further] for further in range(1, study.search.race + 1) if further in known)]
-    return [one for one in raced if one.end is End.BALANCED]
+    return [one for one in raced if one.accepted]
 
 
 def proven(study: Study, record: TrialRecord, records: StudyRecords) -> float:
@@ -79,7 +78,7 @@ def _cost(study: Study, kept: Sequence[TrialRecord]) -> float:
 
 
 def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
-    """Return the balanced trials of the search: first those whose further seeds kept it too, by the median.
+    """Return the accepted trials of the search: first those whose further seeds kept it too, by the median.
 
     Then those that more of them kept; what loses one gives way to nobody that was not tried.
     """
@@ -88,11 +87,13 @@ def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
         kept = _kept(study, record, records)
         return _cost(study, kept), -len(kept), record.cost or 0.0, record.number
 
-    return sorted((record for record in records.search if record.end is End.BALANCED), key=key)
+    return sorted((record for record in records.search if record.accepted), key=key)
 
 
 def incumbent_of(study: Study, records: StudyRecords) -> Incumbent | None:
-    """Return the configuration that has to be beaten."""
+    """Return the configuration that has to be beaten; None where a front is searched, on which others have a place."""
+    if study.objective.also is not None:
+        return None
     best = next(iter(ranked(study, records)), None)
     cost = math.inf if best is None else proven(study, best, records)
     return None if best is None or math.isinf(cost) else Incumbent(cost, best.number)

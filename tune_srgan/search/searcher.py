@@ -19,7 +19,15 @@ from optuna.trial import TrialState
 from trainables.balance import Verdict
 from trainables.dotted import flatten
 from trainables.errors import one_line
-from tune_srgan.search.optuna_copy import DATABASE_ERRORS, OptunaCopy, Told, attributes_of, open_database, told_of
+from tune_srgan.search.optuna_copy import (
+    DATABASE_ERRORS,
+    OptunaCopy,
+    Told,
+    attributes_of,
+    directions_of,
+    open_database,
+    told_of,
+)
 from tune_srgan.search.samplers import distribution, good_trials, sampler_of
 from tune_srgan.search.wait_sampler import WaitSampler
 from tune_srgan.store.records import StudyRecords, TrialRecord
@@ -68,10 +76,10 @@ class Searcher:
         self._study, self._censored = study, censored
         self._name: str = study.search.sampler
         self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
-        self._sampled = OptunaCopy(study, optuna.create_study(direction="minimize"), len(learnt))
+        self._sampled = OptunaCopy(study, optuna.create_study(directions=directions_of(study)), len(learnt))
         for one in learnt:
-            self._sampled.add(TrialState.COMPLETE, one.values, one.cost, one.attributes)
-        self._log = None if url is None else OptunaCopy(study, open_database(url, name or study.study))
+            self._sampled.add(TrialState.COMPLETE, one.values, (one.cost,), one.attributes)
+        self._log = None if url is None else OptunaCopy(study, open_database(url, name or study.study, study))
         known = [] if self._log is None else [trial.system_attrs for trial in self._log.kept.get_trials()]
         self._sampled.reconcile(records, known)
         if self._log is not None:
@@ -104,7 +112,7 @@ class Searcher:
         """Write a proposal whose record is there to the database: a driver that dies before leaves no gap."""
         system = self._sampled[proposal.number].system_attrs
         attributes = {"proposed_by": proposal.proposed_by}
-        self._write(lambda log: log.add(TrialState.RUNNING, proposal.values, None, attributes, system))
+        self._write(lambda log: log.add(TrialState.RUNNING, proposal.values, (), attributes, system))
 
     def tell(self, record: TrialRecord) -> None:
         """End a trial: COMPLETE with its cost, censored or not; FAIL when it has none. Telling twice is harmless."""
@@ -139,12 +147,12 @@ class Searcher:
 
     def _told(self, record: TrialRecord) -> Told:
         """What the sampler sees of an ended trial."""
-        state, cost = told_of(record)
-        if cost is None or not record.censored or self._censored == "cost":
-            return state, cost
+        state, values = told_of(record, self._study)
+        if not values or not record.censored or self._censored == "cost":
+            return state, values
         if self._censored == "pruned":
-            return TrialState.PRUNED, cost
-        return state, min(cost, float(self._study.max_steps))
+            return TrialState.PRUNED, values
+        return state, (min(values[0], float(self._study.max_steps)), *values[1:])
 
     def _examples(self, ended: int) -> int:
         """Of the `good_trials` only those whose game was played: all that capping never let begin cost the same."""

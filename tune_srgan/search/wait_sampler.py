@@ -29,6 +29,7 @@ CANDIDATES, NEIGHBOURS, NEAR = 2048, 32, 0.05  # at random; around each of the b
 SPREAD = 1.5  # of the logarithms of waits over a space, before any is known: 1.3 to 1.9 on recorded curves
 MOST, DRAWS = 256, 512  # candidates and draws by which a chance is told
 BEST, FEWEST = 4, 2  # trials: around which candidates lie; whose games must have been seen before there is a model
+FLOORS = "constraints"  # the attribute in which Optuna's samplers look for what has to be 0 or less
 LENGTHS = ("g_pretrain_steps", "pretrain_g_only", "adv_loss_ramp_steps")  # keys that say when the game is on
 PRETRAINING_SHARE = 0.5  # of a game step's seconds that a step of pretraining takes, about
 
@@ -66,6 +67,7 @@ class WaitSampler(BaseSampler):
         played, believed = self._told(known)
         best = min((self._cost(one) for one in known if _in_balance(one)), default=math.inf)
         values, gain = self._judged(played, believed, best)
+        gain = np.where(gain > 0, gain * self._above_floors(known, values), gain)
         chosen = values[int(np.argmax(gain))]
         return {key: chosen[key] for key in search_space}
 
@@ -121,6 +123,22 @@ class WaitSampler(BaseSampler):
         mean, deviation = predicted(where, waits, candidates, believed)
         return values, self._improvement(before, mean, deviation, best)
 
+    def _above_floors(self, known: list[FrozenTrial], values: list[dict[str, Value]]) -> Array:
+        """How likely the images of each candidate are as good as is asked for; 1 where nothing says otherwise.
+
+        A model like the wait's for each floor, of what balanced (Gardner et al. 2014, constrained improvement).
+        """
+        told = [one for one in known if _measured(one)]
+        likely = np.ones(len(values))
+        if len(told) < FEWEST:
+            return likely
+        where, wanted = (np.array([self._place(one) for one in many]) for many in ([t.params for t in told], values))
+        for short in np.array([one.system_attrs[FLOORS] for one in told]).T:
+            scale = float(np.abs(short).max()) or 1.0
+            mean, deviation = predicted(where, SPREAD * short / scale, wanted)
+            likely *= ndtr(-mean / deviation)
+        return likely
+
     def _place(self, values: dict[str, Any]) -> list[float]:
         return [parameter.share_of(values[key]) for key, parameter in self._study.space.items()]
 
@@ -172,9 +190,17 @@ def _played(trial: FrozenTrial) -> bool:
 
 
 def _in_balance(trial: FrozenTrial) -> bool:
-    """Whether it kept the balance, or has found one so far."""
+    """Whether it kept the balance with images as good as is asked for, or has found one so far."""
     told = trial.user_attrs
-    return bool(told["outcome"] == End.BALANCED if trial.state.is_finished() else told.get("gap") == 0)
+    if not trial.state.is_finished():
+        return bool(told.get("gap") == 0)
+    return bool(told["outcome"] == End.BALANCED) and max(trial.system_attrs.get(FLOORS, ()), default=0.0) <= 0
+
+
+def _measured(trial: FrozenTrial) -> bool:
+    """Whether it is known of a balance that was kept how far its images are from the floors."""
+    floors = trial.system_attrs.get(FLOORS, ())
+    return bool(floors) and trial.user_attrs.get("outcome") == End.BALANCED and max(floors) < math.inf
 
 
 def predicted(

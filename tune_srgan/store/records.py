@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainables.balance import Ruler, Verdict, excesses, judge, nash_cost, pace_of
+from trainables.merits import Quality, short_of
 from trainables.outcome import End
 from tune_srgan.store.account import SHARED, WAITS, account_of, cost_in_seconds, step_seconds_of
 from tune_srgan.store.trial_folder import Proposer, TrialFolder
 from tune_srgan.study.settings import Study
 from tune_srgan.study.space import Value
 
-UNFINISHED = "unfinished"  # the label of a trial that has not ended
+UNFINISHED, BELOW = "unfinished", "below floor"  # labels: it has not ended; its images are worse than is asked for
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class TrialRecord:
     account: dict[str, int] = field(default_factory=dict)
     device: str = ""
     held: Held = field(default_factory=Held)
+    quality: Quality = field(default_factory=dict)
+    short: dict[str, float] = field(default_factory=dict)  # by how much its images miss each of the study's floors
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it may win: it kept its balance, and its images are as good as the study asks for."""
+        return self.end is End.BALANCED and all(short <= 0 for short in self.short.values())
 
     @property
     def number(self) -> int:
@@ -65,6 +73,8 @@ class TrialRecord:
     @property
     def label(self) -> str:
         """How it ended, in a word."""
+        if self.end is End.BALANCED and not self.accepted:
+            return BELOW
         return UNFINISHED if self.end is None else self.end.value
 
 
@@ -111,6 +121,7 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         cost = nash_cost(verdict, study.max_steps)
         if study.objective.metric == "seconds_to_nash":
             cost = cost_in_seconds(cost, pretraining, step_seconds, study.max_steps)
+    quality = ended.get("quality", {})
     computed = [reading for reading in readings if SHARED not in reading]
     return TrialRecord(
         trial=trial,
@@ -132,6 +143,8 @@ def record_of(trial: TrialFolder, study: Study) -> TrialRecord:
         account=account_of(readings, ended, study.max_steps),
         device=ended.get("device", ""),
         held=held,
+        quality=quality,
+        short={key: short_of(key, quality, floor) for key, floor in study.objective.at_least.items()},
     )
 
 
@@ -159,8 +172,8 @@ def baseline_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the balanced trial of the lowest cost; the earlier one of two alike."""
-    balanced = [record for record in records if record.end is End.BALANCED and record.cost is not None]
+    """Return the accepted trial of the lowest cost; the earlier one of two alike."""
+    balanced = [record for record in records if record.accepted and record.cost is not None]
     return min(balanced, key=lambda record: (record.cost or 0.0, record.number), default=None)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from trainables.balance import Ruler, earliest_balance
 from trainables.configuration import build_configuration, unjudgeable
 from trainables.dotted import with_values
 from trainables.errors import InvalidInput
+from trainables.merits import MERITS, QUALITY
 from trainables.schema import Configuration, NashSettings
 from trainables.sections import Place, Section
 from trainables.yaml_files import write_yaml
@@ -22,6 +23,14 @@ from tune_srgan.study.space import Parameter, Value
 
 METRIC = "Training.Losses.perceptual_metric"
 
+
+def _figure(key: str) -> str:
+    if key.removeprefix(QUALITY) not in MERITS or not key.startswith(QUALITY):
+        raise ValueError(f"a figure of merit: {', '.join(f'{QUALITY}{name}' for name in MERITS)}")
+    return key
+
+
+Figure = Annotated[str, AfterValidator(_figure)]  # of merit
 WandbMode = Literal["offline", "online", "disabled"]
 
 
@@ -34,6 +43,8 @@ class Objective(Section):
     max_steps: Annotated[int, Field(ge=1)] | None = None  # of a trial; else the training file's
     validate_every: Annotated[int, Field(ge=1)] | None = None
     nash: NashSettings = NashSettings()
+    also: Figure | None = None  # minimised as well: the search is for a front, on which no trial beats another in both
+    at_least: dict[Figure, float | Literal["bicubic"]] = {}  # of a winner's images: a number, or as good as bicubic's
 
 
 class BudgetLimits(Section):
@@ -126,6 +137,17 @@ class Study(Section):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     storage: Place = "runs"
+
+    @model_validator(mode="after")
+    def _for_a_front(self) -> Study:
+        """Where two numbers are minimised nobody is ahead: nothing races, none pauses for one that may be sooner."""
+        if self.objective.also is not None:
+            best_first = self.search.best_first.model_copy(update={"enabled": False})
+            told: dict[str, Any] = {"race": 0, "best_first": best_first}
+            if "sampler" not in self.search.model_fields_set:
+                told["sampler"] = "tpe"
+            object.__setattr__(self, "search", self.search.model_copy(update=told))
+        return self
 
     def changed(self, trials: int | None, concurrent: int | None, storage: str | None) -> Study:
         """Return the study with what a person asked for instead of the file's."""
