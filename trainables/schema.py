@@ -67,7 +67,7 @@ class DataSettings(Section):
     val_batch_size: Positive = 8
     resident: bool | None = None  # scenes kept on the GPU; default: where they take less than a quarter of what is free
     num_workers: Annotated[Count, UNREAD] = 0
-    prefetch_factor: Count = 2  # batches cut ahead where scenes are not on the GPU
+    prefetch_factor: Count | None = 2  # batches cut ahead where scenes are not on the GPU; null: 1
 
     @model_validator(mode="before")
     @classmethod

@@ -236,7 +236,7 @@ class _Feed:
     def __init__(self, state: State, imagery: Imagery) -> None:
         self._state, self._imagery = state, imagery
         data = state.configuration.Data
-        self._size, self._ahead = data.train_batch_size, max(1, data.prefetch_factor)
+        self._size, self._ahead = data.train_batch_size, max(1, data.prefetch_factor or 1)
         self._thread = ThreadPoolExecutor(1)
         self._coming: dict[int, Future[tuple[Tensor, Tensor]]] = {}
         layout = torch.channels_last if state.device.type == "cuda" else torch.contiguous_format

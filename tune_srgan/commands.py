@@ -18,7 +18,19 @@ from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.cluster.jobs import is_dashboard
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
 from tune_srgan.console import duration, print_problems, print_warnings
-from tune_srgan.options import Address, Concurrent, Dashboard, For, Formats, Storage, StudyName, TakeOver, Trials, named
+from tune_srgan.options import (
+    Address,
+    Chosen,
+    Concurrent,
+    Dashboard,
+    For,
+    Formats,
+    Storage,
+    StudyName,
+    TakeOver,
+    Trials,
+    named,
+)
 from tune_srgan.store.ending import StudyEnd
 from tune_srgan.store.records import StudyRecords, read_records
 from tune_srgan.store.studies import RUNS, find_study, study_in
@@ -233,20 +245,25 @@ def dashboard(
 
 @app.command()
 @_answers_problems
-def best(study: StudyName, storage: Storage = None, address: Dashboard = None, project: For = None) -> None:
-    """Print the winner's complete training configuration, or write it for opensr-srgan."""
-    from tune_srgan.report.best import best_configuration, write_best
+def best(
+    study: StudyName, storage: Storage = None, address: Dashboard = None, project: For = None, trial: Chosen = None
+) -> None:
+    """Print the winner's complete training configuration, or another trial's, or write it for opensr-srgan."""
+    from tune_srgan.report.best import best_configuration, trial_of, write_best
     from tune_srgan.report.handover import write_for_opensr
 
     if address:
-        _on_head(address, "best", *there("best", study, storage or RUNS))
+        options = [] if trial is None else ["--trial", str(trial)]
+        _on_head(address, "best", *there("best", study, storage or RUNS, *options))
     folder, loaded, records = _found(study, storage)
     winner = write_best(loaded, folder, records)
+    if trial is not None:
+        winner = trial_of(folder, records, trial)
     if winner is None:
         err.print(f"No trial of {folder.path.name} kept the balance.", style="yellow")
         raise typer.Exit(FAILED)
     if project is None:
-        sys.stdout.write(best_configuration(loaded, winner))
+        sys.stdout.write(best_configuration(loaded, winner, records))
     else:
         write_for_opensr(loaded, folder, winner, Path(), out, err)
 

@@ -40,6 +40,9 @@ class Other(StrEnum):
     OPENSR_SRGAN = "opensr-srgan"
 
 
+Chosen = Annotated[
+    int | None, typer.Option("--trial", help="Another trial than the winner, by its number; one of the front, say.")
+]
 For = Annotated[
     Other | None, typer.Option("--for", help="Write a file and a checkpoint of that project into this folder.")
 ]

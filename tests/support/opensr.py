@@ -16,7 +16,7 @@ KEYS: dict[str, list[Any]] = {  # every key, with values that are not its defaul
     "Data.val_batch_size": [4],
     "Data.batch_size": [6],
     "Data.num_workers": [6],
-    "Data.prefetch_factor": [4],
+    "Data.prefetch_factor": [4, None],
     "Data.dataset_type": ["LRHRFolderDataset", "ExampleDataset", "SEN2NAIP", "sen2naip"],
     "Data.root_dir": ["tiles"],
     "Data.dataset_root": ["tiles"],

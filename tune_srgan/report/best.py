@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+from trainables.errors import InvalidInput, Problem
+from trainables.outcome import End
 from tune_srgan.search.confirmation import winner
 from tune_srgan.store.objects import write_atomically
 from tune_srgan.store.records import StudyRecords, TrialRecord
@@ -11,13 +13,26 @@ from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.study.settings import Study
 
 
-def best_configuration(study: Study, best: TrialRecord) -> str:
-    """Return the winner's complete configuration as a file, with what it is and what to do with it."""
+def best_configuration(study: Study, best: TrialRecord, records: StudyRecords) -> str:
+    """Return a trial's complete configuration as a file, with what it is and what to do with it."""
+    leader = winner(study, records)
+    whose = "The winner" if leader is not None and leader.number == best.number else "A trial"
+    how = f"in balance from step {best.steps} to its end" if best.end is End.BALANCED else best.label
     note = (
-        f"# The winner of study '{study.study}': trial {best.number}, in balance from step {best.steps} to its end.\n"
+        f"# {whose} of study '{study.study}': trial {best.number}, {how}.\n"
         f"# Train it again: python tune.py train best.yaml\n"
     )
     return note + best.trial.configuration_file.read_text(encoding="utf-8")
+
+
+def trial_of(folder: StudyFolder, records: StudyRecords, number: int) -> TrialRecord:
+    """Return the search's trial of that number; one clear error where there is none."""
+    found = next((record for record in records.search if record.number == number), None)
+    if found is None:
+        last = max((record.number for record in records.search), default=-1)
+        expected = f"a trial of it, 0 to {last}" if last >= 0 else "a study that has trials"
+        raise InvalidInput([Problem(folder.path.name, "--trial", str(number), expected)])
+    return found
 
 
 def write_best(study: Study, folder: StudyFolder, records: StudyRecords) -> TrialRecord | None:
@@ -28,7 +43,7 @@ def write_best(study: Study, folder: StudyFolder, records: StudyRecords) -> Tria
     best = winner(study, records)
     if best is None:
         return None
-    content, kept = best_configuration(study, best), folder.best_configuration
+    content, kept = best_configuration(study, best, records), folder.best_configuration
     with contextlib.suppress(OSError):
         if not kept.exists() or kept.read_text(encoding="utf-8") != content:
             folder.best_generator.unlink(missing_ok=True)  # another trial's

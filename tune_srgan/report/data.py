@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainables.balance import CONDITIONS, Ruler
+from trainables.merits import BICUBIC, END, MERITS, PRETRAINED, QUALITY
 from trainables.outcome import End
 from trainables.schema import Configuration
 from tune_srgan.report.words import LIMITS
 from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, left_to_do, winner_of
+from tune_srgan.search.front import figure_of, front_of
 from tune_srgan.store.ending import StudyEnd, why_still
 from tune_srgan.store.records import StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
@@ -57,6 +59,7 @@ PROBE_NAMES = {
     "nash/probe/fresh_300_bicubic": "fresh against bicubic",
     "nash/probe/fresh_300_real": "fresh against real",
 }
+DISTORTION, PERCEPTION = "psnr", "spectrum"  # the plane's figures (Blau & Michaeli 2018)
 Importance = Callable[[Study, Sequence[TrialRecord]], dict[str, tuple[float, float, float]]]
 
 
@@ -96,6 +99,8 @@ def report_data(
         "baseline": baseline.number if baseline else None,
         "curves": {number: _curves(record) for number, record in shown.items()},
         "trials": [_trial(record) for record in search],
+        "front": _front(study, search),
+        "quality": {number: record.quality for number, record in shown.items()},
         "history": _history(search),
         "importance": {key: list(value) for key, value in importance(study, search).items()},
         "confirmed": [_confirmed(one, sure[0]) for one in sure],
@@ -205,11 +210,31 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "share": record.share,
         "gap": record.gap,
         "exploitability": record.exploitability,
+        "quality": record.quality.get(END, {}),
         "trained": record.trained_steps,
         "account": record.account,
         "seconds": record.seconds,
         "cause": record.cause,
         "files": {name: f"{record.trial.place}/{file.name}" for name, file in files.items() if file.exists()},
+    }
+
+
+def _front(study: Study, search: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The trials that no other beats in both, and every trial's way over the plane of distortion and perception."""
+    name = figure_of(study).removeprefix(QUALITY)
+    return {
+        "figure": name,
+        "unit": MERITS[name].unit,
+        "numbers": [record.number for record in front_of(study, search)],
+        "paths": {
+            record.number: {
+                image: [figures.get(DISTORTION), figures.get(PERCEPTION)]
+                for image, figures in record.quality.items()
+                if image in (BICUBIC, PRETRAINED, END)
+            }
+            for record in search
+            if record.quality
+        },
     }
 
 

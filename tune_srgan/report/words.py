@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainables.merits import END, MERITS, Better
 from trainables.outcome import End
 from tune_srgan.console import duration, figure, milliseconds, setting, share_text
 
@@ -19,6 +20,7 @@ LIMITS = (
     "and, as its exploitability shows, not against every better one.",
     "One seed is an anecdote: rely on what was confirmed on further seeds, over the whole training.",
 )
+TOLD = ("psnr", "spectrum", "improvement", "omission", "hallucination")  # figures of merit that a line has room for
 PROBES_TEXT = (
     "share: of balanced readings since the balance began, the median of seeds that kept it. Ranks (medians; 0.5 "
     "cannot tell, 1 always tells) are those of D trained on against the frozen generator at its rate for 100 and 300 "
@@ -57,6 +59,7 @@ def answer_of(data: Mapping[str, Any]) -> Answer:
             "A balance kept by standing still: the plateau schedulers all but stopped both networks. Longer patiences "
             "keep them at play; a best response may still win, as the exploitability says."
         )
+    details += quality_texts(data["quality"].get(str(winner["number"]), {}))
     if winner["seeds"]:
         count, by_seed = len(winner["seeds"]), ", ".join(map(cost_text, winner["seeds"]))
         details.append(
@@ -108,6 +111,40 @@ def _random(winner: Mapping[str, Any], unit: str) -> str:
         f"Of {random['count']} random configurations {random['kept']} kept it; their median cost is "
         f"{random['median']:.0f} {unit}{penalty}: {random['median'] / winner['cost']:.1f} times the winner's."
     )
+
+
+def merit_text(name: str, value: float) -> str:
+    """Return a figure of merit with its unit; signed where the best is 0."""
+    merit = MERITS[name]
+    number = f"{value:+.2f}" if merit.better is Better.ZERO else f"{value:.4g}"
+    return f"{number} {merit.unit}".rstrip()
+
+
+def quality_texts(quality: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return what the final images are worth, beside bicubic upsampling and what pretraining left."""
+    final = quality.get(END, {})
+    told = []
+    for name in (name for name in TOLD if name in final):
+        beside = [
+            f"{merit_text(name, of[name])} {image}" for image, of in quality.items() if image != END and name in of
+        ]
+        told.append(f"{name} {merit_text(name, final[name])}" + (f" ({', '.join(beside)})" if beside else ""))
+    return [f"Its images: {'; '.join(told)}."] if told else []
+
+
+def front_texts(data: Mapping[str, Any]) -> list[str]:
+    """Return the trials that no other beats in both steps and image, a line each; nothing where one beats all."""
+    front, trials = data["front"], {trial["number"]: trial for trial in data["trials"]}
+    if len(front["numbers"]) < 2:
+        return []
+    lines = [f"Sooner, or with a better image ({front['figure']}): no other trial beats one of these in both."]
+    for number in front["numbers"]:
+        quality = trials[number]["quality"]
+        names = dict.fromkeys([front["figure"], *TOLD])
+        told = ", ".join(f"{name} {merit_text(name, quality[name])}" for name in names if name in quality)
+        cost = f"{cost_text(trials[number]['cost'])} {data['unit']}"
+        lines.append(f"  trial {number}: {cost}; {told} (best {data['study']} --trial {number})")
+    return lines
 
 
 def cost_text(cost: float | None) -> str:

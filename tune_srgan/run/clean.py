@@ -6,6 +6,7 @@ import shutil
 
 from trainables.cache import files_below
 from tune_srgan.search.confirmation import candidates, winner
+from tune_srgan.search.front import front_of
 from tune_srgan.store.layout import TEMPORARY, StudyFiles, TrialFiles
 from tune_srgan.store.records import StudyRecords
 from tune_srgan.store.study_folder import StudyFolder
@@ -14,7 +15,7 @@ from tune_srgan.study.settings import Study
 
 def clean(study: Study, folder: StudyFolder, records: StudyRecords) -> int:
     """Delete all but the checkpoints of configurations that may win or go on; returns bytes freed."""
-    kept = [winner(study, records), *candidates(study, records)]
+    kept = [winner(study, records), *candidates(study, records), *front_of(study, records.search)]
     needed = {record.trial.place for record in kept if record is not None}
     ended = {record.trial.place for record in records.every if record.end is not None}
     storage, freed = folder.storage(), 0
