@@ -11,11 +11,18 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trainables.merits import BICUBIC, END, PRETRAINED, TRUTH
 from trainables.outcome import End
 from tune_srgan.report import palette
 from tune_srgan.report.palette import RAMP, colour
 
 Draw = Callable[[dict[str, Any]], Figure | None]
+SPECTRA = {  # whose are drawn: colour and style
+    TRUTH: ("ink", "-"),
+    BICUBIC: ("muted", ":"),
+    PRETRAINED: ("b", "--"),
+    END: ("a", "-"),
+}
 WITHOUT_COST = {end for end in End if not end.has_cost}
 MARKS = {  # a trial in the history: colour and shape by its end
     End.BALANCED: ("a", "o"),
@@ -183,12 +190,78 @@ def schedules(data: dict[str, Any]) -> Figure | None:
     return figure
 
 
+def plane(data: dict[str, Any]) -> Figure | None:
+    """Draw each trial's way from bicubic over pretraining to its end: PSNR against the spectrum's error.
+
+    The perception–distortion plane (Blau & Michaeli 2018): to the right pixels are nearer to truth's, below its power
+    above the low-resolution image's Nyquist frequency is.
+    """
+    paths = {
+        number: [
+            (path[image][0], abs(path[image][1])) for image in (BICUBIC, PRETRAINED, END) if _is_there(path, image)
+        ]
+        for number, path in data["front"]["paths"].items()
+    }
+    paths = {number: points for number, points in paths.items() if points}
+    if not paths:
+        return None
+    winner, baseline = (None if one is None else str(one) for one in (_winner(data), data["baseline"]))
+    figure, axis = pyplot.subplots(figsize=(9, 4.2))
+    front = set(map(str, data["front"]["numbers"]))
+    for number, points in sorted(paths.items(), key=lambda one: (one[0] == winner, one[0] == baseline)):
+        shade = "a" if number == winner else "b" if number == baseline else "muted"
+        strong = shade != "muted"
+        role = "the winner" if number == winner else "the baseline"
+        look: dict[str, Any] = {"lw": 1.8 if strong else 0.8, "alpha": 1.0 if strong else 0.5, "color": colour(shade)}
+        label = f"trial {number}{f', {role}' if strong else ''}"
+        axis.plot(*zip(*points, strict=True), "-", gid=label, label=label if strong else None, **look)
+        axis.plot(*points[-1], "D" if number in front else "o", ms=6 if strong else 4.5, color=colour(shade), zorder=4)
+        if len(points) > 2:
+            axis.plot(*points[1], "s", ms=4, color=colour(shade), mfc="none", zorder=4)
+    begin = next(iter(paths.values()))[0]
+    axis.plot(*begin, "*", color=colour("ink"), ms=11, label="bicubic", zorder=5)
+    for mark, text in (("s", "after pretraining"), ("o", "at the end"), ("D", "at the end, on the front")):
+        axis.plot([], [], mark, color=colour("muted"), mfc="none" if mark == "s" else None, label=text)
+    axis.set(xlabel="PSNR, dB (right: nearer to truth)", ylabel="error of the spectrum, dB (down: nearer)")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, fontsize=8.5, ncols=6, loc="upper left", bbox_to_anchor=(0, 1.14))
+    return figure
+
+
+def spectrum(data: dict[str, Any]) -> Figure | None:
+    """Draw the power spectra of truth and of the winner's held-out images: bicubic, after pretraining, at the end."""
+    spectra = data["spectra"]
+    if not spectra:
+        return None
+    figure, axis = pyplot.subplots(figsize=(9, 3.6))
+    frequencies = spectra["frequencies"]
+    for name, (shade, style) in SPECTRA.items():
+        if name in spectra["power"]:
+            _line(axis, frequencies, spectra["power"][name], name, shade, style)
+    axis.axvline(spectra["nyquist"], color=colour("d"), lw=1, ls=":")
+    place: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "va": "top", "fontsize": 8}
+    axis.text(spectra["nyquist"], 0.98, " Nyquist frequency of LR", color=colour("d"), **place)
+    axis.set(xlabel="spatial frequency, cycles a pixel", ylabel="power, dB", xlim=(0, max(frequencies)))
+    axis.legend(frameon=False, fontsize=8.5, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.16))
+    return figure
+
+
+def _is_there(path: dict[str, list[float | None]], image: str) -> bool:
+    return image in path and None not in path[image]
+
+
+def _winner(data: dict[str, Any]) -> int | None:
+    return data["answer"]["number"] if data["answer"] else None
+
+
 FIGURES: dict[str, tuple[str, Draw]] = {
     "balance": ("D(y), D(G(x)), rank and control over the training of winner and baseline", balance),
     "parallel": ("All trials: a line each, over the searched settings to its cost", parallel),
     "history": ("Cost by trial, and the best so far", history),
     "importance": ("Importance of each searched setting", importance),
     "slices": ("Cost by each searched setting", slices),
+    "plane": ("Distortion and perception: each trial's way from bicubic to its end", plane),
+    "spectrum": ("Power spectra of the winner's images", spectrum),
     "schedules": ("Learning rates and adversarial weight of the winner", schedules),
 }
 

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import jinja2
 
 from trainables.errors import InvalidInput, Problem
+from trainables.merits import MERITS
 from tune_srgan.console import setting
 from tune_srgan.report import figures, palette, words
 from tune_srgan.store.layout import StudyFiles
@@ -100,6 +101,7 @@ def html(data: dict[str, Any], watched: bool = False, home: str = ".") -> str:
         r=data,
         figures=drawn,
         words=words,
+        merits=MERITS,
         heads=heads,
         texts=("trial", *TEXTS),
         refresh=REFRESH_S if watched and data["running"] else None,
