@@ -9,6 +9,7 @@ from enum import StrEnum
 
 QUALITY = "quality/"  # before a figure's name, wherever it stands among others
 BICUBIC, PRETRAINED, END = "bicubic", "after pretraining", "at the end"  # images that are measured
+TEST = "at the end, test set"
 TRUTH = "truth"
 Quality = Mapping[str, Mapping[str, float]]  # by image, then by figure
 

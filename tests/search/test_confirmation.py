@@ -24,7 +24,7 @@ from tune_srgan.report.data import report_data
 from tune_srgan.report.terminal import print_report
 from tune_srgan.report.words import confirmation_texts
 from tune_srgan.run.clean import clean
-from tune_srgan.search.confirmation import candidates, compared, confirmed, missing, winner
+from tune_srgan.search.confirmation import candidates, compared, confirmed, difference, missing, winner
 from tune_srgan.store.records import record_of
 from tune_srgan.store.study_folder import StudyFolder
 
@@ -136,6 +136,25 @@ def test_what_is_still_balanced_later_is_counted(folder, study):
     assert one["share"] == pytest.approx((30 / 36 + 1) / 2)
     said = "Trial 0: 6 of 72 readings since the balance miss the condition “the discriminator cannot order real over"
     assert confirmation_texts(data)[0].startswith(said)
+
+
+def test_the_baseline_is_trained_on_the_same_seeds_to_be_compared_with_and_never_wins(folder, tmp_path):
+    study = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 3, "baseline": True}})
+    start(folder, study, 5, VALUES | {PATIENCE: 12}, "try_first")
+    finish(folder, study, 5, "exhausted")
+    places = [trial.place for trial in missing(study, folder, records_in(study, folder))]
+    assert places == [f"confirm/0000{number}-{seed}" for seed in (1, 2, 3) for number in (0, 5)]
+    confirm_all(folder, study, n0=(120, None, 100), n5=(60, 60, 60))
+    records = records_in(study, folder)
+    assert [one.record.number for one in confirmed(study, records)] == [5, 0]
+    assert winner(study, records).number == 0
+
+
+def test_paired_differences_have_the_interval_of_students_t():
+    mean, low, high = difference([2.0, 4.0, 3.0, math.nan], [1.0, 1.0, 1.0, 1.0])
+    assert mean == 2.0
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), rel=1e-6)
+    assert difference([1.0, math.inf], [0.0, 0.0]) is None
 
 
 def test_seeds_are_compared_in_pairs_and_three_tell_nothing_apart(folder, study):

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainables.balance import CONDITIONS, Ruler
-from trainables.merits import BICUBIC, END, MERITS, PRETRAINED, QUALITY
+from trainables.merits import BICUBIC, END, MERITS, PRETRAINED, QUALITY, TEST
 from trainables.outcome import End
 from trainables.schema import Configuration
 from tune_srgan.report.words import LIMITS
-from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, left_to_do, winner_of
+from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, difference, left_to_do, winner_of
 from tune_srgan.search.front import figure_of, front_of
 from tune_srgan.store.ending import StudyEnd, why_still
 from tune_srgan.store.records import StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
@@ -52,6 +52,7 @@ CURVES = {
     "cuts_d": "training/plateau_cuts_d",
     "balanced": "nash/balanced",
 }
+JUDGED = (END, TEST)  # images by which confirmed configurations are compared
 PROBE_NAMES = {
     "nash/probe/warm_100": "warm, 100 steps",
     "nash/probe/warm_300": "warm, 300 steps",
@@ -104,6 +105,7 @@ def report_data(
         "history": _history(search),
         "importance": {key: list(value) for key, value in importance(study, search).items()},
         "confirmed": [_confirmed(one, sure[0]) for one in sure],
+        "worth": _worth(sure, baseline),
         "images": [_images(record.trial) for record in shown.values() if record.trial.samples.exists()],
         "account": _account(folder, records),
         "measured": _measured(study, folder, records),
@@ -268,6 +270,25 @@ def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
         "p": p,
         "tie": one is not best and p > TOLD_APART,
     }
+
+
+def _worth(sure: Sequence[Confirmed], baseline: TrialRecord | None) -> list[dict[str, Any]]:
+    """What the confirmed configurations' images are worth: each figure's median and ends over the further seeds.
+
+    And how far each is from the baseline's on the same seeds, where those were trained.
+    """
+    against = next((one for one in sure if baseline is not None and one.record.number == baseline.number), None)
+    worth = []
+    for one in sure:
+        for image in dict.fromkeys(image for seed in one.seeds for image in seed.quality if image in JUDGED):
+            figures, beside = one.figures(image), against.figures(image) if against not in (None, one) else {}
+            told = {}
+            for name, values in figures.items():
+                known = [value for value in values if math.isfinite(value)]
+                apart = difference(values, beside[name]) if name in beside else None
+                told[name] = {"median": _middle(known), "low": min(known), "high": max(known), "difference": apart}
+            worth.append({"number": one.record.number, "image": image, "figures": told})
+    return worth
 
 
 def _images(trial: TrialFolder) -> dict[str, Any]:

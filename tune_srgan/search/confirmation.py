@@ -11,9 +11,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from scipy.special import stdtrit
+
 from tune_srgan.search.front import front_of
 from tune_srgan.search.race import due, incumbent_of, ranked, training_on
-from tune_srgan.store.records import Held, StudyRecords, TrialRecord
+from tune_srgan.store.records import Held, StudyRecords, TrialRecord, baseline_of
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
@@ -43,6 +45,11 @@ class Confirmed:
         """By seed; ∞ where the balance was not kept."""
         return [seed.cost if seed.accepted and seed.cost is not None else math.inf for seed in self.seeds]
 
+    def figures(self, image: str) -> dict[str, list[float]]:
+        """Return what an image of each seed is worth, by figure; nan where it was not measured."""
+        names = dict.fromkeys(name for seed in self.seeds for name in seed.quality.get(image, {}))
+        return {name: [seed.quality.get(image, {}).get(name, math.nan) for seed in self.seeds] for name in names}
+
     @property
     def median(self) -> float:
         """Of the costs; ∞ where half or more did not keep the balance."""
@@ -61,8 +68,11 @@ def candidates(study: Study, records: StudyRecords) -> list[TrialRecord]:
 
 
 def _wanted(study: Study, records: StudyRecords) -> list[tuple[TrialRecord, int]]:
-    """Every confirmation there is to be, by candidate and further seed; seed by seed."""
-    chosen = candidates(study, records)
+    """Every confirmation there is to be, by configuration and further seed, the baseline's where asked."""
+    chosen, baseline = candidates(study, records), baseline_of(records.search)
+    compares = study.confirm.baseline and study.confirm.top
+    if compares and baseline is not None and baseline.values not in [one.values for one in chosen]:
+        chosen.append(baseline)
     return [(record, further) for further in range(1, study.confirm.seeds + 1) for record in chosen]
 
 
@@ -116,6 +126,7 @@ def winner_of(study: Study, records: StudyRecords, complete: Sequence[Confirmed]
 
     The search's best where not every candidate is confirmed yet, or none kept it on any.
     """
+    complete = [one for one in complete if one.record.accepted]  # the baseline is there to be compared with
     numbers = {one.record.number for one in complete}
     every = complete and all(record.number in numbers for record in candidates(study, records))
     return complete[0].record if every and complete[0].kept else next(iter(ranked(study, records)), None)
@@ -128,3 +139,16 @@ def compared(one: Confirmed, other: Confirmed) -> tuple[int, int, float]:
     n = faster + slower
     tail = sum(math.comb(n, k) for k in range(max(faster, slower), n + 1)) / 2**n
     return faster, slower, min(1.0, 2 * tail)
+
+
+def difference(one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float] | None:
+    """Return the mean of paired differences, one's less the other's, and its 95 % interval (Student's t).
+
+    None of fewer than two pairs that are both known.
+    """
+    pairs = [a - b for a, b in zip(one, other, strict=False) if math.isfinite(a - b)]
+    if len(pairs) < 2:
+        return None
+    mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
+    reach = float(stdtrit(len(pairs) - 1, 0.975)) * error
+    return mean, mean - reach, mean + reach

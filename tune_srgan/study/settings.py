@@ -94,10 +94,11 @@ class Search(Section):
 
 
 class Confirm(Section):
-    """The best `top` configurations again, on `seeds` further seeds, each to max_steps."""
+    """The best `top` configurations again, on `seeds` further seeds, each to max_steps; the baseline beside them."""
 
     top: Annotated[int, Field(ge=0)] = 4
     seeds: Annotated[int, Field(ge=1)] = 5
+    baseline: bool = False  # the first of `try_first` on the same seeds, whatever became of it
 
 
 class Resources(Section):
