@@ -120,6 +120,37 @@ class Layout:
         return InvalidInput([Problem(self.source, "Data.crop_size", found, expected, fix)])
 
 
+@dataclass(frozen=True)
+class WholeLayout(Layout):
+    """How test imagery is cut: all of it, into crops of the training's size. `key`: what names it."""
+
+    key: str
+
+    def areas(self, shapes: Sequence[tuple[int, ...]]) -> list[Areas]:
+        """Say that every scene is there to be tested on."""
+        return [{"test": WHOLE} for _ in shapes]
+
+    def too_small(self, found: str) -> InvalidInput:
+        """Return what to raise where there is not one crop."""
+        expected = f"test imagery with room for a crop of {self.crop} px without nodata"
+        return InvalidInput([Problem(self.source, self.key, found, expected, "Use larger test imagery.")])
+
+
+def side_by_side(positions: Positions, cells: int) -> Positions:
+    """Choose crops that do not overlap: in each scene those on the grid of crops that has most of them."""
+    chosen = []
+    for own in np.split(positions, np.flatnonzero(np.diff(positions[:, 0])) + 1):
+        grids = own[:, 1] % cells * cells + own[:, 2] % cells
+        chosen.append(own[grids == np.bincount(grids).argmax()])
+    return np.concatenate(chosen)
+
+
+def spread(positions: Positions, count: int) -> Positions:
+    """Choose so many, at most all, spread evenly over the scenes."""
+    chosen: Positions = positions[np.linspace(0, len(positions) - 1, min(count, len(positions))).round().astype(int)]
+    return chosen
+
+
 def _whole_scenes(count: int, fraction: float) -> list[Areas]:
     """The last scenes held out whole."""
     held_out = min(max(1, round(fraction * count)), count - 1)

@@ -93,18 +93,25 @@ class Decoded:
         return cls(**json.loads((folder / "scenes.json").read_text(encoding="utf-8")), usable=usable, lr=lr, hr=hr)
 
 
-def decoded(configuration: Configuration, files: Found, layout: Layout) -> Decoded:
-    """Return the scenes, decoded; from a certain size on this machine's one copy of them, mapped into memory."""
+Ends = tuple[float, float]  # values of imagery that are 0 and 1, or ±1
+
+
+def decoded(configuration: Configuration, files: Found, layout: Layout, ends: Ends | None = None) -> Decoded:
+    """Return the scenes, decoded; from a certain size on this machine's one copy of them, mapped into memory.
+
+    `ends`: of other imagery, whose scale these take; without them they have their own.
+    """
     stamps = files.stamps()
     if sum(size for _, size, _ in stamps) < SHARED_FROM:
-        return _decode(configuration, files, layout)
-    data, bands = configuration.Data.model_dump(), configuration.Model.in_bands
+        return _decode(configuration, files, layout, ends)
+    data, bands = configuration.Data.model_dump(exclude={"test_path"}), configuration.Model.in_bands
     determined = [2, stamps, data, bands, layout.factor, torch.__version__, torch.backends.cpu.get_cpu_capability()]
+    determined += [] if ends is None else [ends]
     key = hashlib.sha256(json.dumps(determined).encode()).hexdigest()[:16]
     entry = cache() / "imagery" / f"scenes-{key}"
 
     def make() -> None:
-        scenes = _decode(configuration, files, layout)
+        scenes = _decode(configuration, files, layout, ends)
         make_room(entry.parent, scenes.nbytes)
         scenes.write(entry)
 
@@ -112,17 +119,17 @@ def decoded(configuration: Configuration, files: Found, layout: Layout) -> Decod
         used(entry, make)
     except OSError as error:
         _log.warning("the trainings of this machine do not share their scenes (%s)", error)
-        return _decode(configuration, files, layout)
+        return _decode(configuration, files, layout, ends)
     return Decoded.read(entry)
 
 
-def _decode(configuration: Configuration, files: Found, layout: Layout) -> Decoded:
+def _decode(configuration: Configuration, files: Found, layout: Layout, ends: Ends | None) -> Decoded:
     factor = layout.factor
     raws = [raw for group in files.read(configuration) for raw in group]
     shapes = [(raw.valid.shape[0] // factor, raw.valid.shape[1] // factor) for raw in raws]
     if min(min(shape) for shape in shapes) < 1:
         raise layout.too_small(f"a scene of less than {factor} px")
-    low, high = _ends(configuration, raws, layout, layout.areas(shapes))
+    low, high = ends or _ends(configuration, raws, layout, layout.areas(shapes))
     normalization = normalization_of(configuration.Data, low, high)
     pixels, bands = sum(height * width for height, width in shapes), configuration.Model.in_bands
     if pixels * factor**2 >= 2**31:
@@ -130,19 +137,19 @@ def _decode(configuration: Configuration, files: Found, layout: Layout) -> Decod
         found = f"{pixels * factor**2} pixels"
         raise InvalidInput([Problem(layout.source, files.key, found, "fewer than 2³¹", fix)])
     pools = [torch.empty(pixels, bands), torch.empty(pixels * factor**2, bands)]
-    ends, names, usable = [0, 0], [raw.name for raw in raws], []
+    filled, names, usable = [0, 0], [raw.name for raw in raws], []
     antialias = configuration.Data.dataset_type != "ExampleDataset"
     for raw in _consumed(raws):
         lr, hr, cells = _scene(raw, factor, normalization, antialias)
         usable.append(cells)
         for which, image in enumerate((lr, hr)):
             flat = image.permute(1, 2, 0).flatten(0, 1)
-            pools[which][ends[which] : ends[which] + len(flat)] = flat
-            ends[which] += len(flat)
+            pools[which][filled[which] : filled[which] + len(flat)] = flat
+            filled[which] += len(flat)
     return Decoded(low, high, names, usable, *pools)
 
 
-def _ends(configuration: Configuration, raws: list[Raw], layout: Layout, areas: list[Areas]) -> tuple[float, float]:
+def _ends(configuration: Configuration, raws: list[Raw], layout: Layout, areas: list[Areas]) -> Ends:
     """The two values that become 0 and 1: stated percentiles of the training area, or what is fixed."""
     data = configuration.Data
     if data.dataset_type == "ExampleDataset":  # reflectances, or 10 000 times them

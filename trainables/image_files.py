@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import InvalidInput, Problem, one_line
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
 
 Mask = NDArray[np.bool_]
 NO_PICTURES = {"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # PIL starts a program of its own for one, reads no other
@@ -37,19 +41,48 @@ def read_image(file: Path, nodata: float | None, key: str, reader: Reader | None
     return image, valid
 
 
-def _read_raster(file: Path, driver: str = "GTiff") -> tuple[NDArray[Any], Mask]:
+class Ground(NamedTuple):
+    """Where an image lies: its coordinate reference system, and its bounds in that one's units."""
+
+    crs: Any
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+def ground(file: Path) -> Ground | None:
+    """Return where on the ground a file's image lies, by its header; None where that does not say."""
+    from rasterio.errors import RasterioError
+
+    if file.suffix.lower() not in _DRIVERS:
+        return None
+    try:
+        with _opened(file) as source:
+            if source.crs is None or source.transform.is_identity:
+                return None
+            (left, right), (bottom, top) = (sorted(source.bounds[axis::2]) for axis in (0, 1))
+            return Ground(source.crs, left, bottom, right, top)
+    except RasterioError:  # whoever reads the image says what is wrong with it
+        return None
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[DatasetReader]:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
+    driver = _DRIVERS[file.suffix.lower()]  # others follow what a file says to other places
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(str(file), driver=driver) as source:  # others follow what a file says to other places
-            _affordable(source.count, source.height, source.width, np.dtype(source.dtypes[0]).itemsize)
-            return source.read(), source.read_masks().min(axis=0) > 0
+        with rasterio.open(str(file), driver=driver) as source:
+            yield source
 
 
-def _read_jpeg2000(file: Path) -> tuple[NDArray[Any], Mask]:
-    return _read_raster(file, "JP2OpenJPEG")
+def _read_raster(file: Path) -> tuple[NDArray[Any], Mask]:
+    with _opened(file) as source:
+        _affordable(source.count, source.height, source.width, np.dtype(source.dtypes[0]).itemsize)
+        return source.read(), source.read_masks().min(axis=0) > 0
 
 
 @cache
@@ -106,8 +139,11 @@ def read_example(file: Path) -> tuple[NDArray[Any], Mask]:
     return image.transpose(2, 0, 1), np.ones(image.shape[:2], bool)
 
 
+_DRIVERS = {  # GDAL's; within a .taco file lie GeoTIFFs
+    **dict.fromkeys((".tif", ".tiff", ".taco"), "GTiff"),
+    ".jp2": "JP2OpenJPEG",
+}
 _READERS: dict[str, Reader] = {
     **dict.fromkeys((".npy", ".npz"), _read_numpy),
-    **dict.fromkeys((".tif", ".tiff", ".taco"), _read_raster),  # within a .taco file lie GeoTIFFs
-    ".jp2": _read_jpeg2000,
+    **dict.fromkeys(_DRIVERS, _read_raster),
 }

@@ -1,4 +1,4 @@
-"""Imagery in memory: crops of scenes that are a function of (seed, step), and the fixed held-out pairs.
+"""Imagery in memory: crops of scenes that are a function of (seed, step), and the fixed held-out and test pairs.
 
 A scene's high-resolution image is the file; the low-resolution one is made from it by bicubic reduction, antialiased
 but in an ExampleDataset, or read beside it (LRHRFolderDataset, SEN2NAIP). Crops start at multiples of the scaling
@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.areas import WHOLE, Areas, Layout, Positions
+from trainables.areas import WHOLE, Areas, Layout, Positions, WholeLayout, side_by_side, spread
 from trainables.configuration import crop_problems
-from trainables.decoding import decoded
+from trainables.decoding import Scene, decoded
 from trainables.errors import InvalidInput, Problem
 from trainables.gpu import layers
 from trainables.networks import upsample
 from trainables.normalization import normalization_of
-from trainables.scenes import find_scenes
+from trainables.scenes import Found, find_scenes, find_test_scenes
 from trainables.schema import Configuration
+from trainables.unseen import refuse_seen_files, refuse_seen_pixels
 
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
 NEARLY_ALL = 0.999  # of the held-out values: clamped, they tell nothing
@@ -32,7 +33,7 @@ NEARLY_ALL = 0.999  # of the held-out values: clamped, they tell nothing
 
 @dataclass(frozen=True)
 class Pairs:
-    """The fixed held-out pairs: (n, bands, …) images, their bicubic upsampling, and which of them are detailed (n,)."""
+    """Fixed pairs, held out or tested on: (n, bands, …) images, their bicubic upsampling, which are detailed (n,)."""
 
     lr: Tensor
     hr: Tensor
@@ -49,8 +50,8 @@ class Imagery:
     """
 
     def __init__(self, configuration: Configuration, device: torch.device) -> None:
-        self.device = device
-        files = find_scenes(configuration)
+        self._configuration, self.device = configuration, device
+        self._files = files = find_scenes(configuration)
         self.source = files.source
         layout = Layout.of(configuration, files)
         made = decoded(configuration, files, layout)
@@ -71,7 +72,7 @@ class Imagery:
         where = self._pools[0].device
         self._grids = [_dihedral(side).to(where) for side in (self.cells, self.crop)]
         self.pairs = self._pairs(layout, layout.positions("val", made.usable, areas), wanted)
-        self._refuse_clamped()
+        self._refuse_clamped(self.pairs, self.source)
         self.check_crop(configuration)
 
     def crops(self, seed: int, stream: str, steps: Sequence[int], size: int) -> Tensor:
@@ -121,25 +122,60 @@ class Imagery:
             digest.update(part.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def _test_files(self) -> Found | None:
+        return find_test_scenes(self._configuration)
+
+    @cached_property
+    def test(self) -> Pairs | None:
+        """The pairs of the test imagery, scaled as the training's, read when they are first asked for; None without it.
+
+        As many as Nash.validation_pairs, or as lie side by side. InvalidInput where it cannot be read, has been seen by
+        the training, or has no room for a crop.
+        """
+        configuration, files = self._configuration, self._test_files
+        if files is None:
+            return None
+        refuse_seen_files(files, self._files)
+        layout = WholeLayout(files.source, self.factor, self.cells, configuration.Data, 0, len(files.val), files.key)
+        made = decoded(configuration, files, layout, (self.low, self.high))
+        scenes = made.scenes(self.factor)[1]
+        refuse_seen_pixels(files, scenes, self.scenes)
+        positions = layout.positions("test", made.usable, layout.areas([usable.shape for usable in made.usable]))
+        apart = side_by_side(positions, self.cells)
+        pairs = self._paired(scenes, spread(apart, configuration.Nash.validation_pairs), overlapping=False)
+        self._refuse_clamped(pairs, files.source)
+        return pairs
+
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
         """Cut the (lr, hr) images of a step."""
         lr, hr = self.gather(self.crops(seed, stream, [step], size)[0].to(self._pools[0].device))
         return lr.to(self.device), hr.to(self.device)
 
     def describe(self) -> str:
-        """Describe it in one line: scenes, sizes, what is held out."""
+        """Describe it in one line: scenes, sizes, what is held out, and the test imagery, which is read for it."""
         bands, height, width = self.scenes[0].hr.shape
         pairs = f"{len(self.pairs.lr)} held-out pairs{', overlapping' if self.pairs.overlapping else ''}"
         ends = "±1" if self.normalization.signed else "0–1"
         values = f"{self.low:g}–{self.high:g} as {ends}"
         if self.normalization.functions is not None:
             values = "by functions of your own"
-        clamped = self._clamped_share()
+        clamped = self._clamped_share(self.pairs)
         cut = f", {clamped:.0%} of them clamped" if clamped >= 0.01 else ""
         return (
             f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {values}{cut}; "
-            f"crops of {self.crop} px: {len(self.train_positions)} positions, {pairs}"
+            f"crops of {self.crop} px: {len(self.train_positions)} positions, {pairs}{self._described_test()}"
         )
+
+    def _described_test(self) -> str:
+        if self.test is None or self._test_files is None:
+            return ""
+        fewer = "" if len(self.test.lr) == len(self.pairs.lr) else ", as many as lie side by side"
+        return f"; {len(self.test.lr)} test pairs of {self._test_files.source}{fewer}"
+
+    def check_test(self) -> None:
+        """Raise InvalidInput where the test imagery, if there is any, is none."""
+        _ = self.test
 
     def check_crop(self, configuration: Configuration) -> None:
         """Raise InvalidInput where crops are too small for a configuration's discriminator, say by the tiles' fault."""
@@ -154,24 +190,24 @@ class Imagery:
         if problems:
             raise InvalidInput(problems)
 
-    def _clamped_share(self) -> float:
-        """How many of the held-out values are at the ends of what a network's are clamped to."""
+    def _clamped_share(self, pairs: Pairs) -> float:
+        """How many of the pairs' values are at the ends of what a network's are clamped to."""
         if self.normalization.bounds is None:
             return 0.0
         low, high = self.normalization.bounds
-        return float(((self.pairs.hr <= low) | (self.pairs.hr >= high)).float().mean())
+        return float(((pairs.hr <= low) | (pairs.hr >= high)).float().mean())
 
-    def _refuse_clamped(self) -> None:
+    def _refuse_clamped(self, pairs: Pairs, source: str) -> None:
         """Reflectances that are read in another unit than they have end as one number."""
-        if self._clamped_share() > NEARLY_ALL:
+        if self._clamped_share(pairs) > NEARLY_ALL:
             found = "values of which nearly all are clamped"
             expected = f"most within {self.low:g}–{self.high:g}"
             fix = "Integers up to 10000 take Data.normalization: normalise_10k, reflectances around 0.1 sen2_stretch."
-            raise InvalidInput([Problem(self.source, "Data.normalization", found, expected, fix)])
+            raise InvalidInput([Problem(source, "Data.normalization", found, expected, fix)])
 
-    def _crop(self, position: Positions) -> tuple[Tensor, Tensor]:
+    def _crop(self, scenes: list[Scene], position: Positions) -> tuple[Tensor, Tensor]:
         index, row, column = position.tolist()
-        scene, n, f = self.scenes[index], self.cells, self.factor
+        scene, n, f = scenes[index], self.cells, self.factor
         return (
             scene.lr[:, row : row + n, column : column + n],
             scene.hr[:, row * f : (row + n) * f, column * f : (column + n) * f],
@@ -191,15 +227,18 @@ class Imagery:
             stride //= 2
         if len(apart) < wanted:
             raise layout.too_small(f"{len(apart)} held-out crops where Nash.validation_pairs asks for {wanted}")
-        chosen = apart[np.linspace(0, len(apart) - 1, wanted).round().astype(int)]
-        crops = [self._crop(position) for position in chosen]
+        return self._paired(self.scenes, spread(apart, wanted), overlapping=stride < self.cells)
+
+    def _paired(self, scenes: list[Scene], positions: Positions, overlapping: bool) -> Pairs:
+        """The pairs of scenes at these positions."""
+        crops = [self._crop(scenes, position) for position in positions]
         lr = torch.stack([crop[0] for crop in crops]).to(self.device)
         hr = torch.stack([crop[1] for crop in crops]).to(self.device)
         bicubic = upsample(lr, self.factor)
         error = (bicubic - hr).square().mean((1, 2, 3))
-        detailed = torch.zeros(wanted, dtype=torch.bool, device=lr.device)
-        detailed[error.argsort(descending=True, stable=True)[: round(DETAILED_SHARE * wanted)]] = True
-        return Pairs(lr, hr, bicubic, detailed, overlapping=stride < self.cells)
+        detailed = torch.zeros(len(crops), dtype=torch.bool, device=lr.device)
+        detailed[error.argsort(descending=True, stable=True)[: round(DETAILED_SHARE * len(crops))]] = True
+        return Pairs(lr, hr, bicubic, detailed, overlapping)
 
 
 _loaded: dict[str, Imagery] = {}

@@ -28,6 +28,7 @@ from trainables.schema import Configuration
 from trainables.taco import pairs_within, trained_within
 
 MANIFEST = "manifest.json"
+TEST_TILES = "test"  # the folder of a data set of tiles that has {LR,HR} to test on
 SHOWN = 3  # of many files that have the same wrong
 Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
 _WITHIN = re.compile(r"/vsisubfile/\d+_(?P<size>\d+),(?P<file>.+)")  # as GDAL names a part of a file
@@ -38,12 +39,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """The scenes' files: those to train on, and those to validate on where the data set keeps them apart."""
+    """The scenes' files: those to train on, and those to validate on where the data set keeps them apart.
+
+    Of test imagery there are none to train on.
+    """
 
     source: str
     key: str  # of the configuration, that names them
     train: Files
     val: Files
+
+    @property
+    def high(self) -> list[Path]:
+        """The high-resolution file of each scene."""
+        return [file for file, _ in (*self.train, *self.val)]
 
     def stamps(self) -> list[tuple[str, int, int]]:
         """List each file, how large it is and when it was written."""
@@ -68,7 +77,7 @@ class Found:
                 except InvalidInput as error:
                     problems += error.problems
         if problems:
-            raise InvalidInput(_gathered(problems))
+            raise InvalidInput(gathered(problems))
         return groups[0], groups[1]
 
 
@@ -76,50 +85,81 @@ def find_scenes(configuration: Configuration) -> Found:
     """Return the files that a configuration names; all that is missing is said at once."""
     data = configuration.Data
     key = f"Data.{data.place_key}"
-    source = fetched(data.place, key) if is_url(data.place) else Path(data.place)
-    train, val = _FINDERS[data.dataset_type](source, key, configuration)
+    train, val = _FINDERS[data.dataset_type](_local(data.place, key), key, configuration)
     return Found(data.place, key, train, val)
 
 
-def _find_scenes(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    return [(file, None) for file in _listed(source, key, required=True)], []
+def find_test_scenes(configuration: Configuration) -> Found | None:
+    """Return the files of the test imagery, a data set of the training's kind; None where there is no such imagery.
+
+    It is at Data.test_path or, of LR/HR tiles, in the folder `test` beside `train` and `val`.
+    """
+    data = configuration.Data
+    if data.test_path is not None:
+        key = "Data.test_path"
+        files = _ALL_OF[data.dataset_type](_local(data.test_path, key), key)
+        return Found(data.test_path, key, [], files)
+    if data.dataset_type == "LRHRFolderDataset":
+        key = f"Data.{data.place_key}"
+        files = _tiles_in(_local(data.place, key) / TEST_TILES, key, required=False)
+        return Found(f"{data.place}/{TEST_TILES}", key, [], files) if files else None
+    return None
+
+
+def _local(place: str, key: str) -> Path:
+    """A path; of a URL, that of this machine's copy."""
+    return fetched(place, key) if is_url(place) else Path(place)
+
+
+def _scenes_in(source: Path, key: str) -> Files:
+    return [(file, None) for file in _listed(source, key, required=True)]
 
 
 def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    """Pairs of equal names, the suffix included, in {train,val}/{LR,HR}; there may be no val."""
+    """Pairs in {train,val}/{LR,HR}; there may be no val."""
     groups: list[Files] = []
     problems: list[Problem] = []
     for part in ("train", "val"):
         try:
-            high, low = (
-                {str(file.relative_to(folder)): file for file in _listed(folder, key, required)}
-                for folder, required in ((source / part / "HR", part == "train"), (source / part / "LR", False))
-            )
+            groups.append(_tiles_in(source / part, key, part == "train"))
         except InvalidInput as error:
             problems += error.problems
-            continue
-        alone = [
-            f"{len(names)} {one} without {other}: {_some(sorted(names))}"
-            for one, other, names in (("LR", "HR", low.keys() - high), ("HR", "LR", high.keys() - low))
-            if names
-        ]
-        if alone:
-            fix = "Give each pair one name, suffix included, or take the others out."
-            problems.append(Problem(str(source / part), key, "; ".join(alone), "an LR file for each HR file", fix))
-        groups.append([(high[name], low[name]) for name in high if name in low])
     if problems:
         raise InvalidInput(problems)
     return groups[0], groups[1]
 
 
+def _tiles_in(source: Path, key: str, required: bool = True) -> Files:
+    """Pairs of equal names, the suffix included, in {LR,HR}."""
+    high, low = (
+        {str(file.relative_to(folder)): file for file in _listed(folder, key, needed)}
+        for folder, needed in ((source / "HR", required), (source / "LR", False))
+    )
+    alone = [
+        f"{len(names)} {one} without {other}: {_some(sorted(names))}"
+        for one, other, names in (("LR", "HR", low.keys() - high), ("HR", "LR", high.keys() - low))
+        if names
+    ]
+    if alone:
+        fix = "Give each pair one name, suffix included, or take the others out."
+        raise InvalidInput([Problem(str(source), key, "; ".join(alone), "an LR file for each HR file", fix)])
+    return [(high[name], low[name]) for name in high]
+
+
 def _find_examples(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    files: Files = [(file, None) for file in sorted(source.glob(EXAMPLE_FILES))]
-    if len(files) <= HELD_OUT_EXAMPLES:
-        found = f"{len(files)} files of hr_*.npz" if source.is_dir() else "no such folder"
-        expected = f"more than {HELD_OUT_EXAMPLES} hr_*.npz, of which the last {HELD_OUT_EXAMPLES} are held out"
-        fix = "Download opensr-srgan's example set, or point it at the folder where that is."
-        raise InvalidInput([Problem(str(source), key, found, expected, fix)])
+    files = _examples_in(source, key, HELD_OUT_EXAMPLES)
     return files[:-HELD_OUT_EXAMPLES], files[-HELD_OUT_EXAMPLES:]
+
+
+def _examples_in(source: Path, key: str, held_out: int = 0) -> Files:
+    """Examples of a folder, more than are held out of them."""
+    files: Files = [(file, None) for file in sorted(source.glob(EXAMPLE_FILES))]
+    if len(files) <= held_out:
+        found = f"{len(files)} files of hr_*.npz" if source.is_dir() else "no such folder"
+        split = f"more than {held_out} hr_*.npz, of which the last {held_out} are held out"
+        fix = "Download opensr-srgan's example set, or point it at the folder where that is."
+        raise InvalidInput([Problem(str(source), key, found, split if held_out else "hr_*.npz", fix)])
+    return files
 
 
 def _find_in_taco(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
@@ -130,10 +170,16 @@ def _find_in_taco(source: Path, key: str, configuration: Configuration) -> tuple
 
 
 _FINDERS: dict[str, Callable[[Path, str, Configuration], tuple[Files, Files]]] = {
-    "scenes": _find_scenes,
+    "scenes": lambda source, key, _: (_scenes_in(source, key), []),
     "LRHRFolderDataset": _find_tiles,
     "ExampleDataset": _find_examples,
     "SEN2NAIP": _find_in_taco,
+}
+_ALL_OF: dict[str, Callable[[Path, str], Files]] = {  # all that is at a place, to test on
+    "scenes": _scenes_in,
+    "LRHRFolderDataset": _tiles_in,
+    "ExampleDataset": _examples_in,
+    "SEN2NAIP": lambda source, key: [*pairs_within(source, key)],
 }
 
 
@@ -157,8 +203,8 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(every[:SHOWN]) + more
 
 
-def _gathered(problems: list[Problem]) -> list[Problem]:
-    """One problem for all files in which the same is expected, and something else found."""
+def gathered(problems: list[Problem]) -> list[Problem]:
+    """Return one problem for all files in which the same is expected, and something else found."""
     alike: dict[tuple[str, str, str], list[Problem]] = {}
     for problem in problems:
         alike.setdefault((problem.key, problem.expected, problem.fix), []).append(problem)
@@ -289,7 +335,7 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
     image, valid = read_image(file, configuration.Data.nodata, key, reader)
     bands = configuration.Model.in_bands
     if image.shape[0] != bands:
-        fix = f"Set Model.in_bands: {image.shape[0]}, or use imagery with {bands} bands."
+        fix = f"Use imagery with {bands} bands, or set Model.in_bands: {image.shape[0]} where all of it has as many."
         raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
     if not valid.any():
         raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])

@@ -41,7 +41,9 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
             find_study(name, storage)
     with located(file):
         _check_weights(study)
-    return load_imagery(study.lowest(), torch.device("cpu"))
+    imagery = load_imagery(study.lowest(), torch.device("cpu"))
+    imagery.check_test()
+    return imagery
 
 
 def _check_weights(study: Study) -> None:

@@ -232,10 +232,13 @@ def test_the_earliest_balance_is_that_of_the_shortest_pretraining(tmp_path, choi
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path):
     (tmp_path / "base").mkdir()
     training = small()["training"]
-    training["Data"]["path"] = "../scenes"
+    training["Data"] |= {"path": "../scenes", "test_path": "test"}
     write(tmp_path / "base", training, "training.yaml")
     study = loaded(tmp_path, small() | {"training": "base/training.yaml"})
-    assert study.configuration(VALUES).Data.path == str(tmp_path / "scenes")
+    data = study.configuration(VALUES).Data
+    assert (data.path, data.test_path) == (str(tmp_path / "scenes"), str(tmp_path / "base" / "test"))
+    (tmp_path / "again").mkdir()
+    same_again(study, tmp_path / "again")
 
 
 def same_again(study, folder):

@@ -177,8 +177,9 @@ def test_the_earliest_balance_is_pretraining_and_ramp(pretrain, ramp, first):
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
-    path = written(tmp_path / "base" / "a.yaml", "Data: {path: ../scenes/a.tif, root_dir: pairs}")
+    path = written(tmp_path / "base" / "a.yaml", "Data: {path: ../scenes/a.tif, root_dir: pairs, test_path: b.tif}")
     data = load_configuration(path).Data
+    assert data.test_path == str(tmp_path / "base" / "b.tif")
     assert (data.path, data.root_dir) == (str(tmp_path / "scenes" / "a.tif"), str(tmp_path / "base" / "pairs"))
     assert tiny().Data.path == str(SAMPLE)
     assert tiny(**{"Data.path": "/elsewhere/a.tif"}).Data.path == "/elsewhere/a.tif"

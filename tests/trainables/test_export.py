@@ -43,6 +43,10 @@ def test_lengths_are_epochs_and_batches():
     assert value_at(document, "Training.val_check_interval") == 4
 
 
+def test_a_test_scene_of_ones_own_is_no_key_there():
+    assert value_at(written(tiny(**{"Data.test_path": "/elsewhere/b.tif"}), None, epoch=None), "Data.test_path") is None
+
+
 def test_what_cannot_be_said_there_is_a_sentence_each():
     said = inexpressible(tiny())
     keys = {sentence.partition(":")[0] for sentence in said}

@@ -118,6 +118,7 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Nash.psnr_slack_db": (0.001, {}),
 }
 BY_A_READER = {"Data.sen2naip_taco_file", "Data.sen2naip_val_fraction"}  # that is no part of this: test_imagery.py
+OF_TEST = {"Data.test_path"}  # of imagery that no training sees: test_imagery.py
 OF_MANY = ("window", "required", "kept", "latest", "last", "last_required", "pace", "exploitability")
 JUDGED_LATER = {f"Nash.{key}" for key in OF_MANY}  # of many readings: test_balance.py
 OF_MEMORY = {"Data.resident", "Data.prefetch_factor"}  # what is computed at once, and where
@@ -185,7 +186,7 @@ def equal(one, other) -> bool:
 
 def test_every_key_is_tried_or_known_for_what_it_is():
     machine = {key for key in KEYS if roles_of(key) & {MACHINE, UNREAD}}
-    known = OTHER.keys() | machine | JUDGED_LATER | OF_MEMORY | BY_A_READER
+    known = OTHER.keys() | machine | JUDGED_LATER | OF_MEMORY | BY_A_READER | OF_TEST
     assert sorted(set(KEYS) - known) == []
     assert sorted(known - set(KEYS)) == []
 

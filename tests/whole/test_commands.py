@@ -137,12 +137,18 @@ def imagery(file):
     return put("training", "Data", path=file)
 
 
+def at_test_path(file):
+    return put("training", "Data", test_path=file)
+
+
 WRONG = {  # what is done to the small study, the file and the key that are named
     "unknown key": (put("search", trails=3), "unknown key.yaml", "search.trails"),
     "wrong type": (put("search", trials="many"), "wrong type.yaml", "search.trials"),
     "empty range": (put("space", PATIENCE, int=[9, 3]), "empty range.yaml", f"space.{PATIENCE}"),
     "object store": (put(storage="nowhere://bucket/runs"), "object store.yaml", "storage"),
     "missing imagery": (imagery("nowhere.tif"), "nowhere.tif", "Data.path"),
+    "missing test imagery": (at_test_path("nowhere.tif"), "nowhere.tif", "Data.test_path"),
+    "test imagery that is seen": (at_test_path(str(SAMPLE)), SAMPLE, "Data.test_path"),
     "corrupt imagery": (imagery("corrupt.tif"), "corrupt.tif", "Data.path"),
     "small imagery": (imagery("small.tif"), "small.tif", "Data.crop_size"),
     "empty imagery": (imagery("empty.tif"), "empty.tif", "Data.path"),

@@ -182,6 +182,9 @@ def test_a_file_on_this_machine_alone_is_warned_of_where_a_cluster_trains(tmp_pa
     document = with_values(small(), {"training.Model.load_checkpoint": "best.pt"})
     (warning,) = only_here(load_study(write(tmp_path, document))[0])
     assert warning.startswith(f"Model.load_checkpoint: {tmp_path / 'best.pt'} is on this machine")
+    document = with_values(small(), {"training.Data.test_path": "best.pt"})
+    (warning,) = only_here(load_study(write(tmp_path, document))[0])
+    assert warning.startswith(f"Data.test_path: {tmp_path / 'best.pt'} is on this machine")
 
 
 def test_a_node_that_does_not_see_the_weights_is_named(tmp_path, monkeypatch):

@@ -101,6 +101,7 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
         [f"No balance can be kept in this training, whatever its networks do: {'; '.join(wrong)}."] if wrong else []
     )
     imagery = load_imagery(configuration, device)
+    imagery.check_test()
     return configuration, imagery, [*said, *cautions(configuration).values(), *unkept]
 
 
