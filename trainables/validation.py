@@ -1,4 +1,4 @@
-"""What one validation measures: image metrics, the discriminator's answers, pictures.
+"""What one validation measures: image metrics, the discriminator's answers.
 
 G is in evaluation mode, on the fixed held-out pairs; D judges as in the game. `balance.py` judges what is
 measured here.
@@ -6,27 +6,17 @@ measured here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables.game import judge_images
 from trainables.imagery import Imagery
-from trainables.losses import (
-    detail_db,
-    discriminator_loss,
-    generator_adversarial_loss,
-    image_metrics,
-    probabilities,
-    psnr,
-    spectral_angle,
-    ssim,
-)
-from trainables.schema import LossSettings
+from trainables.losses import discriminator_loss, generator_adversarial_loss, image_metrics, probabilities, psnr
+from trainables.merits import QUALITY
+from trainables.pictures import drawn
+from trainables.quality import Scale, cheap
+from trainables.schema import Configuration
 from trainables.state import State
 
 BOOTSTRAPS = 200
@@ -38,13 +28,15 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
     judged = super_resolve(state.judged, pairs.lr, size)
-    state.pictured = judged[_drawn(imagery, configuration.Logging.num_val_images)]
+    state.pictured = judged[drawn(imagery, configuration.Logging.num_val_images)]
     seen = image_metrics(judged, pairs.hr, losses, state.perceptual, size)
     figures = {f"val_metrics/{name}": value for name, value in seen.items()}
     content: float = sum(getattr(losses, f"{name}_weight") * seen[name] for name in ("l1", "sam", "tv", "perceptual"))
     figures["validation/content_loss"] = content
     figures["nash/psnr"] = float(psnr(judged, pairs.hr, peak))
     figures["nash/psnr_bicubic"] = float(psnr(pairs.bicubic, pairs.hr, peak))
+    worth = cheap(judged, pairs.hr, scale_of(configuration, imagery))
+    figures |= {f"{QUALITY}{name}": value for name, value in worth.items()}
     d = state.discriminator
     if d is None:
         return figures
@@ -78,76 +70,11 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     return figures
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """`sheet` (rows, columns, 3): detailed held-out pairs, one a row; `columns`: each one's name and figures of merit.
-
-    The figures are `figures_of_merit`; LR and HR have none.
-    """
-
-    sheet: NDArray[np.uint8]
-    columns: dict[str, dict[str, float]]
-
-
-def figures_of_merit(images: dict[str, Tensor], imagery: Imagery, losses: LossSettings) -> dict[str, dict[str, float]]:
-    """Measure images of all held-out pairs, by name: PSNR (dB), SSIM, SAM (radians), power above LR's Nyquist (dB)."""
-    hr, factor = imagery.pairs.hr, imagery.factor
-    return {
-        name: {
-            "psnr": float(psnr(sr, hr, losses.max_val)),
-            "ssim": float(ssim(sr, hr, losses.max_val, losses.ssim_win)),
-            "sam": float(spectral_angle(sr, hr)),
-            "detail": float(detail_db(sr, hr, factor)),
-        }
-        for name, sr in images.items()
-    }
-
-
-def held_out_images(state: State, imagery: Imagery) -> dict[str, Tensor]:
-    """Super-resolve all held-out pairs: bicubic, after pretraining (where there was one), at the end."""
-    size = state.configuration.Data.val_batch_size
-    every = {"bicubic": imagery.pairs.bicubic}
-    if state.pretrained is not None:
-        every["after pretraining"] = super_resolve(state.pretrained, imagery.pairs.lr, size)
-    return every | {"at the end": super_resolve(state.judged, imagery.pairs.lr, size)}
-
-
-def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
-    """Draw `count` pairs: LR | bicubic | after pretraining (where there was one) | at the end | HR."""
-    every, chosen = held_out_images(state, imagery), _drawn(imagery, count)
-    figures = figures_of_merit(every, imagery, state.configuration.Training.Losses)
-    sheet = _sheet([images[chosen] for images in every.values()], imagery, chosen)
-    return Pictures(sheet, {"LR": {}, **figures, "HR": {}})
-
-
-def picture(state: State, imagery: Imagery) -> NDArray[np.uint8] | None:
-    """Draw what the last validation made of `num_val_images` pairs, LR | SR | HR, (rows, columns, 3); None of none."""
-    if state.pictured is None or not len(state.pictured):
-        return None
-    return _sheet([state.pictured], imagery, _drawn(imagery, len(state.pictured)))
-
-
-def _drawn(imagery: Imagery, count: int) -> Tensor:
-    """Which of the held-out pairs are drawn: so many of the detailed ones, evenly."""
-    chosen = imagery.pairs.detailed.nonzero().flatten()
-    return chosen[torch.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().long()]
-
-
-def _sheet(images: Sequence[Tensor], imagery: Imagery, chosen: Tensor) -> NDArray[np.uint8]:
-    """Images of the chosen pairs, a column each between LR and HR."""
-    lr, hr = imagery.pairs.lr[chosen], imagery.pairs.hr[chosen]
-    near = lr.repeat_interleave(imagery.factor, -1).repeat_interleave(imagery.factor, -2)
-    columns = [near, *images, hr]
-    # one stretch a row, from its HR image, so that they can be compared
-    low = torch.quantile(hr.flatten(1), 0.01, dim=1)[:, None, None, None]
-    high = torch.quantile(hr.flatten(1), 0.99, dim=1)[:, None, None, None]
-    shown = [((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)[:, :3] for image in columns]
-    framed = [nn.functional.pad(image, (1, 1, 1, 1), value=1.0) for image in shown]
-    sheet = torch.cat([torch.cat(list(image), dim=-2) for image in framed], dim=-1)
-    if sheet.shape[0] < 3:
-        sheet = sheet[:1].expand(3, -1, -1)
-    drawn: NDArray[np.uint8] = (sheet * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return drawn
+def scale_of(configuration: Configuration, imagery: Imagery) -> Scale:
+    """Return what figures of merit are measured by."""
+    losses, normalization = configuration.Training.Losses, imagery.normalization
+    antialiased = configuration.Data.dataset_type != "ExampleDataset"
+    return Scale(imagery.factor, losses.max_val, losses.ssim_win, antialiased, normalization.denormalize)
 
 
 @torch.no_grad()
