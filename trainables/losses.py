@@ -101,7 +101,14 @@ def psnr(sr: Tensor, hr: Tensor, peak: float) -> Tensor:
 
 
 def ssim(sr: Tensor, hr: Tensor, peak: float, window: int) -> Tensor:
-    """Return the mean structural similarity (Wang et al. 2004): Gaussian window of σ 1.5, images reflected at borders.
+    """Return the mean structural similarity of all images."""
+    return similarities(sr, hr, peak, window).mean()
+
+
+def similarities(sr: Tensor, hr: Tensor, peak: float, window: int) -> Tensor:
+    """Return the structural similarity of each image, (n,): Gaussian window of σ 1.5, images reflected at borders.
+
+    Mean over pixels and bands (Wang et al. 2004).
 
     The window is separable, and a pass along rows or columns is a product with a banded matrix, which is faster
     than a convolution of one channel. Images that a half window does not fit in get the widest that does.
@@ -110,14 +117,14 @@ def ssim(sr: Tensor, hr: Tensor, peak: float, window: int) -> Tensor:
     bell = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=hr.device, dtype=hr.dtype) / 1.5) ** 2)
     down, across = (blur_matrix(side, bell / bell.sum()) for side in hr.shape[-2:])
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    total = hr.new_zeros(())
+    means = []
     for x, y in zip(sr.split(32), hr.split(32), strict=True):
         blurred = down @ torch.stack([x, y, x * x, y * y, x * y]) @ across.T
         mean_x, mean_y, mean_xx, mean_yy, mean_xy = blurred
         variances, covariance = mean_xx - mean_x**2 + mean_yy - mean_y**2, mean_xy - mean_x * mean_y
         luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-        total = total + (luminance * (2 * covariance + c2) / (variances + c2)).mean() * len(x)
-    return total / len(sr)
+        means.append((luminance * (2 * covariance + c2) / (variances + c2)).mean((1, 2, 3)))
+    return torch.cat(means)
 
 
 def blur_matrix(side: int, bell: Tensor) -> Tensor:

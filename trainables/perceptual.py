@@ -6,11 +6,12 @@ bring along; `laplacian` sees all bands and needs none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ HOW = {  # to get the weights
     "vgg": _GET.format("vgg19") + VGG,
     "lpips": _GET.format("alexnet") + f"{ALEX}; the package lpips brings {HEADS}",
 }
+Network = TypeVar("Network", bound=nn.Module)
 OCTAVES = 3  # of detail, the most that a low-resolution image can lack (Generator.scaling_factor 8)
 
 
@@ -93,12 +95,17 @@ def _network(files: tuple[Path, ...], depth: tuple[int, int], device: torch.devi
     """The network of one file of weights, VGG19 down to `depth`, or of two, LPIPS; its layers work in `kind`."""
     network: Vgg | Lpips
     if len(files) == 1:
-        network = Vgg(nn.Sequential(*list(_features(files[0], vgg19))[: layers_upto(*depth)]))
+        network = Vgg(nn.Sequential(*list(features(files[0], vgg19))[: layers_upto(*depth)]))
     else:
-        network = Lpips(_features(files[0], alexnet), list(_loaded(files[1], _heads).parameters()))
+        network = lpips_of(*files)
     network.requires_grad_(False).eval().to(device)
     network.features.to(dtype=kind, memory_format=_layout(device))  # type: ignore[call-overload]  # not in torch's stubs
     return network
+
+
+def lpips_of(alex: Path, heads: Path) -> Lpips:
+    """Load LPIPS from AlexNet's file and that of its own weights; InvalidInput."""
+    return Lpips(features(alex, alexnet), list(loaded(heads, _heads).parameters()))
 
 
 def _layout(device: torch.device) -> torch.memory_format:
@@ -200,9 +207,14 @@ def _entering(images: Tensor, features: nn.Sequential) -> Tensor:
 
 def vgg19() -> nn.Sequential:
     """Build VGG19's convolutional layers, numbered as torchvision's (Simonyan & Zisserman 2015, configuration E)."""
+    return vgg(VGG19)
+
+
+def vgg(counts: Sequence[int]) -> nn.Sequential:
+    """Build the convolutional layers of a VGG with so many of them in each block, numbered as torchvision's."""
     layers: list[nn.Module] = []
     fan_in = 3
-    for fan_out, convolutions in zip((64, 128, 256, 512, 512), VGG19, strict=True):
+    for fan_out, convolutions in zip((64, 128, 256, 512, 512), counts, strict=True):
         for _ in range(convolutions):
             layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(inplace=True)]
             fan_in = fan_out
@@ -235,14 +247,15 @@ def _heads() -> nn.ModuleDict:
     })  # fmt: skip
 
 
-def _features(file: Path, build: Callable[[], nn.Sequential]) -> nn.Sequential:
-    features = _loaded(file, lambda: nn.ModuleDict({"features": build()}))["features"]
-    assert isinstance(features, nn.Sequential)
-    return features
+def features(file: Path, build: Callable[[], nn.Sequential]) -> nn.Sequential:
+    """Load convolutional layers from a published file; InvalidInput."""
+    layers = loaded(file, lambda: nn.ModuleDict({"features": build()}))["features"]
+    assert isinstance(layers, nn.Sequential)
+    return layers
 
 
-def _loaded(file: Path, build: Callable[[], nn.ModuleDict]) -> nn.ModuleDict:
-    """A network with the weights of a published file, nothing missing or left over but `classifier.*`; InvalidInput."""
+def loaded(file: Path, build: Callable[[], Network]) -> Network:
+    """Build a network with a published file's weights, none missing or left over but `classifier.*`; InvalidInput."""
     with torch.device("meta"):  # nothing is drawn
         network = build()
     try:
