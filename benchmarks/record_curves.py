@@ -34,7 +34,7 @@ from trainables.schedules import g_warmup
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import Diverged, pick_device, train
-from trainables.validation import figures_of_merit, held_out_images
+from trainables.worth import worth_of
 from tune_srgan.cluster import mps
 from tune_srgan.search.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of, values_in_pretraining
 from tune_srgan.store.account import step_seconds_of
@@ -93,8 +93,7 @@ def record(job: tuple[Study, Path, str | None, int, int, list[Numbered], float])
             | _plateau_factors(r, configuration)
             for r in state.readings
         ]
-        losses = configuration.Training.Losses
-        merits = figures_of_merit(held_out_images(state, imagery), imagery, losses) if end == "whole" else {}
+        merits = worth_of(state, imagery).quality if end == "whole" else {}
         response = best_response(state, imagery) if end == "whole" and state.discriminator is not None else None
         pretraining, game = step_seconds_of(state.readings, configuration.Training.pretrain_steps)
         validating = statistics.median([r["time/validate_s"] for r in state.readings] or [math.nan])

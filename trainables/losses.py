@@ -134,25 +134,6 @@ def blur_matrix(side: int, bell: Tensor) -> Tensor:
     return (impulses.unfold(1, len(bell), 1) @ bell).T
 
 
-def detail_db(sr: Tensor, hr: Tensor, factor: int) -> Tensor:
-    """Return the power of images above the Nyquist frequency of their LR ones against the truth's, dB.
-
-    0: as much detail as there is in truth; below, less of it. Spectra of (n, bands, h, w), each with a Hann window.
-    """
-    height, width = hr.shape[-2:]
-    rows, columns = (torch.fft.fftfreq(side, device=hr.device).abs() > 0.5 / factor for side in (height, width))
-    above = rows[:, None] | columns[None, :]
-    window = torch.hann_window(height, device=hr.device)[:, None] * torch.hann_window(width, device=hr.device)
-
-    def power(images: Tensor) -> Tensor:
-        spectrum = torch.fft.fft2((images - images.mean((-2, -1), keepdim=True)) * window)
-        whole: Tensor = (spectrum.abs() ** 2 * above).sum()
-        return whole
-
-    decibels: Tensor = 10 * torch.log10(power(sr) / power(hr))
-    return decibels
-
-
 def image_metrics(
     sr: Tensor, hr: Tensor, settings: LossSettings, perceptual: Perceptual | None, size: int | None = None
 ) -> dict[str, float]:

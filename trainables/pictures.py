@@ -47,9 +47,7 @@ def maps(shares: Sequence[tuple[Tensor, Tensor]]) -> Sheet:
     """
     columns = []
     for omitted, invented in shares:
-        colours = [
-            1 - omitted * (1 - blue) - invented * (1 - red) for red, blue in zip(INVENTED, OMITTED, strict=True)
-        ]
+        colours = [1 - omitted * (1 - blue) - invented * (1 - red) for red, blue in zip(INVENTED, OMITTED, strict=True)]
         columns.append(torch.stack(colours, 1).nan_to_num(nan=0.9))
     return _framed(columns)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -21,66 +20,6 @@ from trainables.spectra import ROUNDING, spatial_shift, spectrum_errors
 
 AT_ONCE = 32  # images, of which the maps are in memory
 KEPT, WEIGHT, TEMPERATURE = 0.75, 0.05, 0.25  # of opensr-test's triple: quantile of detail, scores' γ, softmin's T
-
-
-class Better(StrEnum):
-    """Which way a figure is better."""
-
-    HIGHER = "higher"
-    LOWER = "lower"
-    ZERO = "nearer to 0"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What a person has to know of a figure; `needs`: of which images it is defined, "" of all."""
-
-    unit: str
-    better: Better
-    what: str
-    needs: str = ""
-
-
-_SPECTRA, _DETAIL = "two bands or more", "a true image with detail that LR cannot hold"
-_ANY_DETAIL = "detail that LR does not hold, in truth or in the image"
-FIGURES = {
-    "psnr": Figure("dB", Better.HIGHER, "How small the squared error of pixels is."),
-    "ssim": Figure("", Better.HIGHER, "How alike local brightness, contrast and structure are; 1: equal."),
-    "sam": Figure("°", Better.LOWER, "The angle between the spectra of a pixel: its error of colour.", _SPECTRA),
-    "ergas": Figure("", Better.LOWER, "The error in parts of each band's mean.", "bands with a mean other than 0"),
-    "spectrum": Figure(
-        "dB",
-        Better.ZERO,
-        "The power of detail finer than LR against truth's: below 0 missing, above 0 invented.",
-        _DETAIL,
-    ),
-    "spectrum_distance": Figure(
-        "dB",
-        Better.LOWER,
-        "How far the power of detail finer than LR is from truth's, frequency by frequency.",
-        _DETAIL,
-    ),
-    "reflectance": Figure(
-        "the imagery's", Better.LOWER, "How far values are from LR's when the image is reduced again."
-    ),
-    "angle": Figure("°", Better.LOWER, "How far spectra are from LR's when the image is reduced again.", _SPECTRA),
-    "shift": Figure(
-        "LR px",
-        Better.LOWER,
-        "How far the image is shifted against LR.",
-        "LR crops of 8 px or more that are not constant",
-    ),
-    "improvement": Figure("", Better.HIGHER, "The share of detail that is nearer to truth than LR is.", _ANY_DETAIL),
-    "omission": Figure("", Better.LOWER, "The share of detail that stays as LR has it.", _ANY_DETAIL),
-    "hallucination": Figure("", Better.LOWER, "The share of detail that neither truth nor LR has.", _ANY_DETAIL),
-    "lpips": Figure(
-        "",
-        Better.LOWER,
-        "How far images are apart in AlexNet's features, as people judge it.",
-        "crops of 31 px or more",
-    ),
-    "dists": Figure("", Better.LOWER, "How far structure and texture are apart in VGG16's features."),
-}
 
 
 @dataclass(frozen=True)
@@ -101,7 +40,7 @@ class Scale:
 
 @torch.no_grad()
 def measure(sr: Tensor, lr: Tensor, hr: Tensor, scale: Scale) -> dict[str, Tensor]:
-    """Return every figure of super-resolved images, (n,) in float64, by its name in FIGURES.
+    """Return every figure of super-resolved images, (n,) in float64, by its name in MERITS.
 
     NaN where it is not defined, and all of them for an SR image that is not finite. PSNR of equal images is infinite.
     """

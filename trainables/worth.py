@@ -31,17 +31,15 @@ class Worth:
 def worth_of(state: State, imagery: Imagery) -> Worth:
     """Measure and draw bicubic's images, those after pretraining (where there was one), and those at the end.
 
-    Of all held-out pairs medians; of test imagery, where there is any, the last ones' and bicubic's.
+    Medians of all held-out pairs; and of the test pairs, where there are any.
     """
     configuration, pairs = state.configuration, imagery.pairs
     scale, count = scale_of(configuration, imagery), configuration.Logging.num_val_images
     images = _images(state, pairs)
     quality = {name: medians(measure(sr, pairs.lr, pairs.hr, scale)) for name, sr in images.items()}
-    tested = {} if imagery.test is None else _images(state, imagery.test)
-    for name in (BICUBIC, PRETRAINED, END) if imagery.test is not None else ():
-        if name in tested:
-            figures = medians(measure(tested[name], imagery.test.lr, imagery.test.hr, scale))
-            quality[TEST[name]] = figures
+    if (test := imagery.test) is not None:
+        tested = _images(state, test).items()
+        quality |= {TEST[name]: medians(measure(sr, test.lr, test.hr, scale)) for name, sr in tested}
     spectra = _spectra(images | {TRUTH: pairs.hr}, imagery.factor)
     if not count:
         return Worth(quality, spectra, [], None, None)

@@ -17,9 +17,10 @@ from tests.support.service import ROOT
 from tests.trainables.test_perceptual import RECORDED as PERCEPTUAL
 from trainables.errors import InvalidInput
 from trainables.learned import DISTS, learned_at
+from trainables.merits import MERITS, Better
 from trainables.networks import downsample, upsample
 from trainables.normalization import Normalization
-from trainables.quality import FIGURES, Better, Scale, cheap, correctness, measure, medians
+from trainables.quality import Scale, cheap, correctness, measure, medians
 from trainables.spectra import radial_spectrum, spatial_shift
 
 CPU = torch.device("cpu")
@@ -171,7 +172,7 @@ MOVES = {  # of images that lack half of the detail that LR lacks
 
 def loss(name, figure):
     """The less, the better the figure is."""
-    better = FIGURES[name].better
+    better = MERITS[name].better
     return -figure if better is Better.HIGHER else abs(figure)
 
 
@@ -257,11 +258,11 @@ def test_what_is_defined_of_which_images(kind):
     (sr, lr, hr), factor, absent = UNDEFINED[kind]
     figures = measure(sr, lr, hr, Scale(factor))
     assert {name: (len(figure), figure.dtype) for name, figure in figures.items()} == {
-        name: (3, torch.double) for name in FIGURES if name not in ("lpips", "dists")
+        name: (3, torch.double) for name in MERITS if name not in ("lpips", "dists")
     }
     assert set(figures) - set(medians(figures)) == absent
     for name in absent:
-        assert figures[name].isnan().all() and FIGURES[name].needs
+        assert figures[name].isnan().all() and MERITS[name].needs
 
 
 def test_images_of_a_generator_that_diverged_have_figures():
@@ -330,7 +331,7 @@ def test_learned_distances_judge_where_their_weights_are(learned, tmp_path):
     sr, hr = pair(3)
     assert float(learned["lpips"](sr, hr)) == pytest.approx(PERCEPTUAL["lpips"]["perceptual"], rel=1e-4)
     figures = measure(sr, downsample(hr, 4), hr, Scale(4, learned=learned))
-    assert list(figures) == list(FIGURES)
+    assert list(figures) == list(MERITS)
     assert float(figures["lpips"].mean()) == pytest.approx(PERCEPTUAL["lpips"]["perceptual"], rel=1e-4)
     assert measure(hr, downsample(hr, 4), hr, Scale(4, learned=learned))["dists"].abs().max() < 1e-5
     small, smallest = ([images[..., :side, :side] for images in (sr, hr)] for side in (30, 31))

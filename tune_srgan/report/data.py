@@ -52,7 +52,7 @@ CURVES = {
     "cuts_d": "training/plateau_cuts_d",
     "balanced": "nash/balanced",
 }
-JUDGED = (END, TEST)  # images by which confirmed configurations are compared
+JUDGED = (END, TEST[END])  # images by which confirmed configurations are compared
 PROBE_NAMES = {
     "nash/probe/warm_100": "warm, 100 steps",
     "nash/probe/warm_300": "warm, 300 steps",
@@ -102,6 +102,7 @@ def report_data(
         "trials": [_trial(record) for record in search],
         "front": _front(study, search),
         "quality": {number: record.quality for number, record in shown.items()},
+        "spectra": None if best is None else (read_json(best.trial.worth) or {}).get("spectra"),
         "history": _history(search),
         "importance": {key: list(value) for key, value in importance(study, search).items()},
         "confirmed": [_confirmed(one, sure[0]) for one in sure],
@@ -292,9 +293,10 @@ def _worth(sure: Sequence[Confirmed], baseline: TrialRecord | None) -> list[dict
 
 
 def _images(trial: TrialFolder) -> dict[str, Any]:
-    """A trial's sample sheet, as data, with its columns' figures."""
-    sheet = base64.b64encode(trial.samples.read_bytes()).decode()
-    return {"number": trial.number, "png": sheet, "columns": read_json(trial.samples_figures) or {}}
+    """A trial's sample sheet and its map, as data; the names of the sheet's columns."""
+    sheets = {name: file for name, file in (("png", trial.samples), ("map", trial.map)) if file.exists()}
+    drawn = {name: base64.b64encode(file.read_bytes()).decode() for name, file in sheets.items()}
+    return {"number": trial.number, "columns": (read_json(trial.worth) or {}).get("columns", [])} | drawn
 
 
 def _account(folder: StudyFolder, records: StudyRecords) -> dict[str, Any]:

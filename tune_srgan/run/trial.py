@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from PIL import Image
 from trainables.balance import Ruler, ruin_of
 from trainables.errors import one_line
 from trainables.imagery import Imagery, load_imagery
+from trainables.merits import Quality
 from trainables.outcome import End, Outcome
+from trainables.pictures import picture
 from trainables.schedules import phase
 from trainables.schema import Configuration
 from trainables.state import DamagedCheckpoint, State
 from trainables.trainer import Diverged, outcome, pick_device, train
-from trainables.validation import picture, pictures
+from trainables.worth import Worth, worth_of
 from tune_srgan.cluster import preemption
 from tune_srgan.search.sharing import SharedPretraining
 from tune_srgan.store.objects import write_atomically
@@ -117,11 +119,18 @@ def _train(
         return None
     if stop is not None and terms.confirms:
         return None
-    if configuration.Logging.num_val_images:
-        shown = pictures(state, imagery, configuration.Logging.num_val_images)
-        Image.fromarray(shown.sheet).save(trial.samples)
-        write_atomically(trial.samples_figures, json.dumps(shown.columns))
-    return outcome(state) if stop is None else outcome(state, stop.end, stop.cause)
+    quality = _keep_worth(trial, worth_of(state, imagery))
+    found = outcome(state) if stop is None else outcome(state, stop.end, stop.cause)
+    return replace(found, quality=quality)
+
+
+def _keep_worth(trial: TrialFolder, worth: Worth) -> Quality:
+    """Write down what the final images are worth, but for the figures, which are part of the outcome."""
+    for sheet, file in ((worth.sheet, trial.samples), (worth.maps, trial.map)):
+        if sheet is not None:
+            Image.fromarray(sheet).save(file)
+    write_atomically(trial.worth, json.dumps({"columns": worth.columns, "spectra": worth.spectra}))
+    return worth.quality
 
 
 def _draw(trial: TrialFolder, state: State, imagery: Imagery) -> None:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.errors import InvalidInput, Problem, one_line
-from trainables.merits import END, QUALITY, loss_of
+from trainables.merits import END, flat, loss_of
 from trainables.outcome import End
 from tune_srgan.search.samplers import distribution
 from tune_srgan.search.wait_sampler import FLOORS
@@ -135,7 +135,7 @@ def attributes_of(record: TrialRecord) -> dict[str, Any]:
         "trained_steps": record.trained_steps,
         "exploitability": record.exploitability,
         "cause": record.cause,
-        **{f"{QUALITY}{name}": value for name, value in record.quality.get(END, {}).items()},
+        **flat({END: record.quality.get(END, {})}),
     }
 
 

@@ -84,7 +84,8 @@ class TrialFiles:
     OUTCOME = Item("outcome.json", How.WHOLE, "how it ended", "run/trial, run/worker, run/feed", "store/records")
     CHECKPOINT = Item("checkpoint.pt", How.HEAVY, "the training's state", "run/trial", "run/trial, upscale")
     SAMPLES = Item("samples.png", How.WHOLE, "held-out images at the end", "run/trial", "report, tracking/follower")
-    SAMPLES_FIGURES = Item("samples.json", How.WHOLE, "their columns and figures", "run/trial", "report/data")
+    MAP = Item("map.png", How.WHOLE, "where those omit and invent detail", "run/trial", "report/data")
+    WORTH = Item("worth.json", How.WHOLE, "the samples' columns; power spectra", "run/trial", "report/data")
     PRETRAINING = Item("pretraining.txt", How.WHOLE, "which path of pretraining it began on", "run/trial", "run/trial")
     COMPLAINTS = Item(
         "complaints.log", How.LINES, "what went wrong and stopped nothing", "run, tracking", "report/data"

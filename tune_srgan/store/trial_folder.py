@@ -124,9 +124,14 @@ class TrialFolder:
         return self.path / TrialFiles.SAMPLES.name
 
     @property
-    def samples_figures(self) -> Path:
-        """The columns of the samples, with PSNR, SSIM and spectral angle."""
-        return self.path / TrialFiles.SAMPLES_FIGURES.name
+    def map(self) -> Path:
+        """Where the images between LR and HR of the samples omit detail, and where they invent it."""
+        return self.path / TrialFiles.MAP.name
+
+    @property
+    def worth(self) -> Path:
+        """The columns of the samples, and the images' power spectra."""
+        return self.path / TrialFiles.WORTH.name
 
     @property
     def tracker(self) -> Path:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trainables.dotted import flatten
+from trainables.merits import QUALITY, flat
 from trainables.outcome import End
 from trainables.places import is_url
 from tune_srgan.store.layout import TrackerFiles
@@ -197,6 +198,7 @@ class _Follower:
 
         best, record = marks.is_best(self._trial), record_of(self._trial, self._study)
         summary = {key: value for key, value in outcome.items() if value is not None}
+        summary |= flat(summary.pop("quality", {}))
         summary["outcome"] = summary.pop("end")
         summary |= {f"steps/{kind}": steps for kind, steps in record.account.items()}
         if not outcome["censored"]:
@@ -208,7 +210,9 @@ class _Follower:
         if best:
             summary["best"] = True
         if self._trial.samples.exists():
-            run.log({"Val SR": wandb.Image(str(self._trial.samples))}, step=max(self._last_step, run.starting_step, 0))
+            drawn = {"Val SR": self._trial.samples, f"{QUALITY}map": self._trial.map}
+            images = {name: wandb.Image(str(file)) for name, file in drawn.items() if file.exists()}
+            run.log(images, step=max(self._last_step, run.starting_step, 0))
         run.summary.update(summary)
         run.tags = self._tags(run.tags or (), outcome, best)
         url = run.url if self._online else None
