@@ -29,11 +29,12 @@ import numpy as np
 import torch
 
 from trainables.imagery import load_imagery
+from trainables.responses import best_response
 from trainables.schedules import g_warmup
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.trainer import Diverged, pick_device, train
-from trainables.validation import best_response, figures_of_merit, held_out_images
+from trainables.validation import figures_of_merit, held_out_images
 from tune_srgan.cluster import mps
 from tune_srgan.search.sharing import PRETRAIN, SharedPretraining, Snapshots, points_of, values_in_pretraining
 from tune_srgan.store.account import step_seconds_of

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from trainables.imagery import Imagery
+from trainables.responses import best_response
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.step import Stepper
-from trainables.validation import best_response, measure
+from trainables.validation import measure
 
 UNTIMED, TIMED = 30, 50  # steps of each phase; in the first, libraries choose kernels and the step is recorded
 

@@ -21,11 +21,12 @@ from trainables.imagery import Imagery
 from trainables.losses import image_metrics
 from trainables.outcome import End, Outcome, outcome_of
 from trainables.pretraining import model_of
+from trainables.responses import best_response, probes
 from trainables.schedules import adversarial_weight, g_warmup, watch_plateaus
 from trainables.schema import Configuration
 from trainables.state import State
 from trainables.step import FIGURES, IN_PRETRAINING, LOSSES, Losses, Stepper
-from trainables.validation import best_response, measure, probes
+from trainables.validation import measure
 
 D_LOSS = "discriminator/adversarial_loss"
 SETTLED = 0.02  # relative change of the content loss over the last quarter of pretraining

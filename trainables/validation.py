@@ -1,4 +1,4 @@
-"""What one validation measures: image metrics, the discriminator's answers, the best response, pictures.
+"""What one validation measures: image metrics, the discriminator's answers, pictures.
 
 G is in evaluation mode, on the fixed held-out pairs; D judges as in the game. `balance.py` judges what is
 measured here.
@@ -6,7 +6,6 @@ measured here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainables.game import discriminator_game, judge_images
+from trainables.game import judge_images
 from trainables.imagery import Imagery
 from trainables.losses import (
     detail_db,
@@ -27,13 +26,9 @@ from trainables.losses import (
     spectral_angle,
     ssim,
 )
-from trainables.networks import Discriminator, upsample
 from trainables.schema import LossSettings
 from trainables.state import State
 
-BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS = 100, 300
-FRESH_RATE = 2e-4
-OPPONENTS = ("generated", "bicubic", "real")
 BOOTSTRAPS = 200
 
 
@@ -42,7 +37,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     configuration, pairs = state.configuration, imagery.pairs
     losses, peak = configuration.Training.Losses, configuration.Training.Losses.max_val
     size = configuration.Data.val_batch_size
-    judged = _answers(state.judged, pairs.lr, size)
+    judged = super_resolve(state.judged, pairs.lr, size)
     state.pictured = judged[_drawn(imagery, configuration.Logging.num_val_images)]
     seen = image_metrics(judged, pairs.hr, losses, state.perceptual, size)
     figures = {f"val_metrics/{name}": value for name, value in seen.items()}
@@ -61,7 +56,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     p_y, p_g = probabilities(real, fake, losses)
     figures |= {"nash/p_y": float(p_y.mean()), "nash/p_g": float(p_g.mean())}
     if state.averaged is not None:
-        raw = _answers(state.generator, pairs.lr, size)
+        raw = super_resolve(state.generator, pairs.lr, size)
         answers = judge_images(d, raw, data).mean(1)
         figures |= _against(real_detailed, answers, pairs.detailed, "nash/raw/")
         figures["nash/raw/p_g"] = float(probabilities(real, answers, losses)[1].mean())
@@ -69,7 +64,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     references = {"bicubic": pairs.bicubic[pairs.detailed]}
     if state.pretrained is not None:
         if state.pretrained_images is None:  # they never change
-            state.pretrained_images = _answers(state.pretrained, pairs.lr[pairs.detailed], size)
+            state.pretrained_images = super_resolve(state.pretrained, pairs.lr[pairs.detailed], size)
         references["pretrained"] = state.pretrained_images
     for name, image in references.items():
         answer, interval = auc(real_detailed, judge_images(d, image, data).mean(1))
@@ -81,81 +76,6 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     adversarial = float(generator_adversarial_loss(logits[1], logits[0], losses))
     figures["validation/generator_total_loss"] = content + losses.adv_loss_beta * adversarial
     return figures
-
-
-def best_response(state: State, imagery: Imagery) -> float:
-    """Measure exploitability: held-out rank of D copied, trained on for 100 steps at its configured rate, G frozen.
-
-    Warm: its optimiser goes along. 0.5: even then it cannot order real over generated; 1: it always can.
-    """
-    responder, optimizer = _warm(state)
-    return _respond(responder, optimizer, "generated", range(BEST_RESPONSE_STEPS), state, imagery)
-
-
-def probes(state: State, imagery: Imagery) -> dict[str, float]:
-    """Return how far several discriminators get against the frozen G, by their held-out ranks, beside two references.
-
-    Warm: D after 100 and 300 more steps at its configured rate; fresh: a new one after 300 steps at 2e-4 (NASH). The
-    same against bicubic images, which all should tell from real ones, and against other real ones, which none can.
-    """
-    first, second = range(BEST_RESPONSE_STEPS), range(BEST_RESPONSE_STEPS, LONG_RESPONSE_STEPS)
-    ranks = {}
-    for opponent in OPPONENTS:
-        suffix = "" if opponent == "generated" else f"_{opponent}"
-        responder, optimizer = _warm(state)
-        for name, steps in (("100", first), ("300", second)):
-            ranks[f"nash/probe/warm_{name}{suffix}"] = _respond(responder, optimizer, opponent, steps, state, imagery)
-        fresh, optimizer = state.drawn_discriminator("probe", FRESH_RATE)
-        whole = range(LONG_RESPONSE_STEPS)
-        ranks[f"nash/probe/fresh_300{suffix}"] = _respond(fresh, optimizer, opponent, whole, state, imagery)
-    return ranks
-
-
-def _warm(state: State) -> tuple[Discriminator, torch.optim.Optimizer]:
-    """D and its optimiser, copied; at the configured rate, whatever the plateau scheduler made of it."""
-    assert state.discriminator is not None and state.optimizer_d is not None
-    responder = copy.deepcopy(state.discriminator).train()
-    rate = state.configuration.Optimizers.optim_d_lr
-    optimizer = state.optimizer_of_d(responder, rate)
-    optimizer.load_state_dict(copy.deepcopy(state.optimizer_d.state_dict()))
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    return responder, optimizer
-
-
-def _respond(
-    responder: Discriminator,
-    optimizer: torch.optim.Optimizer,
-    opponent: str,
-    steps: range,
-    state: State,
-    imagery: Imagery,
-) -> float:
-    """Train a discriminator against an opponent's images; its rank of real over them on the detailed held-out pairs."""
-    configuration, pairs = state.configuration, imagery.pairs
-    size, seed = configuration.Data.train_batch_size, configuration.Training.seed
-    responder.train()
-    for step in steps:
-        at = state.step * BEST_RESPONSE_STEPS + step
-        lr, hr = imagery.batch(seed, "best response", at, size)
-        if opponent == "real":
-            fake = imagery.batch(seed, "other real", at, size)[1]
-        else:
-            with torch.no_grad():
-                fake = state.judged(lr) if opponent == "generated" else upsample(lr, imagery.factor)
-        loss = discriminator_game(responder, hr, fake, configuration.Training, state.in_bf16)[0]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    data = configuration.Data
-    real = judge_images(responder, pairs.hr[pairs.detailed], data).mean(1)
-    if opponent == "real":
-        half = len(real) // 2
-        return auc(real[: 2 * half : 2], real[1 : 2 * half : 2])[0]  # neighbours apart: as alike as two samples can be
-    images = pairs.bicubic[pairs.detailed]
-    if opponent == "generated":
-        images = _answers(state.judged, pairs.lr[pairs.detailed], data.val_batch_size)
-    return auc(real, judge_images(responder, images, data).mean(1))[0]
 
 
 @dataclass(frozen=True)
@@ -188,8 +108,8 @@ def held_out_images(state: State, imagery: Imagery) -> dict[str, Tensor]:
     size = state.configuration.Data.val_batch_size
     every = {"bicubic": imagery.pairs.bicubic}
     if state.pretrained is not None:
-        every["after pretraining"] = _answers(state.pretrained, imagery.pairs.lr, size)
-    return every | {"at the end": _answers(state.judged, imagery.pairs.lr, size)}
+        every["after pretraining"] = super_resolve(state.pretrained, imagery.pairs.lr, size)
+    return every | {"at the end": super_resolve(state.judged, imagery.pairs.lr, size)}
 
 
 def pictures(state: State, imagery: Imagery, count: int) -> Pictures:
@@ -231,7 +151,8 @@ def _sheet(images: Sequence[Tensor], imagery: Imagery, chosen: Tensor) -> NDArra
 
 
 @torch.no_grad()
-def _answers(network: nn.Module, images: Tensor, size: int) -> Tensor:
+def super_resolve(network: nn.Module, images: Tensor, size: int) -> Tensor:
+    """Return what a generator in evaluation mode makes of LR images, so many at a time; it stays as it is."""
     was_training = network.training
     network.eval()
     answers = torch.cat([network(part) for part in images.split(size)])

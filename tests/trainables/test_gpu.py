@@ -13,10 +13,10 @@ from trainables.gpu import dense, layers, precision
 from trainables.imagery import Imagery
 from trainables.networks import Discriminator, Generator
 from trainables.pretraining import fingerprint, pack, unpack
+from trainables.responses import probes
 from trainables.state import State
 from trainables.step import Stepper
 from trainables.trainer import train
-from trainables.validation import probes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = {"Training.device": "cuda", "Data.normalization": "identity"}

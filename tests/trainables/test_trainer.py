@@ -13,9 +13,10 @@ from trainables.balance import CONDITIONS, Ruler, excesses
 from trainables.configuration import METRICS
 from trainables.imagery import load_imagery
 from trainables.rehearsal import rehearse
+from trainables.responses import best_response, probes
 from trainables.state import State
 from trainables.trainer import Diverged, outcome, train
-from trainables.validation import auc, best_response, probes
+from trainables.validation import auc
 
 PRETRAIN, RAMP = "Training.g_pretrain_steps", "Training.adv_loss_ramp_steps"
 EAGER = {f"Schedulers.{key}": value for key, value in {"patience_g": 0, "patience_d": 0, "threshold": 2.0}.items()}
