@@ -15,11 +15,12 @@ from typing import Any
 
 from trainables.balance import CONDITIONS, Ruler
 from trainables.outcome import End
+from trainables.probes import CONTROLS, FRESH_300, GAIN_D, GAIN_G, P_G_MOVED, PSNR_MOVED, WARM_100, WARM_300, failed
 from trainables.schema import Configuration
 from tune_srgan.report.words import LIMITS
 from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, left_to_do, winner_of
 from tune_srgan.store.ending import StudyEnd, why_still
-from tune_srgan.store.records import StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
+from tune_srgan.store.records import Held, StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import Proposer, TrialFolder, read_json
 from tune_srgan.study.edges import edges
@@ -51,12 +52,13 @@ CURVES = {
     "balanced": "nash/balanced",
 }
 PROBE_NAMES = {
-    "nash/probe/warm_100": "warm, 100 steps",
-    "nash/probe/warm_300": "warm, 300 steps",
-    "nash/probe/fresh_300": "fresh, 300 steps",
-    "nash/probe/fresh_300_bicubic": "fresh against bicubic",
-    "nash/probe/fresh_300_real": "fresh against real",
+    WARM_100: "warm, 100 steps",
+    WARM_300: "warm, 300 steps",
+    FRESH_300: "fresh, 300 steps",
+    f"{FRESH_300}_bicubic": "fresh against bicubic",
+    f"{FRESH_300}_real": "fresh against real",
 }
+GAIN_NAMES = {GAIN_D: "D's gain", GAIN_G: "G's gain"}
 Importance = Callable[[Study, Sequence[TrialRecord]], dict[str, tuple[float, float, float]]]
 
 
@@ -237,12 +239,41 @@ def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
         "pace": statistics.median(paces) if paces else None,
         "later": sum(held.readings for held in one.held),
         "missed": {"condition": CONDITIONS[missed[0][0]], "readings": missed[0][1]} if missed else None,
-        "probes": {name: _middle([held.probes[key] for held in one.held]) for key, name in PROBE_NAMES.items()},
+        "probes": {name: _middle(_measured_by(key, key, one.held)) for key, name in PROBE_NAMES.items()},
+        "gains": _gains(one.held),
+        "unmeasured": _unmeasured(one.held),
         "faster": faster,
         "slower": slower,
         "p": p,
         "tie": one is not best and p > TOLD_APART,
     }
+
+
+def _measured_by(probe: str, figure: str, held: Sequence[Held]) -> list[float]:
+    """A probe's figure of the seeds on which its controls held."""
+    return [one.probes[figure] for one in held if figure in one.probes and not failed(probe, one.probes)]
+
+
+def _gains(held: Sequence[Held]) -> dict[str, Any] | None:
+    """What either side gains by training on alone, nats, and what G's gain moves and costs; means of the seeds."""
+    asked = [one for one in held if GAIN_D in one.probes]
+    if not asked:
+        return None
+    figures = {"d": (GAIN_D, GAIN_D), "g": (GAIN_G, GAIN_G), "p_g": (GAIN_G, P_G_MOVED), "psnr": (GAIN_G, PSNR_MOVED)}
+    means = {name: _mean(_measured_by(*of, asked)) for name, of in figures.items()}
+    both = [one for one in asked if not failed(GAIN_D, one.probes) and not failed(GAIN_G, one.probes)]
+    return means | {"gap": _mean([one.probes[GAIN_D] + one.probes[GAIN_G] for one in both])}
+
+
+def _unmeasured(held: Sequence[Held]) -> dict[str, Any]:
+    """By probe: on how many seeds, of how many, its controls failed, and how they did on the first of these."""
+    missing = {}
+    for key, name in (PROBE_NAMES | GAIN_NAMES).items():
+        asked = [one.probes for one in held if key in one.probes and key in CONTROLS]
+        causes = list(filter(None, (failed(key, probes) for probes in asked)))
+        if causes:
+            missing[name] = {"seeds": len(causes), "of": len(asked), "cause": causes[0]}
+    return missing
 
 
 def _images(trial: TrialFolder) -> dict[str, Any]:
@@ -288,6 +319,10 @@ def _measured(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[
         "versions": read_json(folder.versions_file) or {},
         "devices": dict(Counter(record.device for record in records.every if record.device)),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _middle(values: Sequence[float]) -> float | None:
