@@ -46,12 +46,8 @@ class State:
         self.readings: list[dict[str, float]] = []
         self.scale = [0.0, 1.0]  # the imagery's values that are 0 and 1 here
         self.epoch: dict[str, list[float]] = {}  # of the epoch under way: sums over its steps, and of how many
-        self.generator: nn.Module = _drawn(
-            lambda: Generator(configuration.Model.in_bands, configuration.Generator), configuration, "G", device
-        )
-        self.optimizer_g = _adam(
-            self.generator, configuration, configuration.Optimizers.optim_g_lr, configuration.Optimizers.weight_decay_g
-        )
+        self.generator: nn.Module = self.drawn_generator()
+        self.optimizer_g = self.optimizer_of_g(self.generator)
         self.averaged = _frozen(self.generator) if configuration.Training.EMA.enabled else None
         self.plateau_g, self.plateau_d = plateaus(configuration)
         self.discriminator: Discriminator | None = None
@@ -77,6 +73,16 @@ class State:
         self.discriminator, self.optimizer_d = self.drawn_discriminator("D", configuration.Optimizers.optim_d_lr)
         was_pretrained = configuration.Training.pretrain_steps or configuration.Model.load_checkpoint
         self.pretrained = _frozen(self.judged) if was_pretrained else None
+
+    def drawn_generator(self) -> nn.Module:
+        """Return the generator drawn from hash(seed, "G")."""
+        conf = self.configuration
+        return _drawn(lambda: Generator(conf.Model.in_bands, conf.Generator), conf, "G", self.device)
+
+    def optimizer_of_g(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return a fresh Adam for a generator."""
+        optimizers = self.configuration.Optimizers
+        return _adam(network, self.configuration, optimizers.optim_g_lr, optimizers.weight_decay_g)
 
     def drawn_discriminator(self, part: str, rate: float) -> tuple[Discriminator, torch.optim.Optimizer]:
         """Return a discriminator drawn from hash(seed, part), and its optimiser."""

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from trainables.errors import InvalidInput
 from trainables.outcome import End
+from trainables.probes import WARM_100, failed
 from tune_srgan.store.records import TrialRecord
 from tune_srgan.study.space import Value
 
@@ -64,7 +65,8 @@ def ending(record: TrialRecord) -> str:
         return f"{record.label}, step {record.trained_steps}"
     if record.end is End.BALANCED:
         since = f"{share_text(record.share)} of the readings since, rates at {share_text(record.held.pace)}"
-        exploited = f"exploitability {figure(record.exploitability)}"
+        unmeasured = record.held.probes and failed(WARM_100, record.held.probes)
+        exploited = f"exploitability {'not measured' if unmeasured else figure(record.exploitability)}"
         return f"in balance from step {record.steps} to the end: {since}, {exploited}"
     censored = " (censored)" if record.end.is_censored else ""
     before = f"gap {figure(record.gap)}" if record.first is None else f"balanced first at step {record.first}"

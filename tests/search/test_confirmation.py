@@ -1,6 +1,8 @@
 """Confirmation: the same further seeds for the best configurations; the median decides, and ties are told."""
 
+import json
 import math
+from html import unescape
 
 import pytest
 from rich.console import Console
@@ -19,8 +21,10 @@ from tests.support.studies import (
     start,
 )
 from trainables.dotted import flatten
+from tune_srgan.console import ending
 from tune_srgan.report.best import write_best
 from tune_srgan.report.data import report_data
+from tune_srgan.report.files import html, markdown
 from tune_srgan.report.terminal import print_report
 from tune_srgan.report.words import confirmation_texts
 from tune_srgan.run.clean import clean
@@ -194,3 +198,59 @@ def test_a_confirmations_record_is_judged_like_any(folder, study):
     record = record_of(folder.confirmation(0, 1), study)
     assert (record.number, record.cost, record.trained_steps, record.values[PRETRAIN]) == (0, 60.0, 200, 20)
     assert record.account == {"executed": 200, "sharing": 0, "capping": 0}
+
+
+def test_what_a_side_gains_is_said_where_its_controls_held_and_what_was_not_measured_everywhere(folder, tmp_path):
+    study = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 3}})
+    missing(study, folder, records_in(study, folder))
+    blind = {"warm_100_bicubic": 0.9, "fresh_300_real": 0.7}
+    confirm(folder, 0, 1, 60, **blind, gain_d=0.5)
+    confirm(folder, 0, 2, 60, **blind, gain_g_pretrained=0.001, gain_g=0.9)
+    confirm(folder, 0, 3, 60, fresh_300_bicubic=0.5, warm_100=0.8)
+    data = report_data(study, folder, records_in(study, folder))
+    (one,) = data["confirmed"]
+    assert one["probes"]["warm, 100 steps"] == 0.8  # of the one seed whose controls held
+    assert one["probes"]["warm, 300 steps"] == 0.9
+    assert one["probes"]["fresh, 300 steps"] is None
+    assert one["gains"] == {"d": 0.0625, "g": 0.375, "p_g": 0.25, "psnr": -5.75, "gap": 0.0625 + 0.375}
+    gained = "100 more steps of D alone would gain 0.06 nats, of G alone 0.38 nats (-5.8 dB PSNR, D(G(x)) +0.25)"
+    lost = [
+        "warm, 100 steps: not measured on 2 of 3 seeds (its control failed: rank of real over bicubic 0.9, wanted",
+        "fresh, 300 steps: not measured on 3 of 3 seeds (its control failed: rank of real over other real 0.7, wanted",
+        "D's gain: not measured on 2 of 3 seeds",
+        "G's gain: not measured on 1 of 3 seeds (its control failed: gain of the generator from before the game 0.001,",
+    ]
+    terminal = Console(record=True, width=300)
+    print_report(data, folder, terminal)
+    shown = terminal.export_text(clear=False)
+    page = unescape(html(data))
+    for text in (shown, markdown(data), page):
+        assert f"{gained}: duality gap 0.44 nats." in text
+        assert all(line in text for line in lost)
+    assert "<td>not measured</td>" in page
+    assert next(line for line in shown.splitlines() if "3 of 3  " in line).count("not measured") == 1
+
+
+def test_no_number_is_shown_of_what_was_measured_on_no_seed(folder, tmp_path):
+    study = loaded(tmp_path, small() | {"confirm": {"top": 1, "seeds": 1}})
+    missing(study, folder, records_in(study, folder))
+    confirm(folder, 0, 1, 60, warm_100_real=0.7, gain_g_ignorant=0.3)
+    data = report_data(study, folder, records_in(study, folder))
+    assert data["confirmed"][0]["gains"] == dict.fromkeys(("d", "g", "p_g", "psnr", "gap"))
+    said = "D alone would gain (not measured), of G alone (not measured): duality gap (not measured)."
+    assert said in " ".join(confirmation_texts(data))
+    assert "exploitability not measured" in ending(records_in(study, folder).confirmations[0])
+    confirm(folder, 0, 1, 60)
+    assert "exploitability –" in ending(records_in(study, folder).confirmations[0])
+
+
+def test_what_was_confirmed_before_gains_were_measured_shows_none(folder, study):
+    confirm_all(folder, study, n0=(60, 60, 60), n2=(80, 80, 80))
+    for record in records_in(study, folder).confirmations:
+        lines = [json.loads(line) for line in record.trial.readings_file.read_text().splitlines()]
+        kept = [{k: v for k, v in line.items() if "gain" not in k and "moved" not in k} for line in lines]
+        record.trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    data = report_data(study, folder, records_in(study, folder))
+    assert [one["gains"] for one in data["confirmed"]] == [None, None]
+    assert data["confirmed"][0]["probes"]["warm, 100 steps"] == 0.9
+    assert "nats" not in " ".join(confirmation_texts(data))

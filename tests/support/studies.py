@@ -40,6 +40,13 @@ SMALL: dict[str, Any] = {
     "objective": {"max_steps": 200, "validate_every": 4},
     "search": {"trials": 8, "startup": 3},
 }
+PROBED = {
+    **dict.fromkeys(("warm_100", "warm_300", "fresh_300"), 0.9),
+    **{f"{name}_bicubic": 0.98 for name in ("warm_100", "warm_300", "fresh_300")},
+    **{f"{name}_real": 0.52 for name in ("warm_100", "warm_300", "fresh_300")},
+    **{"gain_d": 0.0625, "gain_g": 0.375, "gain_g_pretrained": 0.38, "gain_g_ignorant": -0.03},
+    **{"moved_p_g": 0.25, "moved_rank": -0.75, "moved_psnr": -5.75},
+}
 VALUES = {PRETRAIN: 20, WEIGHT: 0.01, PATIENCE: 4}  # a point of the space; its game is on from step 40
 
 
@@ -136,11 +143,11 @@ def made(path: Path, ends: list[Any], document: dict[str, Any] | None = None) ->
 
 
 def confirm(
-    folder: StudyFolder, number: int, further: int, since: int | None, later: str = "#" * 5, probe: float = 0.9
+    folder: StudyFolder, number: int, further: int, since: int | None, later: str = "#" * 5, **probed: float
 ) -> None:
     """A training on a further seed: balanced from `since` on for a window, then as `later` says, then again.
 
-    `None`: never.
+    `None`: never. Its probes are PROBED but for those that are given.
     """
     trial = folder.confirmation(number, further)
     end = 200
@@ -152,8 +159,7 @@ def confirm(
         good = since is not None and step >= since and (mark or "#") == "#"
         readings.append(reading(step, 0.5 if good else 0.875))
         if step == end and since:
-            names = ("warm_100", "warm_300", "fresh_300", "fresh_300_bicubic", "fresh_300_real")
-            readings[-1] |= {f"nash/probe/{name}": probe for name in names}
+            readings[-1] |= {f"nash/probe/{name}": figure for name, figure in (PROBED | probed).items()}
     trial.readings_file.write_text("".join(json.dumps(line) + "\n" for line in readings))
     trial.end(outcome_of(readings, trial.configuration(), end))
 

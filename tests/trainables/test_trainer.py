@@ -375,7 +375,7 @@ def test_a_balance_that_is_kept_is_probed_where_that_is_wanted_and_nothing_else_
     assert [i for i, reading in enumerate(probed) if "nash/probe/fresh_300" in reading] == [len(probed) - 1]
     found = probed[-1]
     assert found["nash/probe/warm_100"] == found["nash/exploitability"] == outcome(state).exploitability
-    assert sum(name.startswith("nash/probe/") for name in found) == 9
+    assert sum(name.startswith("nash/probe/") for name in found) == 16
 
 
 @pytest.mark.long

@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainables.balance import CONDITIONS, Ruler
-from trainables.merits import BICUBIC, END, MERITS, PRETRAINED, QUALITY, TEST
+from trainables.merits import END
 from trainables.outcome import End
+from trainables.probes import CONTROLS, FRESH_300, GAIN_D, GAIN_G, P_G_MOVED, PSNR_MOVED, WARM_100, WARM_300, failed
 from trainables.schema import Configuration
 from tune_srgan.report.words import LIMITS
-from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, difference, left_to_do, winner_of
-from tune_srgan.search.front import figure_of, front_of
+from tune_srgan.report.worth import front_data, worth_data
+from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, left_to_do, winner_of
 from tune_srgan.store.ending import StudyEnd, why_still
-from tune_srgan.store.records import StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
+from tune_srgan.store.records import Held, StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import Proposer, TrialFolder, read_json
 from tune_srgan.study.edges import edges
@@ -52,15 +53,16 @@ CURVES = {
     "cuts_d": "training/plateau_cuts_d",
     "balanced": "nash/balanced",
 }
-JUDGED = (END, TEST[END])  # images by which confirmed configurations are compared
 PROBE_NAMES = {
-    "nash/probe/warm_100": "warm, 100 steps",
-    "nash/probe/warm_300": "warm, 300 steps",
-    "nash/probe/fresh_300": "fresh, 300 steps",
-    "nash/probe/fresh_300_bicubic": "fresh against bicubic",
-    "nash/probe/fresh_300_real": "fresh against real",
+    WARM_100: "warm, 100 steps",
+    WARM_300: "warm, 300 steps",
+    FRESH_300: "fresh, 300 steps",
+    f"{FRESH_300}_bicubic": "fresh against bicubic",
+    f"{FRESH_300}_real": "fresh against real",
 }
-DISTORTION, PERCEPTION = "psnr", "spectrum"  # the plane's figures (Blau & Michaeli 2018)
+
+
+GAIN_NAMES = {GAIN_D: "D's gain", GAIN_G: "G's gain"}
 Importance = Callable[[Study, Sequence[TrialRecord]], dict[str, tuple[float, float, float]]]
 
 
@@ -100,13 +102,13 @@ def report_data(
         "baseline": baseline.number if baseline else None,
         "curves": {number: _curves(record) for number, record in shown.items()},
         "trials": [_trial(record) for record in search],
-        "front": _front(study, search),
+        "front": front_data(study, search),
         "quality": {number: record.quality for number, record in shown.items()},
         "spectra": None if best is None else (read_json(best.trial.worth) or {}).get("spectra"),
         "history": _history(search),
         "importance": {key: list(value) for key, value in importance(study, search).items()},
         "confirmed": [_confirmed(one, sure[0]) for one in sure],
-        "worth": _worth(sure, baseline),
+        "worth": worth_data(sure, baseline),
         "images": [_images(record.trial) for record in shown.values() if record.trial.samples.exists()],
         "account": _account(folder, records),
         "measured": _measured(study, folder, records),
@@ -222,25 +224,6 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _front(study: Study, search: Sequence[TrialRecord]) -> dict[str, Any]:
-    """The trials that no other beats in both, and every trial's way over the plane of distortion and perception."""
-    name = figure_of(study).removeprefix(QUALITY)
-    return {
-        "figure": name,
-        "unit": MERITS[name].unit,
-        "numbers": [record.number for record in front_of(study, search)],
-        "paths": {
-            record.number: {
-                image: [figures.get(DISTORTION), figures.get(PERCEPTION)]
-                for image, figures in record.quality.items()
-                if image in (BICUBIC, PRETRAINED, END)
-            }
-            for record in search
-            if record.quality
-        },
-    }
-
-
 def _history(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """By number: each trial's cost and the best so far."""
     return [
@@ -265,7 +248,9 @@ def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
         "pace": statistics.median(paces) if paces else None,
         "later": sum(held.readings for held in one.held),
         "missed": {"condition": CONDITIONS[missed[0][0]], "readings": missed[0][1]} if missed else None,
-        "probes": {name: _middle([held.probes[key] for held in one.held]) for key, name in PROBE_NAMES.items()},
+        "probes": {name: _middle(_measured_by(key, key, one.held)) for key, name in PROBE_NAMES.items()},
+        "gains": _gains(one.held),
+        "unmeasured": _unmeasured(one.held),
         "faster": faster,
         "slower": slower,
         "p": p,
@@ -273,23 +258,31 @@ def _confirmed(one: Confirmed, best: Confirmed) -> dict[str, Any]:
     }
 
 
-def _worth(sure: Sequence[Confirmed], baseline: TrialRecord | None) -> list[dict[str, Any]]:
-    """What the confirmed configurations' images are worth: each figure's median and ends over the further seeds.
+def _measured_by(probe: str, figure: str, held: Sequence[Held]) -> list[float]:
+    """A probe's figure of the seeds on which its controls held."""
+    return [one.probes[figure] for one in held if figure in one.probes and not failed(probe, one.probes)]
 
-    And how far each is from the baseline's on the same seeds, where those were trained.
-    """
-    against = next((one for one in sure if baseline is not None and one.record.number == baseline.number), None)
-    worth = []
-    for one in sure:
-        for image in dict.fromkeys(image for seed in one.seeds for image in seed.quality if image in JUDGED):
-            figures, beside = one.figures(image), against.figures(image) if against not in (None, one) else {}
-            told = {}
-            for name, values in figures.items():
-                known = [value for value in values if math.isfinite(value)]
-                apart = difference(values, beside[name]) if name in beside else None
-                told[name] = {"median": _middle(known), "low": min(known), "high": max(known), "difference": apart}
-            worth.append({"number": one.record.number, "image": image, "figures": told})
-    return worth
+
+def _gains(held: Sequence[Held]) -> dict[str, Any] | None:
+    """What either side gains by training on alone, nats, and what G's gain moves and costs; means of the seeds."""
+    asked = [one for one in held if GAIN_D in one.probes]
+    if not asked:
+        return None
+    figures = {"d": (GAIN_D, GAIN_D), "g": (GAIN_G, GAIN_G), "p_g": (GAIN_G, P_G_MOVED), "psnr": (GAIN_G, PSNR_MOVED)}
+    means = {name: _mean(_measured_by(*of, asked)) for name, of in figures.items()}
+    both = [one for one in asked if not failed(GAIN_D, one.probes) and not failed(GAIN_G, one.probes)]
+    return means | {"gap": _mean([one.probes[GAIN_D] + one.probes[GAIN_G] for one in both])}
+
+
+def _unmeasured(held: Sequence[Held]) -> dict[str, Any]:
+    """By probe: on how many seeds, of how many, its controls failed, and how they did on the first of these."""
+    missing = {}
+    for key, name in (PROBE_NAMES | GAIN_NAMES).items():
+        asked = [one.probes for one in held if key in one.probes and key in CONTROLS]
+        causes = list(filter(None, (failed(key, probes) for probes in asked)))
+        if causes:
+            missing[name] = {"seeds": len(causes), "of": len(asked), "cause": causes[0]}
+    return missing
 
 
 def _images(trial: TrialFolder) -> dict[str, Any]:
@@ -336,6 +329,10 @@ def _measured(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[
         "versions": read_json(folder.versions_file) or {},
         "devices": dict(Counter(record.device for record in records.every if record.device)),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _middle(values: Sequence[float]) -> float | None:

@@ -71,7 +71,7 @@ def _print_confirmation(data: dict[str, Any], console: Console) -> None:
         table.add_column(name, justify="left" if name == "by seed" else "right", no_wrap=True)
     for one in confirmed:
         steps = ", ".join(map(words.cost_text, one["seeds"]))
-        probed = [figure(rank) for rank in one["probes"].values()]
+        probed = [words.probe_text(one, name) for name in one["probes"]]
         kept = f"{one['kept']} of {len(one['seeds'])}"
         since = share_text(one["share"]), share_text(one["pace"])
         table.add_row(str(one["number"]), kept, words.cost_text(one["median"]), steps, *since, *probed)

@@ -26,6 +26,12 @@ PROBES_TEXT = (
     "cannot tell, 1 always tells) are those of D trained on against the frozen generator at its rate for 100 and 300 "
     "steps, of a fresh one for 300 steps at 2e-4, and of the fresh one against bicubic and against other real images."
 )
+GAINS_TEXT = (
+    "A gain is what 100 more steps of one side are worth to it while the other stands still: nats of D's mean "
+    "cross-entropy on the held-out pairs, where a D that only guesses has 0.69; means of the seeds that measured it. "
+    "Both together are the duality gap, 0 where neither side can do better alone. Of G's loss it counts the "
+    "adversarial part; G minimises content as well, so the game is not zero-sum, and PSNR says what the gain costs G."
+)
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ def state_text(data: Mapping[str, Any]) -> str:
 
 
 def confirmation_texts(data: Mapping[str, Any]) -> list[str]:
-    """Return what later readings missed, and which confirmed configurations cannot be told apart."""
+    """Return what later readings missed, what each side gains alone, and which configurations cannot be told apart."""
     confirmed = data["confirmed"]
     lines = [
         f"Trial {one['number']}: {one['missed']['readings']} of {one['later']} readings since the balance miss the "
@@ -176,12 +182,42 @@ def confirmation_texts(data: Mapping[str, Any]) -> list[str]:
         for one in confirmed
         if one["missed"] is not None
     ]
+    gains = [line for one in confirmed for line in _gains(one)]
+    lines += [*gains, GAINS_TEXT] if gains else []
+    lines += [
+        f"Trial {one['number']}, {name}: not measured on {missing['seeds']} of {missing['of']} seeds (its control "
+        f"failed: {missing['cause']})."
+        for one in confirmed
+        for name, missing in one["unmeasured"].items()
+    ]
     return lines + [
         f"Trial {confirmed[0]['number']} against {other['number']}: faster on {other['faster']}, slower on "
         f"{other['slower']} of {len(other['seeds'])} seeds (sign test p {other['p']:.2f}): "
         f"{'a tie' if other['tie'] else 'told apart'}."
         for other in confirmed[1:]
     ]
+
+
+def probe_text(confirmed: Mapping[str, Any], name: str) -> str:
+    """Return a probe's rank, the median of the seeds that measured it; in words where none of them did."""
+    rank = confirmed["probes"][name]
+    return "not measured" if rank is None and name in confirmed["unmeasured"] else figure(rank)
+
+
+def _gains(confirmed: Mapping[str, Any]) -> list[str]:
+    """The duality gap, as what either side gains."""
+    gains = confirmed["gains"]
+    if gains is None:
+        return []
+    moved = "" if gains["g"] is None else f" ({gains['psnr']:+.1f} dB PSNR, D(G(x)) {gains['p_g']:+.2f})"
+    return [
+        f"Trial {confirmed['number']}: 100 more steps of D alone would gain {_nats(gains['d'])}, "
+        f"of G alone {_nats(gains['g'])}{moved}: duality gap {_nats(gains['gap'])}."
+    ]
+
+
+def _nats(gain: float | None) -> str:
+    return "(not measured)" if gain is None else f"{gain:.2f} nats"
 
 
 def patience_texts(data: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from trainables.balance import Ruler, Verdict, excesses, judge, nash_cost, pace_of
 from trainables.merits import Quality, short_of
 from trainables.outcome import End
+from trainables.probes import PROBE
 from tune_srgan.store.account import SHARED, WAITS, account_of, cost_in_seconds, step_seconds_of
 from tune_srgan.store.trial_folder import Proposer, TrialFolder
 from tune_srgan.study.settings import Study
@@ -155,7 +156,7 @@ def held_of(readings: Sequence[Mapping[str, float]], ruler: Ruler, verdict: Verd
     if since is not None:
         late = [reading for reading in readings if reading["step"] >= since]
     misses = [[name for name, excess in excesses(reading, ruler).items() if excess > 0] for reading in late]
-    probes = {key: value for reading in readings for key, value in reading.items() if key.startswith("nash/probe/")}
+    probes = {key: value for reading in readings for key, value in reading.items() if key.startswith(PROBE)}
     counts = Counter(name for missed in misses for name in missed)
     return Held(len(late), misses.count([]), counts, probes, None if since is None else pace_of(late, ruler))
 
