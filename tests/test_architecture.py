@@ -22,7 +22,7 @@ FLOORS = [
     {"tracking"},
     {"report"},
     {"run"},
-    {"check", "options"},
+    {"answers", "check", "options"},
     {"commands"},
     {"__main__"},
 ]
@@ -39,7 +39,7 @@ LIBRARIES = {
     "matplotlib": {"report/figures", "report/palette"},
     "fsspec": {"store/objects"},
     "jinja2": {"report/files"},
-    "typer": {"commands", "options"},
+    "typer": {"answers", "commands", "options"},
     "ray": {"cluster", "run/feed", "run/runner", "run/reporting", "run/worker"},
 }
 HEAVY = {"torch", "ray", "optuna", "wandb", "matplotlib"}

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from trainables.errors import InvalidInput, Problem, one_line
+from trainables.errors import InvalidInput, Problem
+from tune_srgan.answers import FAILED, INTERRUPTED, INVALID, answers_problems, err, out
 from tune_srgan.cluster.jobs import is_dashboard
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
-from tune_srgan.console import duration, print_problems, print_warnings
+from tune_srgan.console import duration, print_warnings
 from tune_srgan.options import (
     Address,
     Chosen,
@@ -45,7 +44,6 @@ HERE = Path(__file__).resolve().parent
 # beside the packages in a checkout, within this one where the project is installed from a wheel
 SPACES = next(filter(Path.is_dir, (HERE / "search_spaces", HERE.parent / "search_spaces")), HERE / "search_spaces")
 QUICKSTART, FULL = SPACES / "quickstart.yaml", SPACES / "srgan.yaml"
-FAILED, INVALID, INTERRUPTED = 1, 2, 130  # exit codes
 
 app = typer.Typer(
     add_completion=False,
@@ -53,34 +51,10 @@ app = typer.Typer(
     help="Find the training settings with which an SRGAN reaches the balance of generator and discriminator soonest. "
     "Without a command: the quickstart study.",
 )
-PLAIN_WIDTH = 120  # where there is no terminal to ask
-out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _answers_problems(command: F) -> F:
-    """Answer invalid input, and a file or store that fails, on stderr: exit code 2, no traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        try:
-            return command(*arguments, **options)
-        except InvalidInput as error:
-            print_problems(error, err)
-        except BrokenPipeError:
-            raise  # whoever read our output has read enough
-        except OSError as error:
-            found = f"a file, folder or store that fails ({one_line(error)})"
-            place = str(error.filename or "storage")
-            print_problems(InvalidInput([Problem(place, "", found, "one that can be read and written")]), err)
-        raise typer.Exit(INVALID)
-
-    return wrapped  # type: ignore[return-value]  # same signature
 
 
 @app.callback(invoke_without_command=True)
-@_answers_problems
+@answers_problems
 def quickstart(context: typer.Context) -> None:
     """Run the quickstart where no command is given; on a cluster with GPUs, the full-size study."""
     if context.invoked_subcommand is not None:
@@ -94,7 +68,7 @@ def quickstart(context: typer.Context) -> None:
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def run(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     trials: Trials = None,
@@ -110,7 +84,7 @@ def run(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def submit(
     study: Annotated[Path, typer.Argument(help="A study file.")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard.")] = "http://127.0.0.1:8265",
@@ -130,7 +104,7 @@ def submit(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A study's file, or a training's.")],
     gpu: Annotated[
@@ -148,7 +122,7 @@ def check(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def resume(
     study: StudyName,
     address: Address = None,
@@ -172,7 +146,7 @@ def resume(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def status(
     study: StudyName,
     storage: Storage = None,
@@ -192,7 +166,7 @@ def status(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def report(
     study: StudyName,
     storage: Storage = None,
@@ -228,7 +202,7 @@ def report(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def dashboard(
     study: StudyName,
     storage: Storage = None,
@@ -244,7 +218,7 @@ def dashboard(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def best(
     study: StudyName, storage: Storage = None, address: Dashboard = None, project: For = None, trial: Chosen = None
 ) -> None:
@@ -269,7 +243,7 @@ def best(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def train(
     configuration: Annotated[Path, typer.Argument(help="A training configuration.")],
     folder: Annotated[
@@ -284,7 +258,7 @@ def train(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def judge(
     place: Annotated[
         Path,
@@ -301,7 +275,7 @@ def judge(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def upscale(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image like those of the training.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write.")],
@@ -316,7 +290,7 @@ def upscale(
 
 
 @app.command()
-@_answers_problems
+@answers_problems
 def clean(study: StudyName, storage: Storage = None) -> None:
     """Delete checkpoints that no result needs. Readings, outcomes, images and the winner stay."""
     from tune_srgan.report.best import write_best

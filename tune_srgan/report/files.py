@@ -133,6 +133,7 @@ def markdown(data: dict[str, Any]) -> str:
         lines += [f"## {title}", "", f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})", ""]
     lines += [
         *words.confirmation_texts(data),
+        *words.worth_texts(data),
         *words.front_texts(data),
         *words.patience_texts(data),
         "",

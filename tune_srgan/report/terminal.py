@@ -52,7 +52,7 @@ def print_report(data: dict[str, Any], folder: StudyFolder, console: Console) ->
             if path.exists():
                 console.print(Text(f"  {name}  {path}"), soft_wrap=True)
         _print_confirmation(data, console)
-    for line in words.front_texts(data):
+    for line in (*words.worth_texts(data), *words.front_texts(data)):
         console.print(line, highlight=False)
     _print_account(data, folder, console)
 

@@ -153,6 +153,22 @@ def front_texts(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def worth_texts(data: Mapping[str, Any]) -> list[str]:
+    """Return how the confirmed configurations' images differ from the baseline's on the same seeds, a line each."""
+    lines = []
+    for one in data["worth"]:
+        apart = {name: of["apart"] for name, of in one["figures"].items() if name in TOLD and of["apart"] is not None}
+        told = ", ".join(f"{name} {_apart_text(name, of)}" for name, of in apart.items())
+        whose = f"Images of trial {one['number']} ({one['image']}) against the baseline's, paired by seed"
+        lines += [f"{whose}, mean and 95 % interval: {told}."] if told else []
+    return lines
+
+
+def _apart_text(name: str, apart: Mapping[str, Any]) -> str:
+    interval = f"[{apart['low']:+.3g}, {apart['high']:+.3g}] {MERITS[name].unit}".rstrip()
+    return f"{apart['mean']:+.3g} {interval}: {apart['told']}"
+
+
 def cost_text(cost: float | None) -> str:
     """Return a seed's cost."""
     return "never" if cost is None else f"{cost:g}"
