@@ -53,10 +53,10 @@ class Ground(NamedTuple):
 
 def ground(file: Path) -> Ground | None:
     """Return where on the ground a file's image lies, by its header; None where that does not say."""
-    from rasterio.errors import RasterioError
-
     if file.suffix.lower() not in _DRIVERS:
         return None
+    from rasterio.errors import RasterioError
+
     try:
         with _opened(file) as source:
             if source.crs is None or source.transform.is_identity:
