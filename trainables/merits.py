@@ -9,7 +9,7 @@ from enum import StrEnum
 
 QUALITY = "quality/"  # before a figure's name, wherever it stands among others
 BICUBIC, PRETRAINED, END, TRUTH = "bicubic", "after pretraining", "at the end", "truth"  # images of held-out pairs
-TEST = {image: f"{image}, test set" for image in (BICUBIC, PRETRAINED, END)}  # those of test imagery
+TEST = {image: f"{image}, test set" for image in (END, BICUBIC, PRETRAINED)}  # those of test imagery
 Quality = Mapping[str, Mapping[str, float]]  # by image, then by figure
 
 

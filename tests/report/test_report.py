@@ -17,6 +17,7 @@ from tests.support.studies import (
     never_begun,
     records_in,
 )
+from trainables.merits import MERITS
 from trainables.outcome import End
 from tune_srgan.report.best import write_best
 from tune_srgan.report.data import report_data
@@ -31,9 +32,15 @@ CHROMIUM = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
 
-SECTIONS = ["How the game went", "All trials", "History", "What matters", "Schedules as applied"]
-SECTIONS += ["How surely: further seeds and exploitability", "Images", "The account", "Table of all trials"]
-SECTIONS += ["How it was measured"]
+SECTIONS = ["How the game went", "All trials", "History", "What matters", "What the image is worth"]
+SECTIONS += [
+    "Schedules as applied",
+    "How surely: further seeds and exploitability",
+    "Images",
+    "The account",
+    "Table of all trials",
+]
+SECTIONS += ["Table of all trials", "How it was measured"]
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +111,16 @@ def test_a_browser_shows_the_report_of_a_real_study(browser, real, width, scheme
     assert said == []
     assert asked == []
     assert [head.inner_text() for head in shown.locator("h2").all()] == SECTIONS
-    for name in ("balance", "parallel", "history", "importance", "slices", "schedules"):
+    for name in ("balance", "parallel", "history", "importance", "slices", "plane", "spectrum", "schedules"):
         assert shown.locator(f"#{name} svg").bounding_box()["height"] > 50
         assert shown.locator(f"#{name} svg path").count() > 5
         assert shown.locator(f"#{name} svg text").count() > 1
     assert shown.locator("#parallel svg title").count() == 8  # a line a trial, named
+    figures = [row.inner_text().split()[0] for row in shown.locator("#quality tbody tr").all()]
+    assert figures == [name for name in MERITS if name not in ("shift", "lpips", "dists")]  # its crops are 16 px
+    assert shown.locator("#plane svg [id^=trial]").count() == 8
     assert "Trained on " in shown.inner_text("body")
-    assert shown.evaluate("document.images.length") >= 1
+    assert shown.evaluate("document.images.length") in (2, 4)  # of winner and baseline: images, and a map of each
     assert shown.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 50)")
     assert shown.evaluate(CONTRAST) == []
     assert shown.evaluate("document.documentElement.scrollWidth") == width  # wide things scroll by themselves

@@ -194,6 +194,8 @@ WARNED = {
         training("Schedulers", {"g_warmup_type": "linear", "g_warmup_steps": 30}),
         f"{WARMUP}: a warm-up of 30 steps outlasts",
     ),
+    "a front": (section("objective", also="quality/psnr"), "objective.also: quality/psnr shows at a training's end"),
+    "no baseline": (everything(confirm={"baseline": True}), "confirm.baseline: does nothing, since"),
     "nash": (section("objective", nash={"window": 9}), "objective.nash is not the default: window=9"),
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainables.merits import END, MERITS, Better
+from trainables.merits import BICUBIC, END, MERITS, PRETRAINED, TEST, Better
 from trainables.outcome import End
 from tune_srgan.console import duration, figure, milliseconds, setting, share_text
 
@@ -119,23 +119,33 @@ def _random(winner: Mapping[str, Any], unit: str) -> str:
     )
 
 
+def merit_number(name: str, value: float) -> str:
+    """Return a figure of merit without its unit; signed where the best is 0."""
+    return f"{value:+.2f}" if MERITS[name].better is Better.ZERO else f"{value:.4g}"
+
+
 def merit_text(name: str, value: float) -> str:
-    """Return a figure of merit with its unit; signed where the best is 0."""
-    merit = MERITS[name]
-    number = f"{value:+.2f}" if merit.better is Better.ZERO else f"{value:.4g}"
-    return f"{number} {merit.unit}".rstrip()
+    """Return a figure of merit with its unit."""
+    return f"{merit_number(name, value)} {MERITS[name].unit}".rstrip()
 
 
 def quality_texts(quality: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return what the final images are worth, beside bicubic upsampling and what pretraining left."""
-    final = quality.get(END, {})
+    """Return what the final images are worth, held-out and of a test set, beside bicubic's and pretraining's."""
+    return [
+        line
+        for whose, images in (("Its images", (END, BICUBIC, PRETRAINED)), ("On the test set", tuple(TEST.values())))
+        for line in _quality_line(whose, [quality[image] for image in images if image in quality])
+    ]
+
+
+def _quality_line(whose: str, images: list[Mapping[str, float]]) -> list[str]:
+    """The final images' figures and, in brackets, the other's."""
     told = []
-    for name in (name for name in TOLD if name in final):
-        beside = [
-            f"{merit_text(name, of[name])} {image}" for image, of in quality.items() if image != END and name in of
-        ]
-        told.append(f"{name} {merit_text(name, final[name])}" + (f" ({', '.join(beside)})" if beside else ""))
-    return [f"Its images: {'; '.join(told)}."] if told else []
+    for name in (name for name in TOLD if images and name in images[0]):
+        beside = ", ".join(merit_number(name, of[name]) for of in images[1:] if name in of)
+        told.append(f"{name} {merit_text(name, images[0][name])}" + (f" ({beside})" if beside else ""))
+    others = " (in brackets: bicubic's" + (", then after pretraining)" if len(images) > 2 else ")")
+    return [f"{whose}{others if len(images) > 1 else ''}: {'; '.join(told)}."] if told else []
 
 
 def front_texts(data: Mapping[str, Any]) -> list[str]:

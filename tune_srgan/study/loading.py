@@ -103,6 +103,13 @@ def warnings_of(study: Study) -> list[str]:
         warnings.append("Logging.wandb: does nothing in a study, whose own `tracking` decides.")
     if study.search.budget.gpu_hours is not None and not study.resources.gpus:
         warnings.append("search.budget.gpu_hours: limits nothing, since resources.gpus is 0.")
+    if study.objective.also is not None:
+        warnings.append(
+            f"objective.also: {study.objective.also} shows at a training's end, so no trial is capped for its steps, "
+            "none pauses and none races; what can keep no balance any more still ends."
+        )
+    if study.confirm.baseline and not study.search.try_first:
+        warnings.append("confirm.baseline: does nothing, since search.try_first names no baseline.")
     changed = study.non_default_ruler()
     if changed:
         warnings.append("objective.nash is not the default: " + ", ".join(f"{k}={v}" for k, v in changed.items()) + ".")
