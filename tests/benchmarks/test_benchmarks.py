@@ -1,8 +1,17 @@
 """Figures in the documents are the benchmarks' own."""
 
 import json
+import math
+import re
+
+import pytest
 
 from tests.support.service import ROOT
+from trainables.balance import judge, nash_cost
+from trainables.merits import END
+from tune_srgan.search.capping import why_end
+from tune_srgan.store.curves import read_curves
+from tune_srgan.study.settings import Capping
 
 FOLDER = ROOT / "benchmarks"
 
@@ -47,3 +56,47 @@ def test_the_documents_account_of_the_quickstart_is_the_benchmarks():
         assert f"| {cases[name]} | {figures} |" in text
         assert found["configurations"] == measured["cases"]["both"]["configurations"]
         assert found["winner"] == measured["cases"]["both"]["winner"]
+
+
+def test_the_documents_correlations_are_the_benchmarks():
+    measured = json.loads((FOLDER / "image_table.json").read_text())
+    text = (ROOT / "docs" / "images.md").read_text()
+    part = text[text.index("## What the settings do to it") :].replace("−", "-")
+    counted = f"{measured['trainings']} whole trainings of {measured['configurations']}"
+    assert counted in " ".join(part.split())
+    told = {float(number) for number in re.findall(r"[+-]\d\.\d\d", part)}
+    every = [of for names in measured["settings"].values() for of in names.values()]
+    every += measured["balanced share"].values()
+    sure = {round(of["rho"], 2) for of in every if of["low"] > 0 or of["high"] < 0}
+    assert len(told) >= 13 and told <= sure
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """Whole trainings, by number: what each cost, its spectrum's error, whether it would have been ended early."""
+    found = []
+    for one in read_curves(FOLDER / "curves_images.parquet"):
+        verdict = judge(one.readings, one.ruler)
+        cost = nash_cost(verdict, one.ruler.max_steps) if verdict.kept else math.inf
+        loss = abs(one.made["merits"][END]["spectrum"])
+        seen = (judge(one.readings[:upto], one.ruler) for upto in range(5, len(one.readings), 5))
+        early = any(why_end(so_far, one.number, None, Capping()) is not None for so_far in seen)
+        found.append((cost, loss, early))
+    return found
+
+
+def front(trainings):
+    """Those that no other beats in both, by comparing every pair."""
+    kept = [one for one in trainings if math.isfinite(one[0])]
+    return [
+        one
+        for one in kept
+        if not any(other[0] <= one[0] and other[1] <= one[1] and other[:2] != one[:2] for other in kept)
+    ]
+
+
+def test_what_a_search_for_a_front_ends_early_is_on_no_front(recorded):
+    early = [one for one in recorded if one[2]]
+    assert len(early) > 30
+    assert front([one for one in recorded if not one[2]]) == front(recorded)
+    assert len(front(recorded)) >= 3

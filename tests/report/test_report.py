@@ -33,13 +33,7 @@ FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --d
 FLAGS += " --disable-component-update --disable-sync"
 
 SECTIONS = ["How the game went", "All trials", "History", "What matters", "What the image is worth"]
-SECTIONS += [
-    "Schedules as applied",
-    "How surely: further seeds and exploitability",
-    "Images",
-    "The account",
-    "Table of all trials",
-]
+SECTIONS += ["Schedules as applied", "How surely: further seeds and exploitability", "Images", "The account"]
 SECTIONS += ["Table of all trials", "How it was measured"]
 
 
@@ -179,10 +173,11 @@ def test_every_format_is_written_beside_the_page(real):
     assert answer in (real / "report.html").read_text()
     assert (real / "best.yaml").exists()
     assert set(found["images"][0]["columns"]) == {"LR", "bicubic", "after pretraining", "at the end", "HR"}
-    figures = found["images"][0]["columns"]["at the end"]
+    figures = found["quality"][str(found["images"][0]["number"])]["at the end"]
     assert figures["psnr"] > 5
     assert 0 <= figures["ssim"] <= 1
     assert figures["sam"] > 0
+    assert found["spectra"]["power"].keys() == {"truth", "bicubic", "after pretraining", "at the end"}
     assert found["account"]["search"]["sharing"] > 0
 
 
