@@ -38,22 +38,26 @@ SETTINGS = {
     "Schedulers.g_warmup_steps": "warm-up",
 }
 SHOWN = ("psnr", "spectrum", "improvement", "omission", "hallucination")
+NAMES = {"spectrum": "error of the spectrum"}
 RESAMPLES = 1000
 Array = NDArray[np.float64]
 
 
+def merits_of(recorded: Recorded, image: str) -> dict[str, float]:
+    """Return the figures of merit of a training's images of the test set, by name; of `spectrum` its error."""
+    merits = recorded.made["merits"].get(TEST[image], {})
+    found = {NAMES.get(name, name): merits.get(name, math.nan) for name in SHOWN}
+    return found | {NAMES["spectrum"]: abs(found[NAMES["spectrum"]])}
+
+
 def outcomes(recorded: Recorded, verdict: Verdict) -> dict[str, float]:
-    """Return what became of a training, by name; nan where there is nothing to say. Of `spectrum` its error."""
-    merits = recorded.made["merits"].get(TEST[END], {})
-    found = {
+    """Return what became of a training, by name; nan where there is nothing to say."""
+    return {
         "first balance": math.nan if verdict.first is None else float(verdict.first),
         "kept": float(verdict.kept),
         "balanced share": 0.0 if verdict.share is None else verdict.share,
+        **merits_of(recorded, END),
     }
-    for name in SHOWN:
-        value = merits.get(name, math.nan)
-        found["error of the spectrum" if name == "spectrum" else name] = abs(value) if name == "spectrum" else value
-    return found
 
 
 def correlation(x: Array, y: Array) -> float:
@@ -91,28 +95,23 @@ def table(trainings: list[Recorded]) -> dict[str, Any]:
         low, high = interval(lambda chosen: correlation(x[chosen], y[chosen]), groups)
         return {"rho": correlation(x, y), "low": low, "high": high}
 
-    figures = [name for name in columns if name not in ("first balance", "kept", "balanced share")]
     kept = columns["kept"] > 0
-    merits = [one.made["merits"] for one in trainings]
+    final = {name: columns[name] for name in merits_of(trainings[0], END)}
+    medians = {
+        whose: {name: _middle(values[chosen]) for name, values in final.items()}
+        for whose, chosen in (("kept", kept), ("not kept", ~kept))
+    }
+    for image in (BICUBIC, PRETRAINED):
+        every = [merits_of(one, image) for one in trainings]
+        medians[image] = {name: _middle(np.array([one[name] for one in every])) for name in final}
     return {
         "trainings": len(trainings),
         "configurations": len(groups),
         "kept": int(kept.sum()),
         "settings": {s: {o: related(x, y) for o, y in columns.items()} for s, x in settings.items()},
-        "balanced share": {name: related(columns["balanced share"], columns[name]) for name in figures},
-        "medians": {
-            "kept": {name: _middle(columns[name][kept]) for name in figures},
-            "not kept": {name: _middle(columns[name][~kept]) for name in figures},
-            **{
-                image: {
-                    name: _middle(np.array([abs(m[TEST[image]][key]) if key == "spectrum" else m[TEST[image]][key]
-                                            for m in merits if TEST[image] in m]))
-                    for name, key in zip(figures, SHOWN, strict=True)
-                }
-                for image in (BICUBIC, PRETRAINED)
-            },
-        },
-    }  # fmt: skip
+        "balanced share": {name: related(columns["balanced share"], values) for name, values in final.items()},
+        "medians": medians,
+    }
 
 
 def _middle(values: Array) -> float | None:

@@ -22,6 +22,7 @@ from trainables.areas import Areas, Layout, all_of, shrunk
 from trainables.cache import cache, make_room, used
 from trainables.errors import InvalidInput, Problem
 from trainables.image_files import Mask
+from trainables.kinds import is_antialiased
 from trainables.networks import downsample
 from trainables.normalization import Normalization, normalization_of
 from trainables.scenes import Found, Raw
@@ -138,7 +139,7 @@ def _decode(configuration: Configuration, files: Found, layout: Layout, ends: En
         raise InvalidInput([Problem(layout.source, files.key, found, "fewer than 2³¹", fix)])
     pools = [torch.empty(pixels, bands), torch.empty(pixels * factor**2, bands)]
     filled, names, usable = [0, 0], [raw.name for raw in raws], []
-    antialias = configuration.Data.dataset_type != "ExampleDataset"
+    antialias = is_antialiased(configuration.Data.dataset_type)
     for raw in _consumed(raws):
         lr, hr, cells = _scene(raw, factor, normalization, antialias)
         usable.append(cells)

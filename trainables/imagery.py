@@ -25,6 +25,7 @@ from trainables.networks import upsample
 from trainables.normalization import normalization_of
 from trainables.scenes import Found, find_scenes, find_test_scenes
 from trainables.schema import Configuration
+from trainables.spectra import Rings, rings_of
 from trainables.unseen import refuse_seen_files, refuse_seen_pixels
 
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
@@ -146,6 +147,11 @@ class Imagery:
         pairs = self._paired(scenes, spread(apart, configuration.Nash.validation_pairs), overlapping=False)
         self._refuse_clamped(pairs, files.source)
         return pairs
+
+    @cached_property
+    def truth(self) -> Rings:
+        """The power of the held-out pairs' true images, which every validation compares with."""
+        return rings_of(self.pairs.hr)
 
     def batch(self, seed: int, stream: str, step: int, size: int) -> tuple[Tensor, Tensor]:
         """Cut the (lr, hr) images of a step."""

@@ -24,6 +24,11 @@ def spelled(value: object) -> object:
     return next((kind for kind in get_args(Kind) if kind.lower() == name), value)
 
 
+def is_antialiased(kind: Kind) -> bool:
+    """Tell whether a low-resolution image is made by a bicubic reduction that antialiases."""
+    return kind != "ExampleDataset"
+
+
 def as_its_kind(data: dict[str, Any]) -> dict[str, Any]:
     """Return the section with what its silent keys mean for its kind of data set."""
     kind = spelled(data.get("dataset_type", "scenes"))

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from trainables.losses import similarities
 from trainables.networks import downsample
-from trainables.spectra import ROUNDING, spatial_shift, spectrum_errors
+from trainables.spectra import ROUNDING, Rings, rings_of, spatial_shift, spectrum_errors
 
 AT_ONCE = 32  # images, of which the maps are in memory
 KEPT, WEIGHT, TEMPERATURE = 0.75, 0.05, 0.25  # of opensr-test's triple: quantile of detail, scores' γ, softmin's T
@@ -52,7 +52,7 @@ def measure(sr: Tensor, lr: Tensor, hr: Tensor, scale: Scale) -> dict[str, Tenso
 def _measured(sr: Tensor, lr: Tensor, hr: Tensor, scale: Scale) -> dict[str, Tensor]:
     reduced = downsample(sr, scale.factor, scale.antialias)
     seen, low, true, again = (_own(images, scale) for images in (sr, lr, hr, reduced))
-    spectrum, spectrum_distance = spectrum_errors(sr, hr, scale.factor)
+    spectrum, spectrum_distance = spectrum_errors(sr, rings_of(hr), scale.factor)
     figures = {
         "psnr": _psnr(sr, hr, scale.peak),
         "ssim": similarities(sr.double(), hr.double(), scale.peak, scale.window),
@@ -71,9 +71,12 @@ def _measured(sr: Tensor, lr: Tensor, hr: Tensor, scale: Scale) -> dict[str, Ten
 
 
 @torch.no_grad()
-def cheap(sr: Tensor, hr: Tensor, scale: Scale) -> dict[str, float]:
-    """Return the figures that every validation records, PSNR and the spectrum's error: as `medians` of `measure`."""
-    spectrum, _ = spectrum_errors(sr, hr, scale.factor)
+def cheap(sr: Tensor, hr: Tensor, scale: Scale, truth: Rings | None = None) -> dict[str, float]:
+    """Return the figures that every validation records, PSNR and the spectrum's error: as `medians` of `measure`.
+
+    `truth`: the rings of `hr`, where they are known.
+    """
+    spectrum, _ = spectrum_errors(sr, rings_of(hr) if truth is None else truth, scale.factor)
     return medians({"psnr": _psnr(sr, hr, scale.peak), "spectrum": spectrum})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,27 +16,34 @@ ROUNDING = 1e-6  # of an image's values: what is weaker may be float32's roundin
 SMALLEST = 8  # px of a side, in which a shift can be seen
 
 
+class Rings(NamedTuple):
+    """The power of images by spatial frequency: a ring holds what rounds to its whole number of cycles a crop."""
+
+    power: Tensor  # mean of each ring, (n, rings)
+    floor: Tensor  # what rounding makes of it, (n, 1)
+    counts: Tensor  # frequencies of a ring
+
+
 def radial_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return frequencies, cycles a pixel (rings,), and the power at each, dB, mean over directions, bands and images.
 
     A ring holds what rounds to its whole number of cycles a crop; the last is the Nyquist frequency, 0.5.
     """
-    power, floor, _ = _ring_power(images)
+    power, floor, _ = rings_of(images)
     side = min(images.shape[-2:])
     frequencies = torch.arange(1, side // 2 + 1, device=images.device, dtype=torch.double) / side
     return frequencies, 10 * torch.log10(power.clamp_min(floor).mean(0))
 
 
-def spectrum_errors(sr: Tensor, hr: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+def spectrum_errors(sr: Tensor, truth: Rings, factor: int) -> tuple[Tensor, Tensor]:
     """Return two errors of each image's power between the Nyquist frequencies of LR and HR, dB, (n,) both.
 
     The first is of all that power, signed: below 0 detail is missing, above 0 it is invented. The second is the root
     mean square of the rings' errors in dB: what is missing at one frequency and invented at another does not cancel.
     Both are 0 for truth, and NaN where the true image has no such power.
     """
-    power, _, counts = _ring_power(sr)
-    true, floor, _ = _ring_power(hr)
-    above = torch.arange(1, len(counts) + 1) * 2 * factor > min(hr.shape[-2:])
+    (power, _, _), (true, floor, counts) = rings_of(sr), truth
+    above = torch.arange(1, len(counts) + 1) * 2 * factor > min(sr.shape[-2:])
     power, true = power[:, above], true[:, above]
     shares = counts[above].to(power)
     total, true_total = ((rings.clamp_min(floor) * shares).sum(1) for rings in (power, true))
@@ -94,8 +102,8 @@ def _transformed(images: Tensor) -> Tensor:
     return transformed
 
 
-def _ring_power(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean power in each ring, (n, rings), what rounding makes of it, (n, 1), and how many frequencies a ring has."""
+def rings_of(images: Tensor) -> Rings:
+    """Measure the power of images by spatial frequency, from 1 cycle a crop up to Nyquist."""
     height, width = images.shape[-2:]
     order, weights, lengths = _rings(height, width)
     transformed = _transformed(images)
@@ -105,7 +113,7 @@ def _ring_power(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rings = torch.stack([ring.sum(1) for ring in weighted.split(lengths, 1)], 1) / counts.to(images.device)
     window = _window(height, width, images.device)
     floor = ROUNDING**2 * images.double().square().mean((1, 2, 3)) * window.square().sum()
-    return rings, floor[:, None], counts
+    return Rings(rings, floor[:, None], counts)
 
 
 @lru_cache(maxsize=8)

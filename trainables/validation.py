@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainables.game import judge_images
 from trainables.imagery import Imagery
+from trainables.kinds import is_antialiased
 from trainables.losses import discriminator_loss, generator_adversarial_loss, image_metrics, probabilities, psnr
 from trainables.merits import QUALITY
 from trainables.pictures import drawn
@@ -35,7 +36,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
     figures["validation/content_loss"] = content
     figures["nash/psnr"] = float(psnr(judged, pairs.hr, peak))
     figures["nash/psnr_bicubic"] = float(psnr(pairs.bicubic, pairs.hr, peak))
-    worth = cheap(judged, pairs.hr, scale_of(configuration, imagery))
+    worth = cheap(judged, pairs.hr, scale_of(configuration, imagery), imagery.truth)
     figures |= {f"{QUALITY}{name}": value for name, value in worth.items()}
     d = state.discriminator
     if d is None:
@@ -73,7 +74,7 @@ def measure(state: State, imagery: Imagery) -> dict[str, float]:
 def scale_of(configuration: Configuration, imagery: Imagery) -> Scale:
     """Return what figures of merit are measured by."""
     losses, normalization = configuration.Training.Losses, imagery.normalization
-    antialiased = configuration.Data.dataset_type != "ExampleDataset"
+    antialiased = is_antialiased(configuration.Data.dataset_type)
     return Scale(imagery.factor, losses.max_val, losses.ssim_win, antialiased, normalization.denormalize)
 
 

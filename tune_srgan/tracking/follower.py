@@ -209,9 +209,8 @@ class _Follower:
             summary["nash_cost"] = record.cost
         if best:
             summary["best"] = True
-        if self._trial.samples.exists():
-            drawn = {"Val SR": self._trial.samples, f"{QUALITY}map": self._trial.map}
-            images = {name: wandb.Image(str(file)) for name, file in drawn.items() if file.exists()}
+        drawn = {"Val SR": self._trial.samples, f"{QUALITY}map": self._trial.map}
+        if images := {name: wandb.Image(str(file)) for name, file in drawn.items() if file.exists()}:
             run.log(images, step=max(self._last_step, run.starting_step, 0))
         run.summary.update(summary)
         run.tags = self._tags(run.tags or (), outcome, best)
