@@ -263,6 +263,7 @@ def test_a_search_that_sees_nothing_better_left_stops_itself_and_confirms(tmp_pa
     space = {key: STUDY["space"][key] for key in ("Training.g_pretrain_steps",)}
     study = STUDY | {"space": space, "search": STUDY["search"] | search, "confirm": {"top": 1, "seeds": 2}}
     study["objective"] = STUDY["objective"] | {"nash": LAX | {"required": 1, "kept": 0.1, "last_required": 1}}
+    study["resources"] = STUDY["resources"] | {"concurrent": 1}  # two at once end in another order each time
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
     printed = " ".join(finish(command("run", "tiny.yaml", cwd=tmp_path)).split())
     assert "The search stopped itself after" in printed
