@@ -153,13 +153,16 @@ def front_texts(data: Mapping[str, Any]) -> list[str]:
     front, trials = data["front"], {trial["number"]: trial for trial in data["trials"]}
     if len(front["numbers"]) < 2:
         return []
-    lines = [f"Sooner, or with a better image ({front['figure']}): no other trial beats one of these in both."]
+    lines = [
+        f"Sooner, or with a better image ({front['figure']}): no other trial beats one of these in both. The "
+        f"configuration of one: python tune.py best {data['study']} --trial NUMBER."
+    ]
     for number in front["numbers"]:
         quality = trials[number]["quality"]
         names = dict.fromkeys([front["figure"], *TOLD])
         told = ", ".join(f"{name} {merit_text(name, quality[name])}" for name in names if name in quality)
         cost = f"{cost_text(trials[number]['cost'])} {data['unit']}"
-        lines.append(f"  trial {number}: {cost}; {told} (best {data['study']} --trial {number})")
+        lines.append(f"  trial {number}: {cost}; {told}")
     return lines
 
 
