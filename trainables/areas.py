@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data_settings import DataSettings
 from trainables.errors import InvalidInput, Problem
 from trainables.image_files import Mask
 from trainables.scenes import Found, Part
-from trainables.schema import Configuration, DataSettings
+from trainables.schema import Configuration
 
 SINGLE_TILE_CROP = 96  # px, where one tile alone is to be both trained on and held out
 Areas = dict[str, Part]  # of a scene: where it is trained on, where it is held out

@@ -100,6 +100,7 @@ def _with_value(section: Part, key: str, value: object) -> Part:
 PLACES = (  # keys of paths, which are relative to their file
     *("Data.path", "Data.root_dir", "Data.sen2naip_taco_file", "Data.test_path"),
     *("Training.Losses.perceptual_weights", "Model.continue_training", "Model.load_checkpoint"),
+    "Logging.metric_weights",
 )
 
 

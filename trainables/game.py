@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trainables.data_settings import DataSettings
 from trainables.gpu import precision
 from trainables.losses import discriminator_loss, generator_adversarial_loss, r1_penalty
 from trainables.networks import Discriminator
-from trainables.schema import DataSettings, TrainingSettings
+from trainables.schema import TrainingSettings
 
 
 def discriminator_game(

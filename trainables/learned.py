@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.errors import InvalidInput, Problem
-from trainables.perceptual import ALEX, HEADS, Perceptual, features, loaded, lpips_of, vgg
+from trainables.normalization import normalization_of
+from trainables.perceptual import ALEX, HEADS, Perceptual, at_rest, features, loaded, lpips_of, vgg
+from trainables.schema import Configuration
 
+KEY = "Logging.metric_weights"
 VGG16, DISTS = "vgg16-397923af.pth", "weights.pt"  # as they are published, the latter by the package dists-pytorch
 FILES = {"lpips": (ALEX, HEADS), "dists": (VGG16, DISTS)}
 CHANNELS = 1475  # of DISTS: the image's and those after each block
@@ -20,25 +23,38 @@ SMALLEST = {"lpips": 31, "dists": 1}  # px of a side: AlexNet has nothing left o
 BLOCKS = (2, 2, 3, 3, 3)  # convolutions of VGG16 (Simonyan & Zisserman 2015, configuration D)
 
 
+def learned_of(configuration: Configuration, device: torch.device) -> dict[str, Perceptual]:
+    """Return the distances whose files a configuration names, by their names in FILES; `Scale.learned` takes them.
+
+    Of more than three bands they see those of every reading. InvalidInput where no distance is complete or a file is
+    broken.
+    """
+    place = configuration.Logging.metric_weights
+    if place is None:
+        return {}
+    signed = normalization_of(configuration.Data, 0.0, 1.0).signed
+    return learned_at(Path(place), device, at_rest(configuration), signed)
+
+
 def learned_at(
-    folder: Path, key: str, device: torch.device, bands: tuple[int, int, int] = (0, 1, 2), signed: bool = False
+    folder: Path, device: torch.device, bands: tuple[int, int, int] = (0, 1, 2), signed: bool = False
 ) -> dict[str, Perceptual]:
-    """Return the distances whose files are in a folder, by their names in FILES; `Scale.learned` takes them.
+    """Return the distances whose files are in a folder, by their names in FILES.
 
     Of more than three bands they see these; of images that are too small a distance is NaN. `signed`: a network's
-    values are in ±1. InvalidInput, naming the `key` of the configuration, where no distance is complete or a file is
-    broken.
+    values are in ±1. InvalidInput, naming KEY, where no distance is complete or a file is broken.
     """
     found = {name: [folder / file for file in files] for name, files in FILES.items()}
     complete = {name: files for name, files in found.items() if all(file.is_file() for file in files)}
     if not complete:
         expected = " or ".join(f"{name}'s {' and '.join(files)}" for name, files in FILES.items())
-        raise InvalidInput([Problem("", key, f"{folder}, which has neither", expected)])
+        found_there = f"{folder}, which has neither" if folder.is_dir() else f"{folder}, which is no folder"
+        raise InvalidInput([Problem("", KEY, found_there, expected, "Put them there, or take the key out.")])
     networks = {"lpips": lpips_of, "dists": dists_of}
     try:
         judges = {name: _Judge(networks[name](*files), SMALLEST[name], signed) for name, files in complete.items()}
     except InvalidInput as error:
-        raise InvalidInput([replace(problem, key=key) for problem in error.problems]) from None
+        raise InvalidInput([replace(problem, key=KEY) for problem in error.problems]) from None
     seen = torch.tensor(bands, device=device)
     return {name: Perceptual(judge.requires_grad_(False).eval().to(device), seen) for name, judge in judges.items()}
 

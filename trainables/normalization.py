@@ -15,7 +15,7 @@ from trainables.errors import InvalidInput, Problem, nearest, one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainables.schema import CustomNormalization, DataSettings
+    from trainables.data_settings import CustomNormalization, DataSettings
 
 KEY = "Data.normalization"
 

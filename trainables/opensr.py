@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from trainables.data_settings import DataSettings
 from trainables.dotted import copied, drop, flatten, value_at, with_values
 from trainables.errors import Problem, nearest
 from trainables.kinds import EXAMPLE_FILES, EXAMPLES, HELD_OUT_EXAMPLES, Kind, spelled
 from trainables.places import is_url, resolve_path
-from trainables.schema import Configuration, DataSettings
+from trainables.schema import Configuration
 from trainables.taco import count_of_pairs, trained_within
 
 EPOCHS = "Training.max_epochs"  # required there, null in this project's files: whoever states it counts as they do

@@ -62,14 +62,14 @@ def bands_at(step: int, configuration: Configuration) -> tuple[int, int, int]:
     """Choose the bands that the update that makes `step` compares: `fixed_idx`, or any three, by (seed, step) alone."""
     losses, count = configuration.Training.Losses, configuration.Model.in_bands
     if losses.fixed_idx is not None or count <= 3 or not losses.perceptual_weight:
-        return _at_rest(configuration)
+        return at_rest(configuration)
     draw = np.random.default_rng([configuration.Training.seed, *b"bands", step])
     first, second, third = draw.choice(count, 3, replace=False).tolist()
     return first, second, third
 
 
-def _at_rest(configuration: Configuration) -> tuple[int, int, int]:
-    """The bands of every reading, so that readings compare: `fixed_idx`, else the first three."""
+def at_rest(configuration: Configuration) -> tuple[int, int, int]:
+    """Return the bands of every reading, so that readings compare: `fixed_idx`, else the first three."""
     first, second, third = configuration.Training.Losses.fixed_idx or (0, 1, 2)
     return first, second, third
 
@@ -87,7 +87,7 @@ def perceptual_of(configuration: Configuration, device: torch.device) -> Percept
     depth = (truncated.i, truncated.j) if losses.perceptual_metric == "vgg" else (0, 0)
     kind = torch.bfloat16 if configuration.Training.in_bf16(device.type) else torch.float32
     network = _network(_files(losses.perceptual_metric, losses.perceptual_weights), depth, device, kind)
-    return Perceptual(network, torch.tensor(_at_rest(configuration), device=device))
+    return Perceptual(network, torch.tensor(at_rest(configuration), device=device))
 
 
 @lru_cache(maxsize=1)

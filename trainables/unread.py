@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainables.configuration import build_configuration
+from trainables.data_settings import DataSettings
 from trainables.dotted import flatten, value_at
 from trainables.normalization import normalization_of
-from trainables.schema import Configuration, DataSettings, roles_of
+from trainables.schema import Configuration, roles_of
 from trainables.sections import UNREAD
 
 _ON: Callable[[object], bool] = bool

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from trainables.imagery import Imagery, Pairs
+from trainables.learned import learned_of
 from trainables.merits import BICUBIC, END, PRETRAINED, TEST, TRUTH, Quality
 from trainables.pictures import Sheet, drawn, maps, sheet
 from trainables.quality import correctness, measure, medians
@@ -34,7 +35,8 @@ def worth_of(state: State, imagery: Imagery) -> Worth:
     Medians of all held-out pairs; and of the test pairs, where there are any.
     """
     configuration, pairs = state.configuration, imagery.pairs
-    scale, count = scale_of(configuration, imagery), configuration.Logging.num_val_images
+    count, learned = configuration.Logging.num_val_images, learned_of(configuration, pairs.lr.device)
+    scale = replace(scale_of(configuration, imagery), learned=learned)
     images = _images(state, pairs)
     quality = {name: medians(measure(sr, pairs.lr, pairs.hr, scale)) for name, sr in images.items()}
     if (test := imagery.test) is not None:

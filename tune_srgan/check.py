@@ -10,6 +10,7 @@ from rich.text import Text
 
 from trainables.errors import InvalidInput, Problem, located
 from trainables.export import inexpressible
+from trainables.merits import QUALITY
 from trainables.places import is_url
 from trainables.schema import Configuration
 from trainables.yaml_files import read_yaml
@@ -41,6 +42,7 @@ def check_parts(study: Study, file: str, storage: str) -> Imagery:
             find_study(name, storage)
     with located(file):
         _check_weights(study)
+    _check_figures(study, file)
     imagery = load_imagery(study.lowest(), torch.device("cpu"))
     imagery.check_test()
     return imagery
@@ -60,6 +62,32 @@ def _check_weights(study: Study) -> None:
     configurations = [study.configuration(values) for values in corners(study.space)]
     for configuration in {(one.Generator, one.Discriminator): one for one in configurations}.values():
         open_checkpoint(configuration)
+
+
+def _check_figures(study: Study, file: str) -> None:
+    """Refuse figures of merit that the study is about and that no training measures."""
+    import torch
+
+    from trainables.learned import FILES, KEY, learned_of
+
+    with located(file):
+        missing = FILES.keys() - learned_of(study.lowest(), torch.device("cpu")).keys()
+    objective = study.objective
+    wanted = {f"objective.at_least.{figure}": figure for figure in objective.at_least}
+    wanted |= {} if objective.also is None else {"objective.also": objective.also}
+    problems = [
+        Problem(
+            file,
+            key,
+            figure,
+            f"a figure that trainings measure; its weights are in no {KEY}",
+            f"Put {' and '.join(FILES[name])} into a folder, and name it in the training's {KEY}.",
+        )
+        for key, figure in wanted.items()
+        if (name := figure.removeprefix(QUALITY)) in missing
+    ]
+    if problems:
+        raise InvalidInput(problems)
 
 
 def check_file(file: Path, storage: str | None, gpu: bool, address: str | None, out: Console, err: Console) -> None:

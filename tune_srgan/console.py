@@ -67,7 +67,9 @@ def ending(record: TrialRecord) -> str:
         since = f"{share_text(record.share)} of the readings since, rates at {share_text(record.held.pace)}"
         unmeasured = record.held.probes and failed(WARM_100, record.held.probes)
         exploited = f"exploitability {'not measured' if unmeasured else figure(record.exploitability)}"
-        return f"in balance from step {record.steps} to the end: {since}, {exploited}"
+        missed = [f"{key} by {short:.3g}" for key, short in record.short.items() if not short <= 0]
+        below = f"; below its floor: {', '.join(missed)}" if missed else ""
+        return f"in balance from step {record.steps} to the end: {since}, {exploited}{below}"
     censored = " (censored)" if record.end.is_censored else ""
     before = f"gap {figure(record.gap)}" if record.first is None else f"balanced first at step {record.first}"
     text = f"{record.label} at step {record.trained_steps}, {before}{censored}"

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from trainables.checkpoints import generator_problems, put, read
 from trainables.configuration import load_configuration
+from trainables.data_settings import CustomNormalization
 from trainables.errors import InvalidInput, Problem
 from trainables.image_files import read_image
 from trainables.networks import Generator
 from trainables.normalization import normalization_of
-from trainables.schema import Configuration, CustomNormalization
+from trainables.schema import Configuration
 from trainables.state import State
 from tune_srgan.store.layout import TEMPORARY
 from tune_srgan.store.objects import write_atomically

@@ -6,7 +6,10 @@ import math
 import optuna
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
+from tests.support.perceptual import write_published
+from tests.support.quality import write_dists
 from tests.support.studies import (
     PATIENCE,
     VALUES,
@@ -21,6 +24,9 @@ from tests.support.studies import (
 )
 from trainables.errors import InvalidInput
 from trainables.merits import BICUBIC, END
+from tune_srgan.check import check_parts
+from tune_srgan.console import ending
+from tune_srgan.report.live import StudyView
 from tune_srgan.search.confirmation import candidates, winner
 from tune_srgan.search.front import front_of
 from tune_srgan.search.race import due, incumbent_of, next_seed
@@ -188,3 +194,30 @@ def test_a_model_keeps_away_from_where_images_are_below_the_floor(tmp_path, samp
 
     free, held = proposals("free", {}), proposals("held", FLOOR)
     assert sum(weight < 0.03 for weight in held) > sum(weight < 0.03 for weight in free) + 1, (free, held)
+
+
+def test_a_search_for_a_figure_that_no_training_measures_is_refused(tmp_path):
+    document = small()
+    document["objective"] |= {"also": "quality/dists", "at_least": {"quality/lpips": "bicubic"}}
+    with pytest.raises(InvalidInput) as caught:
+        check_parts(loaded(tmp_path, document), "study.yaml", str(tmp_path))
+    assert {problem.key for problem in caught.value.problems} == {"objective.also", "objective.at_least.quality/lpips"}
+    assert all("Logging.metric_weights" in problem.fix for problem in caught.value.problems)
+    folder = write_dists(write_published(tmp_path / "published"))
+    document["training"] |= {"Logging": {"metric_weights": str(folder)}}
+    check_parts(loaded(tmp_path, document), "study.yaml", str(tmp_path))
+
+
+def test_what_lies_below_its_floor_says_so(tmp_path):
+    study, folder = study_with(tmp_path, {"at_least": {"quality/psnr": 30.3}})
+    above, below = records_in(study, folder).search[:2]
+    assert "floor" not in ending(above)
+    assert ending(below).endswith("; below its floor: quality/psnr by 0.4")
+
+
+def test_the_live_view_says_what_the_best_trials_image_is_worth(tmp_path):
+    study, folder = study_with(tmp_path)
+    console = Console(width=140, record=True)
+    console.print(StudyView(study, records_in(study, folder), console, lambda: 60.0).__rich__())
+    [line] = [line for line in console.export_text().splitlines() if "bicubic" in line]
+    assert line.strip() == "Its images (in brackets: bicubic's): psnr 30.5 dB (30); spectrum -4.00 dB (-6.00)."

@@ -10,11 +10,11 @@ import torch
 
 from tests.support.tiny import saved, textured, tiny
 from trainables.configuration import build_configuration, dump_configuration
+from trainables.data_settings import DataSettings
 from trainables.errors import InvalidInput
 from trainables.imagery import Imagery
 from trainables.networks import Generator, upsample
 from trainables.normalization import normalization_of
-from trainables.schema import DataSettings
 from trainables.unread import cautions
 from trainables.yaml_files import read_yaml
 from tune_srgan import upscale

@@ -33,7 +33,7 @@ ABSOLUTE = {"improvement": 1e-6, "omission": 1e-6, "hallucination": 1e-6, "shift
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     folder = write_published(tmp_path_factory.mktemp("learned"))
-    return learned_at(write_dists(folder), "Data.test_metrics", CPU)
+    return learned_at(write_dists(folder), CPU)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -340,13 +340,13 @@ def test_learned_distances_judge_where_their_weights_are(learned, tmp_path):
 
     def refused(folder):
         with pytest.raises(InvalidInput) as error:
-            learned_at(folder, "Data.test_metrics", CPU)
+            learned_at(folder, CPU)
         return error.value.problems[0]
 
-    assert refused(tmp_path).key == "Data.test_metrics" and "weights.pt" in refused(tmp_path).expected
+    assert refused(tmp_path).key == "Logging.metric_weights" and "weights.pt" in refused(tmp_path).expected
     write_dists(tmp_path)
-    assert list(learned_at(tmp_path, "Data.test_metrics", CPU)) == ["dists"]
-    signed = learned_at(tmp_path, "Data.test_metrics", CPU, signed=True)["dists"]
+    assert list(learned_at(tmp_path, CPU)) == ["dists"]
+    signed = learned_at(tmp_path, CPU, signed=True)["dists"]
     assert float(signed(2 * sr - 1, 2 * hr - 1)) == pytest.approx(float(learned["dists"](sr, hr)), rel=1e-3)
     (tmp_path / DISTS).write_text("none")
-    assert refused(tmp_path).key == "Data.test_metrics" and "weights.pt" in refused(tmp_path).found
+    assert refused(tmp_path).key == "Logging.metric_weights" and "weights.pt" in refused(tmp_path).found

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.perceptual import write_published
+from tests.support.quality import write_dists
 from tests.support.tiny import tiny
 from trainables import merits
 from trainables.imagery import Imagery
+from trainables.learned import learned_at
 from trainables.merits import BICUBIC, END, MERITS, PRETRAINED, TEST, TRUTH, flat, loss_of, short_of
 from trainables.pictures import maps
 from trainables.quality import measure, medians
@@ -126,3 +129,17 @@ def test_a_smaller_loss_is_better_and_names_are_flat():
     assert (loss_of("quality/psnr", QUALITY), loss_of("quality/sam", QUALITY)) == (-29.0, 1.5)
     assert flat(QUALITY)["quality/psnr"] == 29.0
     assert flat(QUALITY)["quality/bicubic/spectrum"] == -6.0
+
+
+def test_learned_distances_judge_the_end_where_a_file_names_their_weights(tmp_path):
+    folder = write_dists(write_published(tmp_path / "published"))
+    configuration = tiny(**{"Logging.metric_weights": str(folder), "Logging.num_val_images": 0})
+    state, imagery = State(configuration, CPU), Imagery(configuration, CPU)
+    readings = list(train(state, imagery))
+    found, pairs = worth_of(state, imagery).quality[END], imagery.pairs
+    sr, dists = super_resolve(state.judged, pairs.lr, 64), learned_at(folder, CPU)["dists"]
+    each = [float(dists(x[None], y[None])) for x, y in zip(sr, pairs.hr, strict=True)]
+    assert found["dists"] == pytest.approx(float(np.quantile(each, 0.5)), rel=1e-5)
+    assert not {"quality/dists", "quality/lpips"} & readings[-1].keys()  # at the end alone
+    plain = tiny(**{"Logging.num_val_images": 0})
+    assert configuration.Training == plain.Training and "dists" not in worth_of(state, Imagery(plain, CPU)).quality

@@ -12,12 +12,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from trainables.merits import QUALITY
 from tune_srgan.console import duration, ending, figure
+from tune_srgan.report.words import merit_text, quality_texts
 from tune_srgan.search.confirmation import in_all, winner
 from tune_srgan.store.records import StudyRecords, TrialRecord, arranged
 from tune_srgan.store.trial_folder import TrialFolder
 from tune_srgan.study.settings import Study
 
+READ = ("psnr", "spectrum")  # figures of merit that every reading has
 STARTING = "starting"  # a worker, torch and the imagery take a few seconds
 
 
@@ -95,7 +98,8 @@ class StudyView:
         foot = f"best so far: trial {best.number}, in balance from step {best.steps}" if best else "best so far: none"
         ruined = sorted({reading["cause"] for reading in self._last.values() if "cause" in reading})
         notes = [Text(cause, style="red") for cause in ruined]
-        return Group(Text(head, style="bold"), table, *notes, Text(f"{foot}; {self._forecast()}"))
+        images = [Text(line) for line in quality_texts(best.quality)[:1]] if best else []
+        return Group(Text(head, style="bold"), table, *notes, Text(f"{foot}; {self._forecast()}"), *images)
 
     def _count(self, like: TrialFolder) -> str:
         """How many trials of its kind have ended, of how many."""
@@ -135,14 +139,13 @@ def show_training(readings: Iterable[dict[str, Any]], max_steps: int, console: C
         TextColumn("{task.fields[phase]:12s}"),
         BarColumn(),
         TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[balance]}"),
+        TextColumn("{task.fields[shown]}"),
         TimeElapsedColumn(),
         console=console,
     ) as progress:
-        task = progress.add_task("train", total=max_steps, phase="", balance="")
+        task = progress.add_task("train", total=max_steps, phase="", shown="")
         for reading in readings:
-            shown = {key: figure(reading.get(f"nash/{key}")) for key in ("p_y", "p_g", "rank")}
-            balance = (
-                f"D(y) {shown['p_y']}  D(G(x)) {shown['p_g']}  rank {shown['rank']}" if "nash/p_y" in reading else ""
-            )
-            progress.update(task, completed=reading["step"], phase=reading["phase"], balance=balance)
+            answers = {"D(y)": "nash/p_y", "D(G(x))": "nash/p_g", "rank": "nash/rank"}
+            told = [f"{name} {figure(reading[key])}" for name, key in answers.items() if key in reading]
+            told += [f"{name} {merit_text(name, reading[key])}" for name in READ if (key := QUALITY + name) in reading]
+            progress.update(task, completed=reading["step"], phase=reading["phase"], shown="  ".join(told))

@@ -33,6 +33,8 @@ def print_training(trial: TrialFolder, console: Console) -> End:
         first = "never balanced" if result["first"] is None else f"balanced first at step {result['first']}"
         text = f"Balance not kept: {end} at step {result['trained_steps']}, {first}, gap {figure(result['gap'])}."
         console.print(f"{text} {result['cause']}".strip(), style="bold yellow", highlight=False)
+    for line in words.quality_texts(result.get("quality", {})):
+        console.print(line, highlight=False)
     console.print(Text(f"Readings, checkpoint, generator and sample images: {trial.path}"), soft_wrap=True)
     return end
 

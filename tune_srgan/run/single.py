@@ -15,6 +15,7 @@ from trainables.configuration import build_configuration, said_of, unjudgeable
 from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem, located
 from trainables.imagery import Imagery, load_imagery
+from trainables.learned import learned_of
 from trainables.outcome import End
 from trainables.perceptual import perceptual_of
 from trainables.schema import Configuration
@@ -85,7 +86,7 @@ def _tracked(trial: TrialFolder, wanted: bool) -> Iterator[None]:
 
 
 def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
-    """Validate a training's file, device, perceptual metric's weights and imagery; returns what to know beside them."""
+    """Validate a training's file, device, metrics' weights and imagery; returns what to know beside them."""
     document = read_yaml(file)
     if kind_of(document) is Kind.STUDY:
         fix = f"Run it: python tune.py run {file}."
@@ -94,6 +95,7 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
     with located(str(file)):
         device = pick_device(configuration)
         perceptual_of(configuration, device)
+        learned_of(configuration, device)
     said = said_of(document, str(file), file.parent)
     unjudged = unjudgeable(configuration, str(file))
     wrong = [f"{problem.key} is {problem.found} (expected: {problem.expected})" for problem in unjudged]
