@@ -260,7 +260,7 @@ def test_a_study_shares_caps_and_confirms(tmp_path: Path) -> None:
 def test_a_search_that_sees_nothing_better_left_stops_itself_and_confirms(tmp_path: Path) -> None:
     """Only the length of pretraining is searched: once the shortest is the best, more of it is known."""
     search = {"trials": 40, "startup": 3, "race": 0, "stop": "auto", "try_first": []}
-    space = {key: STUDY["space"][key] for key in ("Training.g_pretrain_steps",)}
+    space = {"Training.g_pretrain_steps": {"int": [4, 43]}}
     study = STUDY | {"space": space, "search": STUDY["search"] | search, "confirm": {"top": 1, "seeds": 2}}
     study["objective"] = STUDY["objective"] | {"nash": LAX | {"required": 1, "kept": 0.1, "last_required": 1}}
     study["resources"] = STUDY["resources"] | {"concurrent": 1}  # two at once end in another order each time
@@ -274,4 +274,21 @@ def test_a_search_that_sees_nothing_better_left_stops_itself_and_confirms(tmp_pa
     assert len(list((tmp_path / "runs/tiny/confirm").iterdir())) >= 2
     assert f"{count} of {count} trials ended" in (stands := finish(command("status", "tiny", cwd=tmp_path)))
     assert "the search stopped itself after" in " ".join(stands.split())
+    assert "have ended" in finish(command("resume", "tiny", cwd=tmp_path))
+
+
+@pytest.mark.ray
+def test_a_search_of_all_there_is_ends_and_confirms(tmp_path: Path) -> None:
+    search = {"trials": 8, "startup": 2, "race": 0, "try_first": [], "sampler": "random"}
+    space = {"Training.Losses.adv_loss_beta": {"choice": [0.01, 0.1]}, "Schedulers.patience_g": {"int": [3, 4]}}
+    study = STUDY | {"space": space, "search": STUDY["search"] | search, "confirm": {"top": 1, "seeds": 1}}
+    study["objective"] = STUDY["objective"] | {"nash": LAX | {"required": 1, "kept": 0.1, "last_required": 1}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    printed = " ".join(finish(command("run", "tiny.yaml", cwd=tmp_path)).split())
+    assert "The search is over after 4 of 8 trials: the space has no other configurations." in printed
+    assert_every_trial_ended_once(tmp_path, 4)
+    values = [json.loads((trial / "trial.json").read_text())["values"] for trial in trials(tmp_path)]
+    assert len({tuple(each.items()) for each in values}) == 4
+    assert (tmp_path / "runs/tiny/best.yaml").exists()
+    assert "4 of 4 trials ended" in finish(command("status", "tiny", cwd=tmp_path))
     assert "have ended" in finish(command("resume", "tiny", cwd=tmp_path))

@@ -210,8 +210,11 @@ class TrialFeed(RaySearcher):  # type: ignore[misc]  # Ray's class has no types
         return by_waiting[order.next_to_start(list(by_waiting), self._at_work())]
 
     def _may_propose(self) -> bool:
-        """Whether trials are left to propose, and something better may be among them where the study asks for that."""
+        """Whether trials are left to propose, of configurations that are; and, if it is asked for, better ones."""
         search = self._study.search
+        if self._to_propose and self._searcher is not None and self._searcher.exhausted:
+            told = f"the search is over after {self._proposed} of {search.trials} trials: the space has no other"
+            self.enough, self._to_propose = Ending(StudyEnd.ENOUGH, f"{told} configurations"), 0
         if search.stop == "auto" and self._to_propose and self._best and self._proposed >= len(search.try_first):
             [best] = [one for one in self.ledger.records().search if one.number == self._best.number]
             assert best.cost is not None  # it balanced

@@ -77,6 +77,12 @@ class OptunaCopy:
         trial.system_attrs = dict(system or {})
         self.kept.add_trial(trial)
 
+    def change(self, number: int, values: Mapping[str, Value]) -> None:
+        """Give a trial that runs other values; only in memory, where it was just asked for."""
+        for key, value in values.items():
+            kind = self._space[key]
+            self.kept._storage.set_trial_param(self[number]._trial_id, key, kind.to_internal_repr(value), kind)
+
     def add_nobodys(self, upto: int) -> None:
         """Add numbers, up to so many trials, that have no record."""
         for _ in range(self.count, upto):

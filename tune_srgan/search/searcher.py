@@ -33,7 +33,7 @@ from tune_srgan.search.wait_sampler import WaitSampler
 from tune_srgan.store.records import StudyRecords, TrialRecord
 from tune_srgan.store.trial_folder import Proposer
 from tune_srgan.study.settings import Study
-from tune_srgan.study.space import Value
+from tune_srgan.study.space import Value, nearest_other, point, size
 
 Censored = Literal["cost", "pruned", "clipped"]  # what a sampler sees of a trial that did not reach the balance
 
@@ -57,7 +57,7 @@ class Learnt:
 
 
 class Searcher:
-    """Ask for proposals, tell outcomes.
+    """Ask for proposals, tell outcomes. No configuration is proposed twice while another is left.
 
     What the sampler learns from is kept in memory and made anew from the records at each start, earlier studies'
     trials before this one's; the database is a log of this study for whoever looks at it.
@@ -89,6 +89,7 @@ class Searcher:
                 self.tell(record)
         if self._log is not None:
             self._sampled.add_nobodys(self._log.count)
+        self._tried = {point(study.space, record.values) for record in records}
         asked = [record.values for record in records if record.proposed_by == Proposer.TRY_FIRST]
         for values in study.search.try_first:
             if not any(values.items() <= tried.items() for tried in asked):
@@ -101,12 +102,23 @@ class Searcher:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self._sampled.kept.ask(fixed_distributions=self._space)
         number, values = trial.number - self._sampled.before, dict(trial.params)
+        if point(self._study.space, values) in self._tried:
+            fixed = self._sampled[number].system_attrs.get("fixed_params", {})
+            other = nearest_other(self._study.space, values, self._tried, fixed)
+            values = other or nearest_other(self._study.space, values, self._tried) or values
+            self._sampled.change(number, values)
+        self._tried.add(point(self._study.space, values))
         proposed_by: str = self._name if trial.relative_params else Proposer.STARTUP
         if "fixed_params" in self._sampled[number].system_attrs:
             proposed_by = Proposer.TRY_FIRST
         elif self._name == Proposer.RANDOM:
             proposed_by = Proposer.RANDOM
         return Proposal(number, values, proposed_by)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every configuration of the space has been proposed."""
+        return len(self._tried) >= size(self._study.space)
 
     def keep(self, proposal: Proposal) -> None:
         """Write a proposal whose record is there to the database: a driver that dies before leaves no gap."""

@@ -15,7 +15,8 @@ class StudyEnd(StrEnum):
     """Every way in which a driver stops."""
 
     COMPLETE = "complete"  # every trial and every confirmation has ended
-    ENOUGH = "nothing better left"  # by the search's model: what is proposed is trained, and confirmed, to its end
+    # by the search's model, or since the space has no more: what is proposed is trained, and confirmed, to its end
+    ENOUGH = "nothing better left"
     BUDGET = "out of budget"
     FAULT = "stopped"  # by what is no trial's fault: imagery that is gone, a last GPU that is lost
     INTERRUPTED = "interrupted"  # by a person, or by another driver

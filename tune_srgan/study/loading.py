@@ -25,7 +25,7 @@ from trainables.sections import MACHINE, RULER, UNREAD, section_of
 from trainables.unread import cautions, why_unread
 from trainables.yaml_files import read_yaml
 from tune_srgan.study.settings import Study
-from tune_srgan.study.space import Value, corners
+from tune_srgan.study.space import Value, corners, size
 
 NOT_SEARCHED = {  # the first that a key has is said
     UNREAD: ("a key that nothing here reads", "It would search for nothing: take it out."),
@@ -107,6 +107,10 @@ def warnings_of(study: Study) -> list[str]:
         warnings.append(
             f"objective.also: {study.objective.also} shows at a training's end, so no trial is capped for its steps, "
             "none pauses and none races; what can keep no balance any more still ends."
+        )
+    if study.search.trials > (count := size(study.space)):
+        warnings.append(
+            f"search.trials: the space has {count:g} configurations; the search ends when all of them are tried."
         )
     if study.confirm.baseline and not study.search.try_first:
         warnings.append("confirm.baseline: does nothing, since search.try_first names no baseline.")

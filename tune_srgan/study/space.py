@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from trainables.sections import Section
 
 Value = int | float | str | bool
+Point = tuple[tuple[type, Value], ...]
+ENUMERATED = 4096  # configurations or values, at most, that are looked at one by one
 MAX_CORNERS_OF = 8  # searched keys; with more, each range is checked by itself
 
 
@@ -34,6 +37,8 @@ class Parameter(Section):
         if self.choice is not None:
             if self.step is not None or self.log:
                 raise ValueError("no step and no log with choice")
+            if len(set(self.choice)) < len(self.choice):
+                raise ValueError("choices that differ")
             return self
         low, high = self.bounds
         if not -math.inf < low < high < math.inf:
@@ -74,6 +79,22 @@ class Parameter(Section):
         """The largest value; of a choice that has none, the last."""
         ends = self.ends()
         return ends[-1] if any(isinstance(end, str) for end in ends) else max(ends)
+
+    @property
+    def count(self) -> float:
+        """How many values it has; infinite where it has no steps."""
+        if self.choice is not None:
+            return len(self.choice)
+        low, high = self.bounds
+        step = self.step or (1 if self.int_range is not None else None)
+        return math.inf if step is None else round((high - low) / step) + 1
+
+    def values(self) -> list[Value]:
+        """List the values of one that has a count, the lowest first."""
+        if self.choice is not None:
+            return list(self.choice)
+        low, step = self.bounds[0], self.step or 1
+        return [min(low + step * index, self.bounds[1]) for index in range(int(self.count))]
 
     def at(self, share: float) -> Value:
         """Return the value at a share of the way, from 0 to 1 exclusive; shares drawn evenly give every value alike."""
@@ -128,6 +149,40 @@ class Parameter(Section):
             return "one of " + ", ".join(map(str, self.choice))
         low, high = self.bounds
         return f"{low:g} to {high:g}" + (f" by {self.step:g}" if self.step else "")
+
+
+def size(space: Mapping[str, Parameter]) -> float:
+    """Return how many configurations a space has; infinite where a range has no steps."""
+    return math.prod(parameter.count for parameter in space.values())
+
+
+def nearest_other(
+    space: Mapping[str, Parameter], values: Mapping[str, Value], tried: Container[Point], fixed: Container[str] = ()
+) -> dict[str, Value] | None:
+    """Return the untried configuration nearest to another in the unit cube, its `fixed` keys as they are.
+
+    Of all that there are, or, in a large space, of those that differ in one key and of some at random; None where all
+    of these are tried.
+    """
+    free = {key: parameter for key, parameter in space.items() if key not in fixed}
+    if size(free) <= ENUMERATED:
+        every = itertools.product(*(parameter.values() for parameter in free.values()))
+        others: list[dict[str, Value]] = [dict(zip(free, one, strict=True)) for one in every]
+    else:
+        rows = np.random.default_rng(len(free)).random((ENUMERATED, len(free))).tolist()
+        others = [{key: p.at(share) for (key, p), share in zip(free.items(), row, strict=True)} for row in rows]
+        others += [{key: value} for key, p in free.items() if p.count <= ENUMERATED for value in p.values()]
+
+    def away(other: dict[str, Value]) -> float:
+        return sum((space[key].share_of(value) - space[key].share_of(values[key])) ** 2 for key, value in other.items())
+
+    untried = [other for other in others if point(space, dict(values) | other) not in tried]
+    return dict(values) | min(untried, key=away) if untried else None
+
+
+def point(space: Mapping[str, Parameter], values: Mapping[str, Value]) -> Point:
+    """Return a configuration as something that is equal to another's only where all values are."""
+    return tuple((type(values[key]), values[key]) for key in space)
 
 
 def corners(space: Mapping[str, Parameter]) -> list[dict[str, Value]]:
