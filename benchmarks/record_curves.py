@@ -1,6 +1,6 @@
-"""Record real learning curves: whole trainings of a Latin hypercube over a study's space.
+"""Record real learning curves: whole trainings of a Latin hypercube over a study's space, or of all of a grid.
 
-    python benchmarks/record_curves.py STUDY.yaml --folder FOLDER [--cube 1] [--scene SCENE] [--minutes 8]
+    python benchmarks/record_curves.py STUDY.yaml --folder FOLDER [--cube 1 | --grid] [--scene SCENE] [--minutes 8]
         [--out TABLE.parquet]
 
 Every training goes to its last step; a reader judges its readings by any ruler. It resumes: a second call with the same
@@ -12,6 +12,7 @@ warm-up and one seed, the longest pretraining first, and the others start from i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
@@ -65,6 +66,12 @@ def configurations(study: Study, points: int, cube: int = 0) -> dict[int, dict[s
         cube * points + point: {key: dimension.at(shares[key][point]) for key, dimension in study.space.items()}
         for point in range(points)
     }
+
+
+def every_configuration(study: Study) -> dict[int, dict[str, Value]]:
+    """All configurations of a space of choices and steps."""
+    rows = itertools.product(*(parameter.values() for parameter in study.space.values()))
+    return {number: dict(zip(study.space, row, strict=True)) for number, row in enumerate(rows)}
 
 
 def record(job: tuple[Study, Path, str | None, int, int, list[Numbered], float]) -> int:
@@ -189,6 +196,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--points", type=int, default=100, help="of the Latin hypercube")
     parser.add_argument("--cube", type=int, default=0, help="which one: defaults are chosen on 0, and 1 is reported")
+    parser.add_argument("--grid", action="store_true", help="every configuration of a space of choices and steps")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=1e6)
@@ -199,7 +207,8 @@ def main() -> None:
     if not (chosen.folder / "machine.json").exists():
         write_atomically(chosen.folder / "machine.json", json.dumps(describe_machine()))
     until = time.time() + 60 * chosen.minutes
-    drawn = configurations(study, chosen.points, chosen.cube)
+    drawn = every_configuration(study) if chosen.grid else configurations(study, chosen.points, chosen.cube)
+    points = len(drawn)
     jobs = [
         (study, chosen.folder, chosen.scene, 1, seed, wanted, until)
         for seed, wanted in shared_out(drawn, chosen.seeds, chosen.workers)
@@ -213,7 +222,7 @@ def main() -> None:
             done += count
             print(f"{done} trainings in {time.perf_counter() - began:.0f} s", flush=True)
     if chosen.out:
-        write_table(chosen.study, chosen.folder, chosen.points, chosen.out)
+        write_table(chosen.study, chosen.folder, points, chosen.out)
 
 
 if __name__ == "__main__":

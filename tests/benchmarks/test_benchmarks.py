@@ -71,11 +71,11 @@ def test_the_documents_correlations_are_the_benchmarks():
     assert len(told) >= 13 and told <= sure
 
 
-@pytest.fixture(scope="module")
-def recorded():
+@pytest.fixture(scope="module", params=["curves_images", "curves_front"])
+def recorded(request):
     """Whole trainings, by number: what each cost, its spectrum's error, whether it would have been ended early."""
     found = []
-    for one in read_curves(FOLDER / "curves_images.parquet"):
+    for one in read_curves(FOLDER / f"{request.param}.parquet"):
         verdict = judge(one.readings, one.ruler)
         cost = nash_cost(verdict, one.ruler.max_steps) if verdict.kept else math.inf
         loss = abs(one.made["merits"][END]["spectrum"])
@@ -100,3 +100,23 @@ def test_what_a_search_for_a_front_ends_early_is_on_no_front(recorded):
     assert len(early) > 30
     assert front([one for one in recorded if not one[2]]) == front(recorded)
     assert len(front(recorded)) >= 3
+
+
+def test_a_real_search_of_a_whole_grid_found_the_grids_front():
+    measured = json.loads((FOLDER / "front.json").read_text())
+    trainings = []
+    for one in read_curves(FOLDER / "curves_front.parquet"):
+        verdict = judge(one.readings, one.ruler)
+        cost = nash_cost(verdict, one.ruler.max_steps) if verdict.kept else math.inf
+        trainings.append((cost, abs(spectrum := one.made["merits"][END]["spectrum"]), spectrum))
+    points = sorted({(cost, spectrum) for cost, _, spectrum in front(trainings)})
+    for found in (measured["grid"], measured["study"]["front"]):
+        assert [(point["cost"], point["spectrum"]) for point in found] == points
+    study = measured["study"]
+    assert study["trials"] == study["configurations"] == measured["configurations"] == len(trainings)
+    assert study["ended early"] > 100 and study["ended early and kept in the grid"] == 0
+    assert study["kept"] == study["kept, equal in cost and image"] == measured["kept"]
+    table = (FOLDER / "README.md").read_text()
+    for trials in ("24", "48", "84"):
+        shares = [measured["found"][sampler][trials]["mean"] for sampler in ("tpe", "nsgaii", "gp", "random")]
+        assert f"| {trials} | " + " | ".join(f"{share:.2f}" for share in shares) + " |" in table

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -29,6 +30,7 @@ from tune_srgan.console import ending
 from tune_srgan.report.live import StudyView
 from tune_srgan.search.confirmation import candidates, winner
 from tune_srgan.search.front import front_of
+from tune_srgan.search.optuna_copy import told_of
 from tune_srgan.search.race import due, incumbent_of, next_seed
 from tune_srgan.search.samplers import check_sampler
 from tune_srgan.search.searcher import Searcher
@@ -96,6 +98,12 @@ def test_optuna_is_told_both_numbers_and_its_front_is_ours(tmp_path):
         assert numbers(balanced) == numbers(front_of(study, search))
     assert searcher.propose().proposed_by == "tpe"
     assert kept.trials[3].user_attrs["quality/spectrum"] == -0.5
+    penalty = search[5].cost / study.max_steps  # what kept no balance misses it, with and without images
+    assert [trial.system_attrs[FLOORS] for trial in kept.trials] == [[0.0]] * 5 + [[penalty]]
+    start(folder, study, 6, VALUES)
+    unmeasured = finish(folder, study, 6, "capped")
+    assert told_of(unmeasured, study) == (TrialState.COMPLETE, (unmeasured.cost, math.inf))
+    assert told_of(replace(search[0], quality={}), study) == (TrialState.FAIL, ())  # kept, and not measured
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "random"])

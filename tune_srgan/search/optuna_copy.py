@@ -32,20 +32,33 @@ DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 def told_of(record: TrialRecord, study: Study) -> Told:
     """State and values of an ended trial: COMPLETE with its cost, censored or not; FAIL where it has none.
 
-    In a search for a front also with how bad its images are; FAIL where they were not measured.
+    In a search for a front also with how bad its images are: infinitely where no balance was kept and none were
+    measured; FAIL where a kept one's were not.
     """
     values: tuple[float, ...] = () if record.cost is None else (record.cost,)
     if values and study.objective.also is not None:
-        values += (loss_of(study.objective.also, record.quality),)
+        loss = loss_of(study.objective.also, record.quality)
+        values += (math.inf if math.isnan(loss) and record.end is not End.BALANCED else loss,)
     known = bool(values) and not any(map(math.isnan, values))
     return (TrialState.COMPLETE, values) if known else (TrialState.FAIL, ())
+
+
+def misses_of(record: TrialRecord, study: Study) -> list[float]:
+    """Return by how much a trial misses each floor; and a balance, in a search for a front, whose models know costs
+    of kept ones alone: by its penalty, in trainings.
+    """
+    kept = record.end is End.BALANCED  # of what is not, the cost says enough
+    missed = [(math.inf if math.isnan(short) else short) if kept else 0.0 for short in record.short.values()]
+    if study.objective.also is not None and record.cost is not None:
+        missed.append(0.0 if kept else record.cost / study.max_steps)
+    return missed
 
 
 class OptunaCopy:
     """One of Optuna's studies, of which the first `before` trials are earlier studies'."""
 
     def __init__(self, study: Study, kept: optuna.Study, before: int = 0) -> None:
-        self.kept, self.before = kept, before
+        self.kept, self.before, self._study = kept, before, study
         self._space = {key: distribution(parameter) for key, parameter in study.space.items()}
 
     @property
@@ -96,10 +109,8 @@ class OptunaCopy:
         trial = optuna.trial.Trial(self.kept, known._trial_id)
         for key, value in attributes_of(record).items():
             trial.set_user_attr(key, value)
-        if record.short:  # of what kept no balance the cost says enough
-            missed = [short if record.end is End.BALANCED else 0.0 for short in record.short.values()]
-            told_floors = [math.inf if math.isnan(short) else short for short in missed]
-            self.kept._storage.set_trial_system_attr(known._trial_id, FLOORS, told_floors)
+        if missed := misses_of(record, self._study):
+            self.kept._storage.set_trial_system_attr(known._trial_id, FLOORS, missed)
         state, values = told
         if pruned_with and state is TrialState.PRUNED and values:
             trial.report(values[0], step=max(1, record.trained_steps))

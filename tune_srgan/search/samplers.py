@@ -75,7 +75,7 @@ def sampler_of(study: Study, known_trials: int, examples: Callable[[int], int] =
     """Make the sampler of a study that knows so many trials; ImportError where its library is missing."""
     search = study.search
     seed = search.seed + 1000 * known_trials  # a resumed study must not draw the numbers it drew before
-    count = len(study.objective.at_least)
+    count = len(study.objective.at_least) + (study.objective.also is not None)
     floors: dict[str, Any] = {}
     if count:
         floors["constraints_func"] = lambda trial: trial.system_attrs.get(FLOORS, [0.0] * count)

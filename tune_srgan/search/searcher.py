@@ -99,7 +99,7 @@ class Searcher:
     def propose(self) -> Proposal:
         """Ask for the next configuration."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.filterwarnings("ignore", module="optuna")  # of what is experimental, or infinite, and meant
             trial = self._sampled.kept.ask(fixed_distributions=self._space)
         number, values = trial.number - self._sampled.before, dict(trial.params)
         if point(self._study.space, values) in self._tried:
