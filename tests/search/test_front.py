@@ -229,3 +229,8 @@ def test_the_live_view_says_what_the_best_trials_image_is_worth(tmp_path):
     console.print(StudyView(study, records_in(study, folder), console, lambda: 60.0).__rich__())
     [line] = [line for line in console.export_text().splitlines() if "bicubic" in line]
     assert line.strip() == "Its images (in brackets: bicubic's): psnr 30.5 dB (30); spectrum -4.00 dB (-6.00)."
+
+
+def test_of_trials_as_soon_as_one_another_the_better_image_wins(tmp_path):
+    study, folder = study_with(tmp_path, ALSO, known=[(80, 3.0, 0.0), (80, -1.0, 0.0), (100, 0.0, 0.0)])
+    assert winner(study, records_in(study, folder)).number == 1

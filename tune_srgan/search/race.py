@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from trainables.merits import loss_of
 from tune_srgan.search.capping import Incumbent
 from tune_srgan.store.patience import PATIENCE_S
 from tune_srgan.store.records import StudyRecords, TrialRecord
@@ -80,12 +81,14 @@ def _cost(study: Study, kept: Sequence[TrialRecord]) -> float:
 def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
     """Return the accepted trials of the search: first those whose further seeds kept it too, by the median.
 
-    Then those that more of them kept; what loses one gives way to nobody that was not tried.
+    Then those that more of them kept, and in a search for a front the better image; what loses one gives way to nobody that was not tried.
     """
 
-    def key(record: TrialRecord) -> tuple[float, int, float, int]:
-        kept = _kept(study, record, records)
-        return _cost(study, kept), -len(kept), record.cost or 0.0, record.number
+    also = study.objective.also
+
+    def key(record: TrialRecord) -> tuple[float, int, float, float, int]:
+        kept, loss = _kept(study, record, records), 0.0 if also is None else loss_of(also, record.quality)
+        return _cost(study, kept), -len(kept), record.cost or 0.0, loss, record.number
 
     return sorted((record for record in records.search if record.accepted), key=key)
 
