@@ -81,7 +81,8 @@ def _cost(study: Study, kept: Sequence[TrialRecord]) -> float:
 def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
     """Return the accepted trials of the search: first those whose further seeds kept it too, by the median.
 
-    Then those that more of them kept, and in a search for a front the better image; what loses one gives way to nobody that was not tried.
+    Then those that more of them kept, and in a search for a front those of the better image; what loses one gives way
+    to nobody that was not tried.
     """
 
     also = study.objective.also
