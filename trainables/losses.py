@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 def spectral_angle(sr: Tensor, hr: Tensor) -> Tensor:
     """Return the mean angle between the spectra of two images, radians (Kruse et al. 1993).
 
-    The cosine stays 1e-7 away from ±1, where the arccosine has no gradient: equal spectra are 0.0005 apart.
+    The cosine stays 1e-7 away from ±1, where the arccosine has no gradient: equal spectra are 0.0005 apart. Lengths
+    stay 1e-8 away from 0, where the root has none.
     """
-    norms = [torch.linalg.vector_norm(image, dim=1).clamp_min(1e-8) for image in (sr, hr)]
+    # torch's own norm over bands takes a hundred times as long on a CPU
+    norms = [image.square().sum(1).clamp_min(1e-16).sqrt() for image in (sr, hr)]
     cosine = (sr * hr).sum(1) / (norms[0] * norms[1])
     angle: Tensor = cosine.clamp(-1 + 1e-7, 1 - 1e-7).acos().mean()
     return angle
