@@ -139,6 +139,8 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Data.percentiles", data.percentiles, "0 <= low < high <= 100", ""),
         (data.normalization == "scale" and (data.scale is None or not 0 < data.scale[1] - data.scale[0] < math.inf),
          "Data.scale", data.scale, "[low, high] with low < high, since Data.normalization is scale", ""),
+        (data.lr_scale is not None and not 0 < data.lr_scale[1] - data.lr_scale[0] < math.inf,
+         "Data.lr_scale", data.lr_scale, "[low, high] with low < high", ""),
         (data.dataset_type == "LRHRFolderDataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
         (data.dataset_type == "SEN2NAIP" and data.sen2naip_taco_file is None,

@@ -10,6 +10,11 @@ from trainables.kinds import PLACE_OF, Kind, as_its_kind, spelled
 from trainables.normalization import canonical
 from trainables.sections import LATER, RULER, UNREAD, Count, Place, Positive, Section, Share
 
+# Files that lie beside scenes and are none: browse images, masks of quality. In any case, as all patterns are.
+NO_SCENES = [
+    f"*_{kind}.*" for kind in ("browse", "quicklook", "preview", "thumb", "thumbnail", "udm", "udm2", "mask", "qa")
+]
+
 
 class CustomNormalization(Section):
     """Two functions of a person's own, `module:function`, each called with a float tensor and the arguments."""
@@ -33,11 +38,15 @@ class DataSettings(Section):
     root_dir: Annotated[Place | None, LATER] = None  # of {train,val}/{LR,HR}, or of an ExampleDataset's hr_*.npz
     sen2naip_taco_file: Annotated[Place | None, LATER] = None
     test_path: Annotated[Place | None, LATER] = None  # as the above, of imagery that neither training nor choice sees
+    # of the files of folders, those that have a pattern: `*.tif`, `2024/*`; default: all that can be read
+    include: Annotated[list[str] | None, LATER] = None
+    exclude: Annotated[list[str], LATER] = [*NO_SCENES]
     sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones
     sen2naip_phase: Annotated[str | None, UNREAD] = None
     normalization: Annotated[str | CustomNormalization, BeforeValidator(canonical)] = "percentiles"
     percentiles: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.1, 99.9]
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    lr_scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None  # of LR, where it is another
     nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None  # of no data, beside what the files say
     crop_size: Positive | None = 96  # of the high-resolution image, px; None, of tiles: what they allow
     val_fraction: Share = 0.2

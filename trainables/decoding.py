@@ -141,7 +141,7 @@ def _decode(configuration: Configuration, files: Found, layout: Layout, ends: En
     filled, names, usable = [0, 0], [raw.name for raw in raws], []
     antialias = is_antialiased(configuration.Data.dataset_type)
     for raw in _consumed(raws):
-        lr, hr, cells = _scene(raw, factor, normalization, antialias)
+        lr, hr, cells = _scene(raw, factor, normalization, normalization.scaled(configuration.Data.lr_scale), antialias)
         usable.append(cells)
         for which, image in enumerate((lr, hr)):
             flat = image.permute(1, 2, 0).flatten(0, 1)
@@ -171,7 +171,9 @@ def _ends(configuration: Configuration, raws: list[Raw], layout: Layout, areas: 
     return fixed.low, fixed.high
 
 
-def _scene(raw: Raw, factor: int, normalization: Normalization, antialias: bool) -> tuple[Tensor, Tensor, Mask]:
+def _scene(
+    raw: Raw, factor: int, normalization: Normalization, of_lr: Normalization, antialias: bool
+) -> tuple[Tensor, Tensor, Mask]:
     """The images of a scene, (bands, h, w) and (bands, H, W), and which cells may be used (h, w)."""
     height, width = (side // factor * factor for side in raw.image.shape[1:])
     valid = raw.valid[:height, :width]
@@ -181,7 +183,7 @@ def _scene(raw: Raw, factor: int, normalization: Normalization, antialias: bool)
         lr = downsample(hr[None], factor, antialias)[0]
         # bicubic reduction reaches two low-resolution pixels far: what nodata coloured is not used either
         return lr, hr, shrunk(all_of(valid, factor), 2)
-    return _mapped(raw.lr, normalization), hr, all_of(valid, factor)
+    return _mapped(raw.lr, of_lr), hr, all_of(valid, factor)
 
 
 def _consumed(raws: list[Raw]) -> Iterator[Raw]:

@@ -7,8 +7,9 @@ factor and touch no nodata.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,14 +22,17 @@ from trainables.configuration import crop_problems
 from trainables.decoding import Scene, decoded
 from trainables.errors import InvalidInput, Problem
 from trainables.gpu import layers
+from trainables.listing import described
 from trainables.networks import upsample
 from trainables.normalization import normalization_of
 from trainables.scenes import Found, find_scenes, find_test_scenes
 from trainables.schema import Configuration
 from trainables.spectra import Rings, rings_of
-from trainables.unseen import refuse_seen_files, refuse_seen_pixels
+from trainables.unseen import refuse_seen_files, refuse_seen_pixels, refuse_twins
 
 DETAILED_SHARE = 0.6  # of the validation pairs: the upper 60 % by the error of bicubic upsampling (NASH)
+LOOKED_AT = 1000  # crops, for those of one value
+ONE_VALUE, NOTABLE = 0.01, 0.1  # of the crops, that are of one value; of the imagery, that is nodata
 NEARLY_ALL = 0.999  # of the held-out values: clamped, they tell nothing
 
 
@@ -67,12 +71,16 @@ class Imagery:
         resident = configuration.Data.resident
         self.resident = _fits(sum(pool.nbytes for pool in pools), device) if resident is None else resident
         self._pools = [pool.to(device) for pool in pools] if self.resident else pools
-        self.train_positions = layout.positions("train", made.usable, areas)
+        self._usable = sum(int(usable.sum()) for usable in made.usable) / sum(usable.size for usable in made.usable)
+        refuse_twins(files, self.scenes, areas)
+        with self._naming_nodata():
+            self.train_positions = layout.positions("train", made.usable, areas)
         tiles = len(files.train) if configuration.Data.dataset_type != "scenes" else self._apart(areas)
         self._epoch = tiles, configuration.Data.train_batch_size
         where = self._pools[0].device
         self._grids = [_dihedral(side).to(where) for side in (self.cells, self.crop)]
-        self.pairs = self._pairs(layout, layout.positions("val", made.usable, areas), wanted)
+        with self._naming_nodata():
+            self.pairs = self._pairs(layout, layout.positions("val", made.usable, areas), wanted)
         self._refuse_clamped(self.pairs, self.source)
         self.check_crop(configuration)
 
@@ -167,11 +175,51 @@ class Imagery:
         if self.normalization.functions is not None:
             values = "by functions of your own"
         clamped = self._clamped_share(self.pairs)
+        left_out = f"; {told}" if (told := described(self._files.left_out)) else ""
         cut = f", {clamped:.0%} of them clamped" if clamped >= 0.01 else ""
         return (
             f"{len(self.scenes)} scene(s), first {width}×{height} px, {bands} bands, values {values}{cut}; "
-            f"crops of {self.crop} px: {len(self.train_positions)} positions, {pairs}{self._described_test()}"
+            f"crops of {self.crop} px: {len(self.train_positions)} positions, {pairs}{self._described_test()}{left_out}"
         )
+
+    def cautions(self) -> list[str]:
+        """Say what is probably not meant: crops of a single value, and imagery that is nodata for the most part."""
+        said = []
+        if self._usable < 1 / 2:
+            said.append(f"{self._nodata_key}: {1 - self._usable:.0%} of the imagery is nodata, {self._nodata}.")
+        seen = spread(self.train_positions, LOOKED_AT)
+        firsts = [crop[:, 0, 0] for position in seen if _is_constant(crop := self._crop(self.scenes, position)[1])]
+        if len(firsts) >= ONE_VALUE * len(seen):
+            values = self.normalization.denormalize(torch.stack(firsts)[..., None, None])
+            value = float(values.flatten().mode().values)
+            share = f"about {len(firsts) / len(seen):.0%} of the crops are of one value, mostly {value:.6g}"
+            said.append(f"Data.nodata: {share}, as beside a swath; Data.nodata: {value:.6g} leaves them out.")
+        return said
+
+    @property
+    def _nodata_key(self) -> str:
+        return (
+            f"Data.{self._configuration.Data.place_key}" if self._configuration.Data.nodata is None else "Data.nodata"
+        )
+
+    @property
+    def _nodata(self) -> str:
+        """What makes pixels nodata here."""
+        value = self._configuration.Data.nodata
+        return "by the files' own value or mask" + ("" if value is None else f", and by Data.nodata: {value:g}")
+
+    @contextlib.contextmanager
+    def _naming_nodata(self) -> Iterator[None]:
+        """Where imagery is too small for crops, say how much of it is nodata."""
+        try:
+            yield
+        except InvalidInput as error:
+            if self._usable > 1 - NOTABLE:
+                raise
+            told = f"{1 - self._usable:.0%} of the imagery is nodata, {self._nodata}"
+            fix = "Look at what is nodata: a value that the imagery has as well takes its pixels out."
+            problems = [replace(one, found=f"{one.found}; {told}", fix=f"{fix} {one.fix}") for one in error.problems]
+            raise InvalidInput(problems) from None
 
     def _described_test(self) -> str:
         if self.test is None or self._test_files is None:
@@ -259,6 +307,10 @@ def load_imagery(configuration: Configuration, device: torch.device) -> Imagery:
         _loaded[key] = Imagery(configuration, device)
     _loaded[key].check_crop(configuration)
     return _loaded[key]
+
+
+def _is_constant(image: Tensor) -> bool:
+    return bool((image == image[:, :1, :1]).all())
 
 
 def _fits(size: int, device: torch.device) -> bool:

@@ -6,7 +6,7 @@ Imports no torch: what it maps are tensors, or arrays of NumPy.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,13 @@ class Normalization:
     def bounds(self) -> tuple[float, float] | None:
         """What a network's values are clamped to; None where they are not."""
         return None if self.highest is None else (-1.0 if self.signed else 0.0, 1.0)
+
+    def scaled(self, ends: Sequence[float] | None) -> Normalization:
+        """The same between other ends, as LR of another sensor has them; itself without them."""
+        if ends is None or self.functions is not None:
+            return self
+        low, high = ends
+        return replace(self, low=low, high=high, highest=None if self.highest is None else high)
 
     def normalize(self, values: Tensor) -> Tensor:
         """Map float values of an image, (…, bands, H, W), to the network's."""
@@ -123,6 +130,16 @@ def _custom(told: dict[Any, Any]) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise ValueError(f"{key}: a mapping of arguments")
     return {key: told[key] for key in ("normalize", "denormalize") if told.get(key) is not None} | kwargs
+
+
+def ends_of(data: DataSettings) -> tuple[float, float] | None:
+    """Return the two values that become 0 and 1, or ±1, where the configuration says them; else the imagery does."""
+    if data.normalization == "percentiles" or not isinstance(data.normalization, str):
+        return None
+    if data.normalization == "scale" and data.scale is not None:
+        return data.scale[0], data.scale[1]
+    fixed = FIXED[data.normalization]
+    return fixed.low, fixed.high
 
 
 def normalization_of(data: DataSettings, low: float, high: float) -> Normalization:

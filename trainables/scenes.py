@@ -11,25 +11,28 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.alike import Values, unlike, unpaired
 from trainables.cache import WHOLE, cache, make_room, used
+from trainables.data_settings import DataSettings
 from trainables.errors import InvalidInput, Problem, one_line
 from trainables.image_files import Mask, read_example, read_image, suffixes
 from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
+from trainables.listing import LeftOut, described, images_in, some
+from trainables.normalization import ends_of
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
 from trainables.taco import pairs_within, trained_within
 
 MANIFEST = "manifest.json"
 TEST_TILES = "test"  # the folder of a data set of tiles that has {LR,HR} to test on
-SHOWN = 3  # of many files that have the same wrong
 Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
 _WITHIN = re.compile(r"/vsisubfile/\d+_(?P<size>\d+),(?P<file>.+)")  # as GDAL names a part of a file
 Files = list[tuple[Path, Path | None]]  # a scene's high-resolution file, and its low-resolution one where it is given
@@ -48,6 +51,7 @@ class Found:
     key: str  # of the configuration, that names them
     train: Files
     val: Files
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def high(self) -> list[Path]:
@@ -70,12 +74,17 @@ class Found:
         """Return all of them; all that is wrong is said at once."""
         groups: list[list[Raw]] = [[], []]
         problems: list[Problem] = []
+        seen: list[list[Values]] = [[], []]
         for group, files in zip(groups, (self.train, self.val), strict=True):
             for file, low_file in files:
                 try:
-                    group.append(_read(file, low_file, configuration, self.key))
+                    raw, values = _read(file, low_file, configuration, self.key)
+                    group.append(raw)
+                    for side, of in zip(seen, values, strict=False):
+                        side.append(of)
                 except InvalidInput as error:
                     problems += error.problems
+        problems = problems or [problem for side in seen for problem in unlike(side, self.key)]
         if problems:
             raise InvalidInput(gathered(problems))
         return groups[0], groups[1]
@@ -84,9 +93,9 @@ class Found:
 def find_scenes(configuration: Configuration) -> Found:
     """Return the files that a configuration names; all that is missing is said at once."""
     data = configuration.Data
-    key = f"Data.{data.place_key}"
-    train, val = _FINDERS[data.dataset_type](_local(data.place, key), key, configuration)
-    return Found(data.place, key, train, val)
+    look = _Look(f"Data.{data.place_key}", data)
+    train, val = _FINDERS[data.dataset_type](_local(data.place, look.key), look)
+    return Found(data.place, look.key, train, val, tuple(look.left_out))
 
 
 def find_test_scenes(configuration: Configuration) -> Found | None:
@@ -96,14 +105,38 @@ def find_test_scenes(configuration: Configuration) -> Found | None:
     """
     data = configuration.Data
     if data.test_path is not None:
-        key = "Data.test_path"
-        files = _ALL_OF[data.dataset_type](_local(data.test_path, key), key)
-        return Found(data.test_path, key, [], files)
+        look = _Look("Data.test_path", data)
+        files = _ALL_OF[data.dataset_type](_local(data.test_path, look.key), look)
+        return Found(data.test_path, look.key, [], files, tuple(look.left_out))
     if data.dataset_type == "LRHRFolderDataset":
-        key = f"Data.{data.place_key}"
-        files = _tiles_in(_local(data.place, key) / TEST_TILES, key, required=False)
-        return Found(f"{data.place}/{TEST_TILES}", key, [], files) if files else None
+        look = _Look(f"Data.{data.place_key}", data)
+        files = _tiles_in(_local(data.place, look.key) / TEST_TILES, look, required=False)
+        return Found(f"{data.place}/{TEST_TILES}", look.key, [], files, tuple(look.left_out)) if files else None
     return None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How imagery is looked for: the key that names it, how; and what was left out on the way."""
+
+    key: str
+    data: DataSettings
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def listed(self, folder: Path, required: bool) -> list[Path]:
+        """The images at a path, of which there may be none where they are not required."""
+        try:
+            (files, left_out), exists = images_in(folder, self.data), folder.exists()
+        except OSError as error:  # a name that is too long, a folder that is closed to us
+            raise InvalidInput([Problem(str(folder), self.key, str(error.strerror), "imagery")]) from None
+        self.left_out.extend(left_out)
+        if not files and required:
+            found = "no imagery in it" if exists else "no such file or folder"
+            if left_out:
+                found = f"no imagery; {described(left_out)}"
+            fix = "Point it at a file or folder of .tif, .png, .jpg, .jp2, .npy or .npz scenes."
+            raise InvalidInput([Problem(str(folder), self.key, found, "imagery", fix)])
+        return files
 
 
 def _local(place: str, key: str) -> Path:
@@ -111,17 +144,17 @@ def _local(place: str, key: str) -> Path:
     return fetched(place, key) if is_url(place) else Path(place)
 
 
-def _scenes_in(source: Path, key: str) -> Files:
-    return [(file, None) for file in _listed(source, key, required=True)]
+def _scenes_in(source: Path, look: _Look) -> Files:
+    return [(file, None) for file in look.listed(source, required=True)]
 
 
-def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
+def _find_tiles(source: Path, look: _Look) -> tuple[Files, Files]:
     """Pairs in {train,val}/{LR,HR}; there may be no val."""
     groups: list[Files] = []
     problems: list[Problem] = []
     for part in ("train", "val"):
         try:
-            groups.append(_tiles_in(source / part, key, part == "train"))
+            groups.append(_tiles_in(source / part, look, part == "train"))
         except InvalidInput as error:
             problems += error.problems
     if problems:
@@ -129,78 +162,58 @@ def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]
     return groups[0], groups[1]
 
 
-def _tiles_in(source: Path, key: str, required: bool = True) -> Files:
+def _tiles_in(source: Path, look: _Look, required: bool = True) -> Files:
     """Pairs of equal names, the suffix included, in {LR,HR}."""
     high, low = (
-        {str(file.relative_to(folder)): file for file in _listed(folder, key, needed)}
+        {str(file.relative_to(folder)): file for file in look.listed(folder, needed)}
         for folder, needed in ((source / "HR", required), (source / "LR", False))
     )
     alone = [
-        f"{len(names)} {one} without {other}: {_some(sorted(names))}"
+        f"{len(names)} {one} without {other}: {some(sorted(names))}"
         for one, other, names in (("LR", "HR", low.keys() - high), ("HR", "LR", high.keys() - low))
         if names
     ]
     if alone:
         fix = "Give each pair one name, suffix included, or take the others out."
-        raise InvalidInput([Problem(str(source), key, "; ".join(alone), "an LR file for each HR file", fix)])
+        raise InvalidInput([Problem(str(source), look.key, "; ".join(alone), "an LR file for each HR file", fix)])
     return [(high[name], low[name]) for name in high]
 
 
-def _find_examples(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    files = _examples_in(source, key, HELD_OUT_EXAMPLES)
+def _find_examples(source: Path, look: _Look) -> tuple[Files, Files]:
+    files = _examples_in(source, look, HELD_OUT_EXAMPLES)
     return files[:-HELD_OUT_EXAMPLES], files[-HELD_OUT_EXAMPLES:]
 
 
-def _examples_in(source: Path, key: str, held_out: int = 0) -> Files:
+def _examples_in(source: Path, look: _Look, held_out: int = 0) -> Files:
     """Examples of a folder, more than are held out of them."""
     files: Files = [(file, None) for file in sorted(source.glob(EXAMPLE_FILES))]
     if len(files) <= held_out:
         found = f"{len(files)} files of hr_*.npz" if source.is_dir() else "no such folder"
         split = f"more than {held_out} hr_*.npz, of which the last {held_out} are held out"
         fix = "Download opensr-srgan's example set, or point it at the folder where that is."
-        raise InvalidInput([Problem(str(source), key, found, split if held_out else "hr_*.npz", fix)])
+        raise InvalidInput([Problem(str(source), look.key, found, split if held_out else "hr_*.npz", fix)])
     return files
 
 
-def _find_in_taco(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
+def _find_in_taco(source: Path, look: _Look) -> tuple[Files, Files]:
     """Pairs within a .taco file, each image a part of it that GDAL reads; the last ones are held out."""
-    pairs: Files = [*pairs_within(source, key)]
-    trained = trained_within(len(pairs), configuration.Data.sen2naip_val_fraction)
+    pairs: Files = [*pairs_within(source, look.key)]
+    trained = trained_within(len(pairs), look.data.sen2naip_val_fraction)
     return pairs[:trained], pairs[trained:]
 
 
-_FINDERS: dict[str, Callable[[Path, str, Configuration], tuple[Files, Files]]] = {
-    "scenes": lambda source, key, _: (_scenes_in(source, key), []),
+_FINDERS: dict[str, Callable[[Path, _Look], tuple[Files, Files]]] = {
+    "scenes": lambda source, look: (_scenes_in(source, look), []),
     "LRHRFolderDataset": _find_tiles,
     "ExampleDataset": _find_examples,
     "SEN2NAIP": _find_in_taco,
 }
-_ALL_OF: dict[str, Callable[[Path, str], Files]] = {  # all that is at a place, to test on
+_ALL_OF: dict[str, Callable[[Path, _Look], Files]] = {  # all that is at a place, to test on
     "scenes": _scenes_in,
     "LRHRFolderDataset": _tiles_in,
     "ExampleDataset": _examples_in,
-    "SEN2NAIP": lambda source, key: [*pairs_within(source, key)],
+    "SEN2NAIP": lambda source, look: [*pairs_within(source, look.key)],
 }
-
-
-def _listed(folder: Path, key: str, required: bool) -> list[Path]:
-    """The scenes at a path, of which there may be none where they are not required."""
-    try:
-        files, exists = scene_files(folder), folder.exists()
-    except OSError as error:  # a name that is too long, a folder that is closed to us
-        raise InvalidInput([Problem(str(folder), key, str(error.strerror), "imagery")]) from None
-    if not files and required:
-        found = "no imagery in it" if exists else "no such file or folder"
-        fix = "Point it at a file or folder of .tif, .png, .jpg, .jp2, .npy or .npz scenes."
-        raise InvalidInput([Problem(str(folder), key, found, "imagery", fix)])
-    return files
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many more."""
-    every = list(names)
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
 
 
 def gathered(problems: list[Problem]) -> list[Problem]:
@@ -209,7 +222,7 @@ def gathered(problems: list[Problem]) -> list[Problem]:
     for problem in problems:
         alike.setdefault((problem.key, problem.expected, problem.fix), []).append(problem)
     return [
-        replace(first, found=f"{first.found}; and so {_some(Path(problem.file).name for problem in others)}")
+        replace(first, found=f"{first.found}; and so {some([Path(problem.file).name for problem in others])}")
         if others
         else first
         for first, *others in alike.values()
@@ -323,14 +336,8 @@ class Raw:
         return values[:: max(1, values.size // 1_000_000)]
 
 
-def scene_files(path: Path) -> list[Path]:
-    """Return the scenes a path names, in a fixed order."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes() and file.is_file())
-    return [path] if path.is_file() else []
-
-
-def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> Raw:
+def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> tuple[Raw, list[Values]]:
+    """Read a scene or a pair, and what values its images have, HR first."""
     reader = read_example if configuration.Data.dataset_type == "ExampleDataset" else None
     image, valid = read_image(file, configuration.Data.nodata, key, reader)
     bands = configuration.Model.in_bands
@@ -339,8 +346,9 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
         raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
     if not valid.any():
         raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
+    values = [Values.of(file, image, valid)]
     if low_file is None:
-        return Raw(file.name, image, valid)
+        return Raw(file.name, image, valid), values
     low, low_valid = read_image(low_file, configuration.Data.nodata, key)
     factor = configuration.Generator.scaling_factor
     expected = (bands, image.shape[1] // factor, image.shape[2] // factor)
@@ -348,5 +356,8 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
         found = f"{low.shape} beside an HR image of {image.shape}"
         fix = "Set Generator.scaling_factor to what the tiles have."
         raise InvalidInput([Problem(str(low_file), key, found, f"1/{factor} of the HR image in size", fix)])
+    values.append(Values.of(low_file, low, low_valid))
+    if problems := unpaired(values[1], values[0], configuration.Data.lr_scale, ends_of(configuration.Data)):
+        raise InvalidInput(problems)
     both = valid & low_valid.repeat(factor, 0).repeat(factor, 1)
-    return Raw(file.name, image, both, np.where(low_valid, low, 0))
+    return Raw(file.name, image, both, np.where(low_valid, low, 0)), values

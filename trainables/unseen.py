@@ -6,11 +6,13 @@ That is a file of the training's own, ground that both cover, or the same pixels
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from trainables.areas import Areas
 from trainables.decoding import Scene
 from trainables.errors import InvalidInput, Problem
 from trainables.image_files import ground
@@ -30,18 +32,43 @@ def refuse_seen_files(test: Found, own: Found) -> None:
 
 def refuse_seen_pixels(test: Found, scenes: list[Scene], own: list[Scene]) -> None:
     """Raise InvalidInput where the scenes of `test` have the pixels of a training's scene."""
+    problems = [
+        _seen(file, test.key, f"the pixels of the training's {twin.name}")
+        for file, twin in zip(test.high, _twins(scenes, own), strict=True)
+        if twin is not None
+    ]
+    if problems:
+        raise InvalidInput(gathered(problems))
+
+
+def refuse_twins(files: Found, scenes: list[Scene], areas: Sequence[Areas]) -> None:
+    """Raise InvalidInput where a scene that is held out whole has the pixels of one that is trained on whole.
+
+    Where each scene is parted, two of the same pixels are parted alike.
+    """
+    own = [scene for scene, has in zip(scenes, areas, strict=True) if "val" not in has]
+    apart = [(file, scene) for file, scene, has in zip(files.high, scenes, areas, strict=True) if "train" not in has]
+    expected, fix = "other imagery than is trained on", "Remove one of them, or leave it out by Data.exclude."
+    problems = [
+        Problem(str(file), files.key, f"held-out imagery with the pixels of {twin.name}", expected, fix)
+        for (file, _), twin in zip(apart, _twins([scene for _, scene in apart], own), strict=True)
+        if twin is not None
+    ]
+    if problems:
+        raise InvalidInput(gathered(problems))
+
+
+def _twins(scenes: list[Scene], own: list[Scene]) -> list[Scene | None]:
+    """Of each scene one with the same pixels, if there is one; two scenes of nothing but cloud are two scenes."""
     known = defaultdict(list)
     for scene in own:
         known[_middle(scene)].append(scene)
-    problems = []
-    for file, scene in zip(test.high, scenes, strict=True):
-        if scene.hr.amin() == scene.hr.amax():
-            continue  # two scenes of nothing but cloud are two scenes
-        twin = next((one for one in known[_middle(scene)] if torch.equal(one.hr, scene.hr)), None)
-        if twin is not None:
-            problems.append(_seen(file, test.key, f"the pixels of the training's {twin.name}"))
-    if problems:
-        raise InvalidInput(gathered(problems))
+    return [
+        None
+        if not (alike := known[_middle(scene)]) or scene.hr.amin() == scene.hr.amax()
+        else next((one for one in alike if torch.equal(one.hr, scene.hr)), None)
+        for scene in scenes
+    ]
 
 
 def _seen(file: Path, key: str, found: str) -> Problem:

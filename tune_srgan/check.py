@@ -128,7 +128,7 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
         _refuse_without_gpu()
     if study.resources.gpus and not gpu and not address and not _has_gpu():
         warnings.append("resources.gpus: trials want a GPU, and torch finds none here. With 0 they train on CPUs.")
-    print_warnings(warnings, err)
+    print_warnings([*warnings, *imagery.cautions()], err)
     search, resources = study.search, study.resources
     limits = search.budget.model_dump(exclude_none=True)
     lines = [

@@ -339,8 +339,8 @@ def _run(
 
     study, warnings = load_study(file)
     study = study.changed(trials, concurrent, storage)
-    check_parts(study, str(file), study.storage)
-    print_warnings(warnings, err)
+    imagery = check_parts(study, str(file), study.storage)
+    print_warnings([*warnings, *imagery.cautions()], err)
     _drive(study, study_at(f"{study.storage}/{study.study}"), address, connected, take_over)
 
 

@@ -104,7 +104,7 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
     )
     imagery = load_imagery(configuration, device)
     imagery.check_test()
-    return configuration, imagery, [*said, *cautions(configuration).values(), *unkept]
+    return configuration, imagery, [*said, *cautions(configuration).values(), *imagery.cautions(), *unkept]
 
 
 def open_folder(file: Path, configuration: Configuration, folder: Path | None = None) -> tuple[TrialFolder, str]:
