@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class Imagery:
     def __init__(self, configuration: Configuration, device: torch.device) -> None:
         self._configuration, self.device = configuration, device
         self._files = files = find_scenes(configuration)
-        self.source = files.source
+        self.source, self.key = files.source, files.key
         layout = Layout.of(configuration, files)
         made = decoded(configuration, files, layout)
         self.low, self.high, pools = made.low, made.high, [made.lr, made.hr]
@@ -130,6 +131,13 @@ class Imagery:
         for part in (*self._pools, torch.from_numpy(self.train_positions), self.pairs.lr, self.pairs.hr):
             digest.update(part.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def files(self) -> dict[str, Path]:
+        """Return all files that it is read from, by name; those of test imagery too."""
+        named = self._files.named()
+        if self._test_files is not None:
+            named |= {f"test imagery/{name}": file for name, file in self._test_files.named().items()}
+        return named
 
     @cached_property
     def _test_files(self) -> Found | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,13 @@ class Found:
     def high(self) -> list[Path]:
         """The high-resolution file of each scene."""
         return [file for file, _ in (*self.train, *self.val)]
+
+    def named(self) -> dict[str, Path]:
+        """Return the files that hold the scenes, by their paths below the folder that has them all."""
+        files = {file for scene in (*self.train, *self.val) for file in scene if file is not None}
+        whole = {Path(within["file"]) if (within := _WITHIN.fullmatch(str(file))) else file for file in files}
+        root = os.path.commonpath([file.parent for file in whole])
+        return {file.relative_to(root).as_posix(): file for file in sorted(whole)}
 
     def stamps(self) -> list[tuple[str, int, int]]:
         """List each file, how large it is and when it was written."""

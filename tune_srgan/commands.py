@@ -18,6 +18,7 @@ from tune_srgan.cluster.jobs import is_dashboard
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
 from tune_srgan.console import duration, print_warnings
 from tune_srgan.options import (
+    AcceptImagery,
     Address,
     Chosen,
     Concurrent,
@@ -31,6 +32,7 @@ from tune_srgan.options import (
     named,
 )
 from tune_srgan.store.ending import StudyEnd
+from tune_srgan.store.fingerprint import OPTION
 from tune_srgan.store.records import StudyRecords, read_records
 from tune_srgan.store.studies import RUNS, find_study, study_in
 from tune_srgan.store.study_folder import StudyFolder, study_at
@@ -38,6 +40,7 @@ from tune_srgan.study.loading import load_study
 from tune_srgan.study.settings import Study
 
 if TYPE_CHECKING:
+    from trainables.imagery import Imagery
     from tune_srgan.cluster.connection import Connection
 
 HERE = Path(__file__).resolve().parent
@@ -76,11 +79,12 @@ def run(
     address: Address = None,
     storage: Storage = None,
     take_over: TakeOver = False,
+    accept_imagery: AcceptImagery = False,
 ) -> None:
     """Run a study, or go on with it."""
     if is_dashboard(address):
-        submit(study, str(address), trials, concurrent, storage, take_over)
-    _run(study, trials, concurrent, address, storage, take_over=take_over)
+        submit(study, str(address), trials, concurrent, storage, take_over, accept_imagery)
+    _run(study, trials, concurrent, address, storage, take_over=take_over, accept_imagery=accept_imagery)
 
 
 @app.command()
@@ -92,6 +96,7 @@ def submit(
     concurrent: Concurrent = None,
     storage: Storage = None,
     take_over: TakeOver = False,
+    accept_imagery: AcceptImagery = False,
 ) -> None:
     """Run a study on the head of a Ray cluster, as a job, and follow it; the job goes on without this shell."""
     loaded, warnings = load_study(study)
@@ -99,7 +104,7 @@ def submit(
     refuse_relative(str(study), loaded.storage)
     print_warnings(warnings, err)
     # the head may have a place of its own for studies
-    arguments = [RUN, GIVEN_STUDY, "--storage", loaded.storage, *_taking_over(take_over)]
+    arguments = [RUN, GIVEN_STUDY, "--storage", loaded.storage, *_flags(take_over, accept_imagery)]
     _on_head(address, RUN, loaded.study, arguments, loaded)
 
 
@@ -128,6 +133,7 @@ def resume(
     address: Address = None,
     storage: Storage = None,
     take_over: TakeOver = False,
+    accept_imagery: AcceptImagery = False,
     extend: Annotated[
         bool, typer.Option("--extend", help="Widen the ranges on whose edge the winner lies, with more trials.")
     ] = False,
@@ -137,12 +143,12 @@ def resume(
     from tune_srgan.run.extending import extend_study
 
     if is_dashboard(address):
-        options = [*_taking_over(take_over), *["--extend"] * extend]
+        options = [*_flags(take_over, accept_imagery), *["--extend"] * extend]
         _on_head(str(address), RUN, *there("resume", study, storage or RUNS, *options))
     folder = find_study(study, storage)
     loaded = extend_study(folder, out) if extend else study_in(folder)
-    check_parts(loaded, str(folder.study_file), folder.beside)
-    _drive(loaded, folder, address, take_over=take_over)
+    imagery = check_parts(loaded, str(folder.study_file), folder.beside)
+    _drive(loaded, folder, imagery, address, take_over=take_over, accept_imagery=accept_imagery)
 
 
 @app.command()
@@ -322,8 +328,8 @@ def _on_head(address: str, kind: str, name: str, arguments: list[str], study: St
     raise typer.Exit(code)
 
 
-def _taking_over(take_over: bool) -> list[str]:
-    return ["--take-over"] if take_over else []
+def _flags(take_over: bool, accept_imagery: bool) -> list[str]:
+    return ["--take-over"] * take_over + [OPTION] * accept_imagery
 
 
 def _run(
@@ -334,6 +340,7 @@ def _run(
     storage: str | None,
     connected: Connection | None = None,
     take_over: bool = False,
+    accept_imagery: bool = False,
 ) -> None:
     from tune_srgan.check import check_parts
 
@@ -341,20 +348,22 @@ def _run(
     study = study.changed(trials, concurrent, storage)
     imagery = check_parts(study, str(file), study.storage)
     print_warnings([*warnings, *imagery.cautions()], err)
-    _drive(study, study_at(f"{study.storage}/{study.study}"), address, connected, take_over)
+    _drive(study, study_at(f"{study.storage}/{study.study}"), imagery, address, connected, take_over, accept_imagery)
 
 
 def _drive(
     study: Study,
     folder: StudyFolder,
+    imagery: Imagery,
     address: str | None,
     connected: Connection | None = None,
     take_over: bool = False,
+    accept_imagery: bool = False,
 ) -> None:
     """Run a study that was found valid; say how to go on where it was interrupted, and why where nothing came of it."""
     from tune_srgan.run.driver import Driver
 
-    driven = Driver(study, folder, out, err).drive(address, connected, take_over)
+    driven = Driver(study, folder, out, err).drive(imagery, address, connected, take_over, accept_imagery)
     if driven.ending.why is StudyEnd.INTERRUPTED:
         said = "\nInterrupted. Everything up to the last reading of each trial is kept. Go on with:"
         out.print(said, style="bold yellow")

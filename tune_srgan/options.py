@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from tune_srgan.store.fingerprint import OPTION
+
 STORAGE = "TUNE_SRGAN_STORAGE"  # in the environment: where this machine keeps its studies
 Storage = Annotated[
     str | None, typer.Option(envvar=STORAGE, help="Folder or URL of studies; default: the study file's, else runs.")
@@ -29,6 +31,9 @@ Concurrent = Annotated[
 ]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
+]
+AcceptImagery = Annotated[
+    bool, typer.Option(OPTION, help="Go on though the imagery has changed: the report says from which trial on.")
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, URL, file or name.")]
 Formats = Annotated[list[str], typer.Option("--format", help="Of the report: html, md or json; may be given again.")]

@@ -292,3 +292,24 @@ def test_a_search_of_all_there_is_ends_and_confirms(tmp_path: Path) -> None:
     assert (tmp_path / "runs/tiny/best.yaml").exists()
     assert "4 of 4 trials ended" in finish(command("status", "tiny", cwd=tmp_path))
     assert "have ended" in finish(command("resume", "tiny", cwd=tmp_path))
+
+
+@pytest.mark.ray
+def test_imagery_that_changed_between_run_and_resume_is_named(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0).random((3, 256, 256)).astype(np.float32)
+    np.save(tmp_path / "scene.npy", draw)
+    study = STUDY | {"search": STUDY["search"] | {"trials": 1, "startup": 1}}
+    study["training"] = STUDY["training"] | {"Data": STUDY["training"]["Data"] | {"path": str(tmp_path / "scene.npy")}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(study))
+    finish(command("run", "tiny.yaml", cwd=tmp_path))
+    np.save(tmp_path / "scene.npy", draw + 0.1)
+    for again in (("resume", "tiny"), ("run", "tiny.yaml", "--trials", "2")):
+        refused = command(*again, cwd=tmp_path)
+        said = refused.communicate(timeout=120)[1]
+        assert refused.returncode == 2
+        assert f"{tmp_path / 'scene.npy'}: Data.path: found other content" in " ".join(said.split())
+    assert len(trials(tmp_path)) == 1
+    printed = finish(command("run", "tiny.yaml", "--trials", "2", "--accept-imagery", cwd=tmp_path))
+    assert "From trial 1 on the imagery is another (scene.npy)" in " ".join(printed.split())
+    assert len(trials(tmp_path)) == 2
+    assert "From trial 1 on the imagery is another" in (tmp_path / "runs/tiny/report.html").read_text()

@@ -22,6 +22,7 @@ from tune_srgan.report.words import LIMITS
 from tune_srgan.report.worth import front_data, worth_data
 from tune_srgan.search.confirmation import TOLD_APART, Confirmed, compared, confirmed, left_to_do, winner_of
 from tune_srgan.store.ending import StudyEnd, why_still
+from tune_srgan.store.fingerprint import changes_of
 from tune_srgan.store.records import Held, StudyRecords, TrialRecord, account_of_study, baseline_of, best_so_far
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import Proposer, TrialFolder, read_json
@@ -326,6 +327,7 @@ def _measured(study: Study, folder: StudyFolder, records: StudyRecords) -> dict[
         "precision": configuration.Training.precision,
         "resources": study.resources.model_dump(),
         "imagery": configuration.Data.place,
+        "other_imagery": changes_of(folder),
         "versions": read_json(folder.versions_file) or {},
         "devices": dict(Counter(record.device for record in records.every if record.device)),
     }

@@ -298,9 +298,9 @@ def pace_text(data: Mapping[str, Any]) -> str:
 
 
 def ruler_texts(data: Mapping[str, Any]) -> list[str]:
-    """Return the ruler's numbers that are not the defaults."""
-    changed = data["measured"]["changed"]
-    return [f"Ruler other than the default: nash.{key} = {value}" for key, value in changed.items()]
+    """Return what is to be known of the ruler: other imagery on the way, numbers that are not the defaults."""
+    changed, imagery = data["measured"]["changed"], data["measured"]["other_imagery"]
+    return [*imagery] + [f"Ruler other than the default: nash.{key} = {value}" for key, value in changed.items()]
 
 
 def paragraphs(data: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from tune_srgan.run.ledger import Ledger
 from tune_srgan.search.confirmation import left_to_do, winner
 from tune_srgan.search.importance import importances
 from tune_srgan.store.ending import Ending, StudyEnd
+from tune_srgan.store.fingerprint import hold_imagery
 from tune_srgan.store.records import StudyRecords
 from tune_srgan.store.studies import keep_study, refuse_another_search
 from tune_srgan.store.study_folder import StudyFolder
@@ -29,6 +30,7 @@ from tune_srgan.tracking import sweep
 from tune_srgan.tracking.marks import tracking_mode
 
 if TYPE_CHECKING:
+    from trainables.imagery import Imagery
     from tune_srgan.cluster.connection import Connection
 
 END_S = 60.0  # that a study's end waits for its store
@@ -60,8 +62,15 @@ class Driver:
     def __init__(self, study: Study, folder: StudyFolder, out: Console, err: Console) -> None:
         self._study, self._folder, self._out, self._err = study, folder, out, err
 
-    def drive(self, address: str | None, connected: Connection | None = None, take_over: bool = False) -> Driven:
-        """Run the study to its end, or go on with it, then report it."""
+    def drive(
+        self,
+        imagery: Imagery,
+        address: str | None,
+        connected: Connection | None = None,
+        take_over: bool = False,
+        accept_imagery: bool = False,
+    ) -> Driven:
+        """Run the study to its end, or go on with it, then report it; InvalidInput where its imagery is another."""
         mode_note = tracking_mode(self._study.tracking.wandb)[1]
         if mode_note:
             self._err.print(mode_note, style="yellow")
@@ -69,8 +78,11 @@ class Driver:
         refuse_another_search(self._study, self._folder)
         with driving(self._folder, self._err, take_over) as taken:
             self._folder.fetch()  # what another driver left until now
-            keep_study(self._study, self._folder)
             ledger = Ledger(self._study, self._folder)
+            known = len(ledger.records().search)
+            if note := hold_imagery(self._folder, imagery.key, imagery.files(), known, accept_imagery):
+                self._err.print(Text(note, style="yellow"), soft_wrap=True)
+            keep_study(self._study, self._folder)
             ending = Ending(StudyEnd.COMPLETE)
             if left_to_do(self._study, ledger.records()):
                 ending = self._run(ledger, address, connected, taken)

@@ -32,6 +32,7 @@ class Item:
 
 
 _PROPOSES = "run/feed, search/confirmation, run/single"
+_PRINTS = "store/fingerprint"
 _SENDS = "tracking/follower"
 _READ_READINGS = "store/records, run/trial, run/feed, tracking/follower"
 
@@ -40,6 +41,7 @@ class StudyFiles:
     """The files and folders of a study."""
 
     STUDY = Item("study.yaml", How.WHOLE, "the resolved study", "run/driver", "everything")
+    IMAGERY = Item("imagery.json", How.WHOLE, "its imagery's files, and since when", _PRINTS, _PRINTS)
     VERSIONS = Item("versions.json", How.WHOLE, "the versions it ran on", "run/runner", "report/data")
     CLOCK = Item("clock.json", How.WHOLE, "seconds it has run, over all drivers", "run/budget", "run/budget, report")
     ENDING = Item("ending.json", How.WHOLE, "why its last driver stopped", "run/driver", "report, status")

@@ -74,6 +74,11 @@ class StudyFolder:
         return self.path / StudyFiles.STUDY.name
 
     @property
+    def imagery_file(self) -> Path:
+        """Which imagery its trials were measured on."""
+        return self.path / StudyFiles.IMAGERY.name
+
+    @property
     def optuna_url(self) -> str:
         """Optuna's database: a file of the study's, or the one that the environment names for all studies."""
         return os.environ.get(OPTUNA_URL) or f"sqlite:///{self.path / StudyFiles.OPTUNA.name}"
