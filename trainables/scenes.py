@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from trainables.cache import WHOLE, cache, make_room, used
 from trainables.errors import InvalidInput, Problem, one_line
-from trainables.image_files import Mask, read_example, read_image, suffixes
+from trainables.image_files import Mask, about_bands, read_example, read_image, suffixes
 from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
@@ -335,8 +335,8 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
     image, valid = read_image(file, configuration.Data.nodata, key, reader)
     bands = configuration.Model.in_bands
     if image.shape[0] != bands:
-        fix = f"Use imagery with {bands} bands, or set Model.in_bands: {image.shape[0]} where all of it has as many."
-        raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
+        found, fix = about_bands(file, image.shape[0], bands)
+        raise InvalidInput([Problem(str(file), "Model.in_bands", found, f"{bands}", fix)])
     if not valid.any():
         raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
     if low_file is None:
