@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import InvalidInput, Problem, one_line
-from trainables.rasters import DRIVERS, Mask, Refused, about_bands, ground, read_raster
+from trainables.rasters import DRIVERS, Mask, about_bands, ground, parts, read_raster
+from trainables.virtual import Refused
 
-__all__ = ["Mask", "about_bands", "ground", "read_example", "read_image", "suffixes", "where_valid"]
+__all__ = [
+    "Mask",
+    "about_bands",
+    "ground",
+    "parts",
+    "read_example",
+    "read_image",
+    "suffixes",
+    "where_valid",
+    "whole_images",
+]
 
 Reader = Callable[[Path], tuple[NDArray[Any], Mask]]
 
@@ -42,6 +54,16 @@ def where_valid(image: NDArray[Any], valid: Mask, nodata: float | None) -> Mask:
         with np.errstate(over="ignore"):  # what is no number in float32 is none in a training
             valid = valid & np.isfinite(image.astype(np.float32, copy=False)).all(0)
     return valid
+
+
+def whole_images(files: list[Path]) -> list[Path]:
+    """Leave out the files that others of them, virtual rasters, are made of."""
+    within = set()
+    for file in files:
+        if file.suffix.lower() == ".vrt":
+            with contextlib.suppress(Refused, OSError, ValueError):  # whoever reads it says what is wrong with it
+                within |= {part.resolve() for part in parts(file)[1:]}
+    return [file for file in files if file.resolve() not in within] if within else files
 
 
 def suffixes() -> frozenset[str]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.virtual import Refused, sources_of
+
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
@@ -26,23 +28,17 @@ DRIVERS = {  # others that GDAL might find by a file's content follow what it sa
     **dict.fromkeys((".jp2", ".j2k"), "JP2OpenJPEG"),
     **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
     **dict.fromkeys((".ppm", ".pgm", ".pnm"), "PNM"),
-    **{".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"},
+    **{".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".vrt": "VRT"},
 }
+PARTS = DRIVERS.keys() - {".vrt", ".taco"}  # of what a virtual raster may be made
 COLOURS = {"RGB", "GREYSCALE"}  # spaces of a file's own that are read as they are
 PLACELESS = {"PNM"}  # GDAL's driver gives whatever the memory holds where no world file says its place
 PNM_HEADER = re.compile(rb"P[56](?:(?:\s|#[^\n]*\n)+\d+){3}\s")
 STRICT = {  # else half a file is a whole image that is grey or black below
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
 }
-
-
-class Refused(Exception):
-    """Raised for a whole image whose values are none to train on: what it is, and what to do."""
-
-    def __init__(self, found: str, fix: str) -> None:
-        super().__init__(f"{found}. {fix}")
-        self.found, self.fix = found, fix
 
 
 class Ground(NamedTuple):
@@ -55,12 +51,20 @@ class Ground(NamedTuple):
     top: float
 
 
+def parts(file: Path) -> list[Path]:
+    """List the files whose pixels an image has: itself, and of a virtual raster those that it is made of."""
+    return [file, *sources_of(file, PARTS)] if file.suffix.lower() == ".vrt" else [file]
+
+
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[DatasetReader]:
     """Open a file by the driver of its suffix; what GDAL finds wrong with it is raised as its RasterioError."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
+    for part in parts(file)[1:]:
+        with opened(part):  # by its suffix's driver; from a virtual raster GDAL opens it by what it holds
+            pass
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.Env(**STRICT), rasterio.open(str(file), driver=DRIVERS[file.suffix.lower()]) as source:
@@ -179,7 +183,7 @@ def ground(file: Path) -> Ground | None:
                 return None
             (left, right), (bottom, top) = (sorted(source.bounds[axis::2]) for axis in (0, 1))
             return Ground(source.crs, left, bottom, right, top)
-    except RasterioError:  # whoever reads the image says what is wrong with it
+    except (RasterioError, Refused, OSError, ValueError):  # whoever reads the image says what is wrong with it
         return None
 
 

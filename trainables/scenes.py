@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 
 from trainables.cache import WHOLE, cache, make_room, used
 from trainables.errors import InvalidInput, Problem, one_line
-from trainables.image_files import Mask, about_bands, read_example, read_image, suffixes
+from trainables.image_files import (
+    Mask,
+    about_bands,
+    parts,
+    read_example,
+    read_image,
+    suffixes,
+    whole_images,
+)
 from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
@@ -60,10 +68,10 @@ class Found:
         told = []
         for file in files:
             within = _WITHIN.fullmatch(str(file))
-            whole = Path(within["file"]) if within else file
-            if whole.exists():
+            wholes = [Path(within["file"])] if within else parts(file)
+            for whole in (one for one in wholes if one.exists()):
                 size, when = _stamp(whole)
-                told.append((str(file), int(within["size"]) if within else size, when))
+                told.append((str(file if within else whole), int(within["size"]) if within else size, when))
         return told
 
     def read(self, configuration: Configuration) -> tuple[list[Raw], list[Raw]]:
@@ -326,7 +334,8 @@ class Raw:
 def scene_files(path: Path) -> list[Path]:
     """Return the scenes a path names, in a fixed order."""
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes() and file.is_file())
+        files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes() and file.is_file())
+        return whole_images(sorted(files))
     return [path] if path.is_file() else []
 
 

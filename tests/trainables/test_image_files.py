@@ -8,7 +8,7 @@ import io
 import itertools
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.images import placed, png, pnm, tiff
+from tests.support.images import PLACE, placed, png, pnm, tiff
 from tests.support.service import ROOT
 from tests.support.tiny import tiny
 from trainables.errors import InvalidInput
-from trainables.image_files import ground, read_image, suffixes
+from trainables.image_files import ground, parts, read_image, suffixes
 from trainables.imagery import load_imagery
+from trainables.scenes import find_scenes, scene_files
 
 DOCUMENT = ROOT / "docs" / "imagery.md"
 BEGIN, END = "<!-- formats: made by tests/trainables/test_image_files.py -->\n", "<!-- formats end -->\n"
@@ -43,6 +44,7 @@ class Case:
     image: np.ndarray | None = None
     valid: np.ndarray | None = None
     lossy: bool = False
+    beside: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def id(self):
@@ -134,10 +136,25 @@ def picture(image, mode, kind, **options):
     """A picture as Pillow writes it, and as it reads that again: (bands, H, W)."""
     out = io.BytesIO()
     pixels = np.moveaxis(image, 0, 2)
-    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels, mode).save(out, kind, **options)
+    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels, None if mode == "I;16" else mode).save(
+        out, kind, **options
+    )
     with Image.open(io.BytesIO(out.getvalue())) as back:
         found = np.asarray(back)
     return out.getvalue(), np.moveaxis(np.atleast_3d(found), 2, 0)
+
+
+BAND = (
+    '<VRTRasterBand dataType="{kind}" band="{band}"><{how}><SourceFilename relativeToVRT="{relative}">{name}'
+    "</SourceFilename><SourceBand>1</SourceBand></{how}></VRTRasterBand>"
+)
+
+
+def vrt(*bands, head="", kind="UInt16"):
+    height, width = SHAPE
+    bands = [{"band": at, "kind": kind, "how": "SimpleSource", "relative": 1} | of for at, of in enumerate(bands, 1)]
+    content = head + "".join(BAND.format(**of) for of in bands)
+    return f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{content}</VRTDataset>'
 
 
 def cases():
@@ -175,6 +192,15 @@ def cases():
     content = picture(both, "RGBA", "WEBP", lossless=True, exact=True)[0]
     yield Case("WebP", ".webp", "lossless", "3, alpha", "alpha", content, image, layer[0] == 255)
     yield Case("BMP", ".bmp", "8 bits", "3, alpha", "alpha", picture(both, "RGBA", "BMP")[0])
+    content = picture(drawn(1, "uint16"), "I;16", "JPEG2000")[0]
+    yield Case("JPEG 2000", ".jp2", "uint16", "1", "", content, drawn(1, "uint16"))
+    for kind in ("uint8", "uint16", "float32"):
+        of = {"uint8": "Byte", "uint16": "UInt16", "float32": "Float32"}[kind]
+        content = vrt(*({"name": f"{at}.tif"} for at in range(3)), head=PLACE, kind=of).encode()
+        beside = {f"{at}.tif": tiff(band[None]) for at, band in enumerate(drawn(3, kind))}
+        yield Case("VRT", ".vrt", kind, "3 files", "", content, drawn(3, kind), beside=beside)
+    content = vrt({"name": "/vsicurl/https://a.example/b.tif"}).encode()
+    yield Case("VRT", ".vrt", "uint16", "of an address", "", content)
     for kind in (*TYPES, "bool", "complex64"):
         for bands in (1, 3, 4):
             image = drawn(bands, kind) if kind in TYPES else np.ones((bands, *SHAPE), kind)
@@ -195,6 +221,8 @@ CASES = list(cases())
 def read(case, folder):
     path = folder / f"a{case.suffix}"
     path.write_bytes(case.content)
+    for name, content in case.beside.items():
+        (folder / name).write_bytes(content)
     return read_image(path, None, "Data.path")
 
 
@@ -334,3 +362,66 @@ def test_a_file_of_no_known_suffix_is_named_with_those_that_are(tmp_path):
     Image.fromarray(drawn(1)[0]).save(tmp_path / "a.gif")
     with pytest.raises(InvalidInput, match=r"'\.gif'; .*Convert it to GeoTIFF; known are .*\.tif"):
         read_image(tmp_path / "a.gif", None, "IN")
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """A virtual raster of three files, one a band, in the folder above and beside it."""
+    image = drawn(3, "uint16")
+    (tmp_path / "scene").mkdir()
+    for band, name in zip(image, ("scene/b4.tif", "scene/b3.png", "b2.tif"), strict=True):
+        made = tiff(band[None]) if name.endswith("tif") else png(band[None], "grey", 16)
+        (tmp_path / name).write_bytes(made)
+    (tmp_path / "scene" / "s.vrt").write_text(
+        vrt({"name": "b4.tif"}, {"name": "b3.png"}, {"name": tmp_path / "b2.tif", "relative": 0}, head=PLACE)
+    )
+    return tmp_path / "scene" / "s.vrt", image
+
+
+def test_a_virtual_raster_is_what_it_is_made_of_and_its_parts_are_no_scenes(stack):
+    file, image = stack
+    read_back, valid = read_image(file, None, "Data.path")
+    assert np.array_equal(read_back, image) and valid.all()
+    assert ground(file).crs.to_epsg() == 32633
+    assert scene_files(file.parent) == [file]
+    assert parts(file) == [file, file.with_name("b4.tif"), file.with_name("b3.png"), file.parent.parent / "b2.tif"]
+
+
+def test_a_part_of_a_virtual_raster_that_changes_is_seen(stack):
+    file, _ = stack
+    before = find_scenes(settings(file)).stamps()
+    file.with_name("b4.tif").write_bytes(tiff(drawn(2, "uint16")[:1]))
+    assert find_scenes(settings(file)).stamps() != before
+
+
+FUNCTION = '<VRTRasterBand dataType="UInt16" band="1" subClass="VRTDerivedRasterBand"><PixelFunctionType>a.b'
+FUNCTION += "</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage></VRTRasterBand>"
+RAW = '<VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand"><SourceFilename>/etc/passwd'
+RAW += "</SourceFilename></VRTRasterBand>"
+OVERVIEW = '<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/vsicurl/http://localhost/a.ovr</MDI></Metadata>'
+
+
+@pytest.mark.parametrize(("content", "found"), [
+    *((vrt({"name": name, "relative": relative}), "that names") for relative in (0, 1) for name in (
+        "/vsicurl/http://localhost:9/a.tif", "http://localhost:9/a.tif", "/vsizip/a.zip/a.tif", "absent.tif", "",
+        "/etc/passwd", "../scene", "NETCDF:a.nc:b", "s.vrt", "&lt;VRTDataset/&gt;")),
+    (vrt(head=FUNCTION), "subClass"),
+    (vrt(head=RAW), "subClass"),
+    (vrt(head=OVERVIEW), "OVERVIEWS"),
+    (vrt({"name": "b4.tif", "how": "KernelFilteredSource"}), "KernelFilteredSource"),
+    (vrt({"name": "b4.tif"}).replace("<SimpleSource>", '<SimpleSource SourceFilename="/etc/a.tif">'), "SourceFilename"),
+    (vrt({"name": "b4.tif"}).replace("SourceFilename", "sourcefilename"), "sourcefilename"),
+    (vrt({"name": "b4.tif"}).replace("rasterXSize", 'subClass="VRTWarpedDataset" rasterXSize'), "subClass"),
+    ('<!DOCTYPE a [<!ENTITY b "c">]>' + vrt({"name": "b4.tif"}), "definitions"),
+    (vrt({"name": "fake.tif"}), "virtual raster of the virtual raster"),
+    (vrt({"name": "wms.tif"}), "cannot be read"),
+    ("<VRTDataset", "cannot be read"),
+])  # fmt: skip
+def test_a_virtual_raster_that_leads_elsewhere_is_refused(stack, content, found):
+    file, _ = stack
+    file.with_name("fake.tif").write_text(vrt({"name": "/vsicurl/http://localhost:9/a.tif"}))
+    file.with_name("wms.tif").write_text("<GDAL_WMS><Service name='TMS'></Service></GDAL_WMS>")
+    file.write_text(content)
+    with pytest.raises(InvalidInput, match=found):
+        read_image(file, None, "Data.path")
+    assert ground(file) is None
