@@ -95,6 +95,9 @@ def read_window(source: DatasetReader, window: Any = None) -> tuple[NDArray[Any]
     valid = np.ones(image.shape[1:], bool)
     for band in _masked(source, bands):
         valid &= source.read_masks(band, window=window) > 0
+    for values, band in zip(image, bands, strict=True):  # GDAL's masks know either a mask or nodata
+        if source.nodatavals[band - 1] is not None:
+            valid &= values != source.nodatavals[band - 1]
     for band in alphas:
         valid &= source.read(band, window=window) >= _opaque(source, band)
     table = colour_table(source)
