@@ -33,6 +33,8 @@ class DataSettings(Section):
     root_dir: Annotated[Place | None, LATER] = None  # of {train,val}/{LR,HR}, or of an ExampleDataset's hr_*.npz
     sen2naip_taco_file: Annotated[Place | None, LATER] = None
     test_path: Annotated[Place | None, LATER] = None  # as the above, of imagery that neither training nor choice sees
+    hr_names: str = "HR/{}"  # of pairs: files below train, val and test; what stands for {} is the same in both
+    lr_names: str = "LR/{}"
     sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones
     sen2naip_phase: Annotated[str | None, UNREAD] = None
     normalization: Annotated[str | CustomNormalization, BeforeValidator(canonical)] = "percentiles"

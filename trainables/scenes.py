@@ -31,6 +31,7 @@ from trainables.image_files import (
     whole_images,
 )
 from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
+from trainables.pairs import folder_of, sides
 from trainables.places import is_inside, is_url
 from trainables.schema import Configuration
 from trainables.taco import pairs_within, trained_within
@@ -105,11 +106,11 @@ def find_test_scenes(configuration: Configuration) -> Found | None:
     data = configuration.Data
     if data.test_path is not None:
         key = "Data.test_path"
-        files = _ALL_OF[data.dataset_type](_local(data.test_path, key), key)
+        files = _ALL_OF[data.dataset_type](_local(data.test_path, key), key, configuration)
         return Found(data.test_path, key, [], files)
     if data.dataset_type == "LRHRFolderDataset":
         key = f"Data.{data.place_key}"
-        files = _tiles_in(_local(data.place, key) / TEST_TILES, key, required=False)
+        files = _tiles_in(_local(data.place, key) / TEST_TILES, key, configuration, required=False)
         return Found(f"{data.place}/{TEST_TILES}", key, [], files) if files else None
     return None
 
@@ -119,17 +120,17 @@ def _local(place: str, key: str) -> Path:
     return fetched(place, key) if is_url(place) else Path(place)
 
 
-def _scenes_in(source: Path, key: str) -> Files:
+def _scenes_in(source: Path, key: str, configuration: Configuration) -> Files:
     return [(file, None) for file in _listed(source, key, required=True)]
 
 
-def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    """Pairs in {train,val}/{LR,HR}; there may be no val."""
+def _find_tiles(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
+    """Pairs in train and val, of which there may be no val."""
     groups: list[Files] = []
     problems: list[Problem] = []
     for part in ("train", "val"):
         try:
-            groups.append(_tiles_in(source / part, key, part == "train"))
+            groups.append(_tiles_in(source / part, key, configuration, part == "train"))
         except InvalidInput as error:
             problems += error.problems
     if problems:
@@ -137,29 +138,30 @@ def _find_tiles(source: Path, key: str, _: Configuration) -> tuple[Files, Files]
     return groups[0], groups[1]
 
 
-def _tiles_in(source: Path, key: str, required: bool = True) -> Files:
-    """Pairs of equal names, the suffix included, in {LR,HR}."""
-    high, low = (
-        {str(file.relative_to(folder)): file for file in _listed(folder, key, needed)}
-        for folder, needed in ((source / "HR", required), (source / "LR", False))
-    )
+def _tiles_in(source: Path, key: str, configuration: Configuration, required: bool = True) -> Files:
+    """Pairs whose names fill in the templates of both sides, by default equal ones in HR and LR."""
+    names = configuration.Data.hr_names, configuration.Data.lr_names
+    high_files = _listed(folder_of(source, names[0]), key, required)
+    low_files = _listed(folder_of(source, names[1]), key, required=False)
+    high, low = sides(source, high_files, low_files, names)
     alone = [
         f"{len(names)} {one} without {other}: {_some(sorted(names))}"
         for one, other, names in (("LR", "HR", low.keys() - high), ("HR", "LR", high.keys() - low))
         if names
     ]
     if alone:
-        fix = "Give each pair one name, suffix included, or take the others out."
+        fix = "Give each pair one name, suffix included, say with Data.hr_names and Data.lr_names how they differ, "
+        fix += "or take the others out."
         raise InvalidInput([Problem(str(source), key, "; ".join(alone), "an LR file for each HR file", fix)])
     return [(high[name], low[name]) for name in high]
 
 
-def _find_examples(source: Path, key: str, _: Configuration) -> tuple[Files, Files]:
-    files = _examples_in(source, key, HELD_OUT_EXAMPLES)
+def _find_examples(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
+    files = _examples_in(source, key, configuration, HELD_OUT_EXAMPLES)
     return files[:-HELD_OUT_EXAMPLES], files[-HELD_OUT_EXAMPLES:]
 
 
-def _examples_in(source: Path, key: str, held_out: int = 0) -> Files:
+def _examples_in(source: Path, key: str, _: Configuration, held_out: int = 0) -> Files:
     """Examples of a folder, more than are held out of them."""
     files: Files = [(file, None) for file in sorted(source.glob(EXAMPLE_FILES))]
     if len(files) <= held_out:
@@ -178,16 +180,16 @@ def _find_in_taco(source: Path, key: str, configuration: Configuration) -> tuple
 
 
 _FINDERS: dict[str, Callable[[Path, str, Configuration], tuple[Files, Files]]] = {
-    "scenes": lambda source, key, _: (_scenes_in(source, key), []),
+    "scenes": lambda source, key, configuration: (_scenes_in(source, key, configuration), []),
     "LRHRFolderDataset": _find_tiles,
     "ExampleDataset": _find_examples,
     "SEN2NAIP": _find_in_taco,
 }
-_ALL_OF: dict[str, Callable[[Path, str], Files]] = {  # all that is at a place, to test on
+_ALL_OF: dict[str, Callable[[Path, str, Configuration], Files]] = {  # all that is at a place, to test on
     "scenes": _scenes_in,
     "LRHRFolderDataset": _tiles_in,
     "ExampleDataset": _examples_in,
-    "SEN2NAIP": lambda source, key: [*pairs_within(source, key)],
+    "SEN2NAIP": lambda source, key, _: [*pairs_within(source, key)],
 }
 
 

@@ -1,5 +1,7 @@
 """Scenes of every kind, what is wrong with them, the split by area, and crops that are functions of the step."""
 
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.support.tiny import coordinates, saved, textured, tiny
 from trainables.configuration import build_configuration, dump_configuration
 from trainables.errors import InvalidInput
 from trainables.imagery import Imagery, load_imagery
-from trainables.scenes import find_scenes
+from trainables.scenes import find_scenes, find_test_scenes
 from trainables.unread import cautions
 
 CROP = 16
@@ -133,6 +135,54 @@ def test_what_is_no_image_is_passed_over_and_no_program_is_started_for_one(tmp_p
     assert len(pairs_of(tmp_path, **IDENTITY).scenes) == 2
     with pytest.raises(InvalidInput, match=r"a file whose suffix is '\.eps'"):
         imagery(tmp_path / "train" / "HR" / "drawing.eps")
+
+
+@pytest.mark.parametrize(("high", "low"), [
+    ("{}.tif", "{}x4.tif"),
+    ("HR/{}.tif", "LR/{}x4.tif"),
+    ("HR/hr_{}.tif", "LR/lr_{}.tif"),
+    ("DIV2K_train_HR/{}.tif", "DIV2K_train_LR_bicubic/X4/{}x4.tif"),
+])  # fmt: skip
+def test_pairs_are_found_by_the_templates_of_their_names(tmp_path, high, low):
+    images = []
+    for part, name in (("train", "a"), ("train", "b"), ("train", "b/c"), ("val", "d"), ("test", "e")):
+        hr = (textured(height=64, width=64, seed=len(images)) * 255).astype("uint8")
+        for template, image in ((high, hr), (low, hr[:, ::4, ::4])):
+            path = tmp_path / part / template.replace("{}", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            geotiff(path, np.ascontiguousarray(image))
+        images.append(hr)
+    named = {"Data.hr_names": high, "Data.lr_names": low}
+    found = pairs_of(tmp_path, **named, **IDENTITY)
+    assert len(found.scenes) == 4
+    for scene in found.scenes:
+        (hr,) = [image for image in images if np.array_equal(image, scene.hr)]
+        assert np.array_equal(scene.lr, hr[:, ::4, ::4])
+    settings = {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": str(tmp_path)}
+    assert len(find_test_scenes(tiny(**settings, **named)).val) == 1
+
+
+@pytest.mark.parametrize(("key", "name"), [
+    ("hr_names", "a.tif"), ("hr_names", "{}{}.tif"), ("lr_names", "../{}"), ("lr_names", "/{}"), ("lr_names", "HR/{}"),
+])  # fmt: skip
+def test_a_template_that_names_no_pair_is_refused(key, name):
+    with pytest.raises(InvalidInput, match=f"Data.{key}: found {re.escape(name)}"):
+        tiny(**{f"Data.{key}": name})
+
+
+@pytest.mark.parametrize(("part", "side", "found"), [
+    ("train", "HR", "no such file or folder"),
+    ("train", "LR", "1 HR without LR: 0a.npy"),
+    ("val", "HR", "1 LR without HR: 0a.npy"),
+    ("val", "LR", "1 HR without LR: 0a.npy"),
+])  # fmt: skip
+def test_a_side_that_is_not_there_is_one_problem(tmp_path, part, side, found):
+    tiles(tmp_path)
+    shutil.rmtree(tmp_path / part / side)
+    with pytest.raises(InvalidInput) as caught:
+        pairs_of(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.found == found and part in problem.file
 
 
 def test_tiles_without_their_other_half_are_one_problem_a_folder(tmp_path):

@@ -30,6 +30,8 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.dataset_type": ("LRHRFolderDataset", {"Data.root_dir": "pairs"}),
     "Data.path": ("other.npy", {}),
     "Data.root_dir": ("others", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
+    "Data.hr_names": ("turned/{}", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
+    "Data.lr_names": ("low/{}", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
     "Data.normalization": ("identity", {}),
     "Data.percentiles": ([1.0, 99.0], {}),
     "Data.scale": ([0.1, 0.9], {"Data.normalization": "scale", "Data.scale": [0.0, 1.0]}),
@@ -144,7 +146,8 @@ def scenes(tmp_path_factory):
         np.savez(folder / "examples" / f"hr_{index}.npz", hr=shown)
     for pairs, low in (("pairs", image), ("others", image[::-1])):
         for part in ("train", "val"):
-            for side, content in (("HR", image), ("LR", low[:, ::4, ::4])):
+            turned = {"turned": image[:, ::-1], "low": low[:, ::-4, ::4]}
+            for side, content in {"HR": image, "LR": low[:, ::4, ::4], **turned}.items():
                 (folder / pairs / part / side).mkdir(parents=True)
                 np.save(folder / pairs / part / side / "a.npy", np.ascontiguousarray(content))
     begun(**{"Training.seed": 5})[0].save(folder / "training.pt")
@@ -207,6 +210,8 @@ IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another
     "Data.percentiles": ([1.0, 99.0], {"Data.normalization": "identity"}),
     "Data.scale": ([0.1, 0.9], {}),
     "Data.root_dir": ("others", {}),
+    "Data.hr_names": ("turned/{}", {}),
+    "Data.lr_names": ("low/{}", {}),
     "Data.sen2naip_taco_file": ("pairs.taco", {}),
     "Data.sen2naip_val_fraction": (0.5, {}),
     "Data.sen2naip_phase": ("val", {}),
