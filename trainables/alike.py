@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import Problem
-from trainables.image_files import Ground, Mask, ground
+from trainables.image_files import Mask, ground
+from trainables.rasters import Ground
 
 OTHER_TYPE, SAME_TYPE = 4.0, 100.0  # times as large or small as the others: another unit; else a dark or bright place
 OTHER_SIDE = 4.0  # the same, of the two images of a pair, which are of one place

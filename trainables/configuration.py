@@ -17,6 +17,7 @@ from trainables.errors import InvalidInput, Problem, explain, nearest
 from trainables.kinds import EXAMPLES, spelled
 from trainables.normalization import normalization_of
 from trainables.opensr import filled, translated
+from trainables.pairs import is_template
 from trainables.places import resolve_path
 from trainables.schema import SQUEEZE, VGG19, Configuration, DiscriminatorSettings
 from trainables.sections import Section, field_at
@@ -143,6 +144,9 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Data.lr_scale", data.lr_scale, "[low, high] with low < high", ""),
         (data.dataset_type == "LRHRFolderDataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
+        *((not is_template(name), f"Data.{key}", name, "a path with one {} in it, such as LR/{}x4.tif", "")
+          for key, name in (("hr_names", data.hr_names), ("lr_names", data.lr_names))),
+        (data.hr_names == data.lr_names, "Data.lr_names", data.lr_names, "another name than Data.hr_names", ""),
         (data.dataset_type == "SEN2NAIP" and data.sen2naip_taco_file is None,
          "Data.sen2naip_taco_file", None, "the .taco file of SEN2NAIP", "Download it, and say where it is."),
         (bool(configuration.Model.continue_training and configuration.Model.load_checkpoint),

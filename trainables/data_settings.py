@@ -41,6 +41,8 @@ class DataSettings(Section):
     # of the files of folders, those that have a pattern: `*.tif`, `2024/*`; default: all that can be read
     include: Annotated[list[str] | None, LATER] = None
     exclude: Annotated[list[str], LATER] = [*NO_SCENES]
+    hr_names: str = "HR/{}"  # of pairs: files below train, val and test; what stands for {} is the same in both
+    lr_names: str = "LR/{}"
     sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones
     sen2naip_phase: Annotated[str | None, UNREAD] = None
     normalization: Annotated[str | CustomNormalization, BeforeValidator(canonical)] = "percentiles"

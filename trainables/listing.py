@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainables.data_settings import DataSettings
-from trainables.image_files import suffixes
+from trainables.image_files import suffixes, whole_images
 
 HIDDEN, NOT_INCLUDED = "hidden", "not of Data.include"
 SHOWN = 3  # of many names
@@ -40,7 +40,9 @@ def images_in(place: Path, data: DataSettings) -> tuple[list[Path], list[LeftOut
             left_out.append(LeftOut(file, why))
         else:
             files.append(file)
-    return sorted(files), left_out
+    whole = set(whole_images(sorted(files)))
+    left_out += [LeftOut(file, "a part of another image") for file in files if file not in whole]
+    return sorted(whole), left_out
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Scenes as files: found at a path or a URL, read as they are. What is at a URL is fetched once a machine.
+"""Scenes as files: found at a path or a URL, read as they are.
 
 Of four kinds (`Data.dataset_type`): scenes; folders of LR and HR tiles that have equal names; opensr-srgan's example
 set, hr_*.npz of (H, W, bands); SEN2NAIP's .taco file of pairs. Knows no network and no crop; `imagery.py` makes a
@@ -7,9 +7,6 @@ network's numbers and crops of what is read here.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -21,24 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.alike import Values, unlike, unpaired
-from trainables.cache import WHOLE, cache, make_room, used
 from trainables.data_settings import DataSettings
-from trainables.errors import InvalidInput, Problem, one_line
-from trainables.image_files import Mask, read_example, read_image, suffixes
+from trainables.errors import InvalidInput, Problem
+from trainables.fetching import fetched, stamp
+from trainables.image_files import (
+    Mask,
+    about_bands,
+    parts,
+    read_example,
+    read_image,
+)
 from trainables.kinds import EXAMPLE_FILES, HELD_OUT_EXAMPLES
 from trainables.listing import LeftOut, described, images_in, some
 from trainables.normalization import ends_of
-from trainables.places import is_inside, is_url
+from trainables.pairs import folder_of, sides
+from trainables.places import is_url
 from trainables.schema import Configuration
 from trainables.taco import pairs_within, trained_within
 
-MANIFEST = "manifest.json"
 TEST_TILES = "test"  # the folder of a data set of tiles that has {LR,HR} to test on
 Part = tuple[slice, slice]  # rows and columns, in low-resolution pixels
 _WITHIN = re.compile(r"/vsisubfile/\d+_(?P<size>\d+),(?P<file>.+)")  # as GDAL names a part of a file
 Files = list[tuple[Path, Path | None]]  # a scene's high-resolution file, and its low-resolution one where it is given
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class Found:
         told = []
         for file in files:
             within = _WITHIN.fullmatch(str(file))
-            whole = Path(within["file"]) if within else file
-            if whole.exists():
-                size, when = _stamp(whole)
-                told.append((str(file), int(within["size"]) if within else size, when))
+            wholes = [Path(within["file"])] if within else parts(file)
+            for whole in (one for one in wholes if one.exists()):
+                size, when = stamp(whole)
+                told.append((str(file if within else whole), int(within["size"]) if within else size, when))
         return told
 
     def read(self, configuration: Configuration) -> tuple[list[Raw], list[Raw]]:
@@ -171,18 +172,19 @@ def _find_tiles(source: Path, look: _Look) -> tuple[Files, Files]:
 
 
 def _tiles_in(source: Path, look: _Look, required: bool = True) -> Files:
-    """Pairs of equal names, the suffix included, in {LR,HR}."""
-    high, low = (
-        {str(file.relative_to(folder)): file for file in look.listed(folder, needed)}
-        for folder, needed in ((source / "HR", required), (source / "LR", False))
-    )
+    """Pairs whose names fill in the templates of both sides, by default equal ones in HR and LR."""
+    names = look.data.hr_names, look.data.lr_names
+    high_files = look.listed(folder_of(source, names[0]), required)
+    low_files = look.listed(folder_of(source, names[1]), required=False)
+    high, low = sides(source, high_files, low_files, names)
     alone = [
         f"{len(names)} {one} without {other}: {some(sorted(names))}"
         for one, other, names in (("LR", "HR", low.keys() - high), ("HR", "LR", high.keys() - low))
         if names
     ]
     if alone:
-        fix = "Give each pair one name, suffix included, or take the others out."
+        fix = "Give each pair one name, suffix included, say with Data.hr_names and Data.lr_names how they differ, "
+        fix += "or take the others out."
         raise InvalidInput([Problem(str(source), look.key, "; ".join(alone), "an LR file for each HR file", fix)])
     return [(high[name], low[name]) for name in high]
 
@@ -237,97 +239,6 @@ def gathered(problems: list[Problem]) -> list[Problem]:
     ]
 
 
-def fetched(url: str, key: str) -> Path:
-    """Return this machine's copy of a file or folder of scenes, fetched where the store has another version.
-
-    Where the store does not answer, a whole copy that is here serves; InvalidInput where there is none, or no room.
-    """
-    import fsspec
-
-    folder = cache() / "imagery"
-    try:
-        files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        there = {
-            within: info
-            for name, info in sorted(files.find(root, detail=True).items())
-            if is_inside(within := name.removeprefix(f"{root}/") if name != root else Path(name).name)
-            and Path(name).suffix.lower() in {*suffixes(), ".taco"}
-        }
-    except Exception as error:  # every store has its own
-        known = sorted(folder.glob(f"url-{_hash(url)}-*/{WHOLE}"), key=lambda whole: whole.stat().st_mtime)
-        if not known:
-            raise _unread(url, key, f"a store that cannot be read ({_short(error)})") from None
-        _log.warning("%s does not answer (%s): what was fetched before is used", url, _short(error))
-        return _copy(known[-1].parent)
-    if not there:
-        raise _unread(url, key, "no imagery there")
-    needed = sum(info["size"] for info in there.values())
-    versions = json.dumps({name: [info["size"], _version(info)] for name, info in there.items()})
-    entry = folder / f"url-{_hash(url)}-{_hash(versions)}"
-
-    def fetch() -> None:
-        make_room(folder, needed)
-        _log.warning("fetching %d scene file(s), %.1f GB, from %s", len(there), needed / 1e9, url)
-        sums = {}
-        for name, info in there.items():
-            file = entry / "files" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(info["name"], str(file))
-            sums[name] = [_sum(file), *_stamp(file)]
-            if file.stat().st_size != info["size"]:
-                raise OSError(f"{name} was cut off on its way")
-        single = Path(root).name if list(there) == [Path(root).name] and files.isfile(root) else ""
-        (entry / MANIFEST).write_text(json.dumps({"url": url, "single": single, "files": sums}), encoding="utf-8")
-
-    try:
-        used(entry, fetch, lambda: _is_sound(entry))
-    except Exception as error:
-        raise _unread(url, key, f"imagery that cannot be fetched ({_short(error)})") from None
-    return _copy(entry)
-
-
-def _copy(entry: Path) -> Path:
-    """Where the scenes are in an entry: its one file, or their folder."""
-    return Path(entry, "files", json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["single"])
-
-
-def _is_sound(entry: Path) -> bool:
-    """Whether all files are what was fetched; read again where they were written to."""
-    try:
-        known = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))["files"]
-        files = {entry / "files" / name: told for name, told in known.items()}
-        return all(list(_stamp(file)) == told[1:] or _sum(file) == told[0] for file, told in files.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    return (stat := file.stat()).st_size, stat.st_mtime_ns
-
-
-def _sum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _version(info: dict[str, Any]) -> str:
-    """What tells one content of an object from another: each store has its own name for it."""
-    return next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified") if key in info), "")
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
-
-
-def _unread(url: str, key: str, found: str) -> InvalidInput:
-    fix = "Look at the URL, the credentials and the network; s3:// needs s3fs, gs:// gcsfs."
-    return InvalidInput([Problem(url, key, found, "a file or folder of .tif, .png, .jpg, .npy or .npz scenes", fix)])
-
-
 @dataclass(frozen=True)
 class Raw:
     """A file as read: image (bands, H, W) in its own numbers, valid (H, W), lr where it is given."""
@@ -350,8 +261,8 @@ def _read(file: Path, low_file: Path | None, configuration: Configuration, key: 
     image, valid = read_image(file, configuration.Data.nodata, key, reader)
     bands = configuration.Model.in_bands
     if image.shape[0] != bands:
-        fix = f"Use imagery with {bands} bands, or set Model.in_bands: {image.shape[0]} where all of it has as many."
-        raise InvalidInput([Problem(str(file), "Model.in_bands", f"{image.shape[0]} bands", f"{bands}", fix)])
+        found, fix = about_bands(file, image.shape[0], bands)
+        raise InvalidInput([Problem(str(file), "Model.in_bands", found, f"{bands}", fix)])
     if not valid.any():
         raise InvalidInput([Problem(str(file), key, "nothing but nodata", "pixels with values", "Check Data.nodata.")])
     values = [Values.of(file, image, valid)]

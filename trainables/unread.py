@@ -28,6 +28,8 @@ _NORMED = "Discriminator.model_type", "Discriminator.norm"
 READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Data.path": ("Data.dataset_type", _is("scenes")),
     "Data.root_dir": ("Data.dataset_type", _is("LRHRFolderDataset", "ExampleDataset")),
+    "Data.hr_names": ("Data.dataset_type", _is("LRHRFolderDataset")),
+    "Data.lr_names": ("Data.dataset_type", _is("LRHRFolderDataset")),
     "Data.sen2naip_taco_file": ("Data.dataset_type", _is("SEN2NAIP")),
     "Data.sen2naip_val_fraction": ("Data.dataset_type", _is("SEN2NAIP")),
     "Data.include": ("Data.dataset_type", _is("scenes", "LRHRFolderDataset")),

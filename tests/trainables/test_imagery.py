@@ -1,5 +1,7 @@
 """Scenes of every kind, what is wrong with them, the split by area, and crops that are functions of the step."""
 
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.support.tiny import coordinates, saved, textured, tiny
 from trainables.configuration import build_configuration, dump_configuration
 from trainables.errors import InvalidInput
 from trainables.imagery import Imagery, load_imagery
-from trainables.scenes import find_scenes
+from trainables.scenes import find_scenes, find_test_scenes
 from trainables.unread import cautions
 
 CROP = 16
@@ -88,7 +90,7 @@ def picture(path, image, **options):
 FORMATS = {  # in which tiles come, none of which loses anything
     **{"a.npy": np.save, "a.npz": np.savez, "a.jp2": lambda path, image: jpeg2000(path, image)},
     **{name: lambda path, image: geotiff(path, image) for name in ("a.tif", "a.TIFF")},
-    **dict.fromkeys(("a.png", "a.bmp", "a.ppm", "a.tga"), picture),
+    **dict.fromkeys(("a.png", "a.bmp", "a.ppm"), picture),
     "a.webp": lambda path, image: picture(path, image, lossless=True),
 }
 
@@ -131,8 +133,56 @@ def test_what_is_no_image_is_passed_over_and_no_program_is_started_for_one(tmp_p
         for name in ("Thumbs.db", "readme.txt", "drawing.eps"):
             (tmp_path / "train" / side / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
     assert len(pairs_of(tmp_path, **IDENTITY).scenes) == 2
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match=r"a file whose suffix is '\.eps'"):
         imagery(tmp_path / "train" / "HR" / "drawing.eps")
+
+
+@pytest.mark.parametrize(("high", "low"), [
+    ("{}.tif", "{}x4.tif"),
+    ("HR/{}.tif", "LR/{}x4.tif"),
+    ("HR/hr_{}.tif", "LR/lr_{}.tif"),
+    ("DIV2K_train_HR/{}.tif", "DIV2K_train_LR_bicubic/X4/{}x4.tif"),
+])  # fmt: skip
+def test_pairs_are_found_by_the_templates_of_their_names(tmp_path, high, low):
+    images = []
+    for part, name in (("train", "a"), ("train", "b"), ("train", "b/c"), ("val", "d"), ("test", "e")):
+        hr = (textured(height=64, width=64, seed=len(images)) * 255).astype("uint8")
+        for template, image in ((high, hr), (low, hr[:, ::4, ::4])):
+            path = tmp_path / part / template.replace("{}", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            geotiff(path, np.ascontiguousarray(image))
+        images.append(hr)
+    named = {"Data.hr_names": high, "Data.lr_names": low}
+    found = pairs_of(tmp_path, **named, **IDENTITY)
+    assert len(found.scenes) == 4
+    for scene in found.scenes:
+        (hr,) = [image for image in images if np.array_equal(image, scene.hr)]
+        assert np.array_equal(scene.lr, hr[:, ::4, ::4])
+    settings = {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": str(tmp_path)}
+    assert len(find_test_scenes(tiny(**settings, **named)).val) == 1
+
+
+@pytest.mark.parametrize(("key", "name"), [
+    ("hr_names", "a.tif"), ("hr_names", "{}{}.tif"), ("lr_names", "../{}"), ("lr_names", "/{}"), ("lr_names", "HR/{}"),
+])  # fmt: skip
+def test_a_template_that_names_no_pair_is_refused(key, name):
+    with pytest.raises(InvalidInput, match=f"Data.{key}: found {re.escape(name)}"):
+        tiny(**{f"Data.{key}": name})
+
+
+@pytest.mark.parametrize(("part", "side", "found"), [
+    ("train", "HR", "no such file or folder"),
+    ("train", "LR", "1 HR without LR: 0a.npy"),
+    ("val", "HR", "1 LR without HR: 0a.npy"),
+    ("val", "LR", "1 HR without LR: 0a.npy"),
+])  # fmt: skip
+def test_a_side_that_is_not_there_is_one_problem(tmp_path, part, side, found):
+    tiles(tmp_path)
+    shutil.rmtree(tmp_path / part / side)
+    with pytest.raises(InvalidInput) as caught:
+        pairs_of(tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.found == found and part in problem.file
 
 
 def test_tiles_without_their_other_half_are_one_problem_a_folder(tmp_path):
@@ -188,7 +238,7 @@ def test_crops_are_as_large_as_the_tiles_allow(tmp_path, count, size, factor, pa
 def test_a_crop_fits_into_the_smallest_tile_and_touches_no_nodata(tmp_path):
     tiles(tmp_path, count=8, unit=9000)
     for side, cells in (("HR", 48), ("LR", 12)):
-        np.save(tmp_path / "train" / side / "0a.npy", np.ones((3, cells, cells)))
+        np.save(tmp_path / "train" / side / "0a.npy", np.full((3, cells, cells), 4000, np.uint16))
     assert tiles_of(tmp_path, 64).crop == 48
     holed = np.load(tmp_path / "val" / "HR" / "0a.npy").astype(np.float32)
     for index in range(8):
@@ -462,7 +512,7 @@ def test_percentiles_are_of_the_training_area_only(tmp_path, fraction):
 
 def test_percentiles_leave_out_scenes_that_are_held_out_whole(tmp_path):
     for index in range(5):
-        saved(tmp_path / f"{index}.npy", textured(height=40, width=40) + (1000 if index > 2 else 0))
+        saved(tmp_path / f"{index}.npy", textured(height=40, width=40) + (50 if index > 2 else 0))
     assert imagery(tmp_path, **{"Data.val_fraction": 0.4}).high <= 1
 
 
@@ -540,7 +590,7 @@ def test_no_crop_of_an_epoch_touches_nodata(tmp_path):
 def test_an_epoch_of_tiles_sees_each_tile_once(tmp_path):
     for part, count in (("train", 7), ("val", 64)):
         for number in range(count):
-            image = textured(height=32, width=32, seed=number)
+            image = textured(height=32, width=32, seed=count * 100 + number)
             saved(tmp_path / part / "HR" / f"{number}.npy", image)
             saved(tmp_path / part / "LR" / f"{number}.npy", np.ascontiguousarray(image[:, ::4, ::4]))
     assert pairs_of(tmp_path, **{"Data.train_batch_size": 3}).epoch_steps == 3  # 3, 3 and 1 of them

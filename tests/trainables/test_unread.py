@@ -30,6 +30,11 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.dataset_type": ("LRHRFolderDataset", {"Data.root_dir": "pairs"}),
     "Data.path": ("other.npy", {}),
     "Data.root_dir": ("others", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
+    "Data.hr_names": ("turned/{}", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
+    "Data.lr_names": ("low/{}", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
+    "Data.include": (["other.npy"], {"Data.path": "many"}),
+    "Data.exclude": (["other.npy"], {"Data.path": "many"}),
+    "Data.lr_scale": ([0.0, 0.5], {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
     "Data.normalization": ("identity", {}),
     "Data.percentiles": ([1.0, 99.0], {}),
     "Data.scale": ([0.1, 0.9], {"Data.normalization": "scale", "Data.scale": [0.0, 1.0]}),
@@ -131,6 +136,9 @@ def scenes(tmp_path_factory):
     image = textured(height=128)
     np.save(folder / "scene.npy", image)
     np.save(folder / "other.npy", image[:, ::-1])
+    (folder / "many").mkdir()
+    np.save(folder / "many" / "scene.npy", image)
+    np.save(folder / "many" / "other.npy", image[:, ::-1])
     np.save(folder / "gray.npy", image[:1])
     np.save(folder / "five.npy", textured(5, 128))
     write_published(folder / "weights")
@@ -144,9 +152,11 @@ def scenes(tmp_path_factory):
         np.savez(folder / "examples" / f"hr_{index}.npz", hr=shown)
     for pairs, low in (("pairs", image), ("others", image[::-1])):
         for part in ("train", "val"):
-            for side, content in (("HR", image), ("LR", low[:, ::4, ::4])):
+            turned = {"turned": image[:, ::-1], "low": low[:, ::-4, ::4]}
+            for side, content in {"HR": image, "LR": low[:, ::4, ::4], **turned}.items():
                 (folder / pairs / part / side).mkdir(parents=True)
-                np.save(folder / pairs / part / side / "a.npy", np.ascontiguousarray(content))
+                shown = content[..., ::-1] if part == "val" else content  # other pixels than are trained on
+                np.save(folder / pairs / part / side / "a.npy", np.ascontiguousarray(shown))
     begun(**{"Training.seed": 5})[0].save(folder / "training.pt")
     return folder
 
@@ -207,6 +217,11 @@ IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another
     "Data.percentiles": ([1.0, 99.0], {"Data.normalization": "identity"}),
     "Data.scale": ([0.1, 0.9], {}),
     "Data.root_dir": ("others", {}),
+    "Data.hr_names": ("turned/{}", {}),
+    "Data.lr_names": ("low/{}", {}),
+    "Data.include": (["other.npy"], EXAMPLES),
+    "Data.exclude": (["other.npy"], EXAMPLES),
+    "Data.lr_scale": ([0.0, 2.0], {}),
     "Data.sen2naip_taco_file": ("pairs.taco", {}),
     "Data.sen2naip_val_fraction": (0.5, {}),
     "Data.sen2naip_phase": ("val", {}),

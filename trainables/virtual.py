@@ -1,0 +1,73 @@
+"""Virtual rasters (.vrt): which files one names, read before GDAL does, which would follow it to any place.
+
+Only what assembles whole local images is let through: element for element and attribute for attribute, since GDAL takes
+one for the other. Functions of pixels, other programs' formats, archives and addresses are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+from xml.etree import ElementTree
+
+from trainables.errors import one_line
+
+
+class Refused(Exception):
+    """Raised for a whole image whose values are none to train on: what it is, and what to do."""
+
+    def __init__(self, found: str, fix: str) -> None:
+        super().__init__(f"{found}. {fix}")
+        self.found, self.fix = found, fix
+
+
+ASSEMBLY = "Write the assembled image as GeoTIFF: gdal_translate FILE.vrt FILE.tif."
+ELEMENTS = {
+    "VRTDataset", "SRS", "GeoTransform", "GCPList", "GCP", "Metadata", "MDI", "BlockXSize", "BlockYSize",
+    "VRTRasterBand", "ColorInterp", "ColorTable", "Entry", "Description", "UnitType", "Offset", "Scale",
+    "CategoryNames", "Category", "NoDataValue", "HideNoDataValue", "MaskBand", "SimpleSource", "ComplexSource",
+    "SourceFilename", "SourceBand", "SourceProperties", "SrcRect", "DstRect", "NODATA", "UseMaskBand",
+    "ScaleOffset", "ScaleRatio", "Histograms", "HistItem", "HistMin", "HistMax", "BucketCount",
+    "IncludeOutOfRange", "Approximate", "HistCounts",
+}  # fmt: skip
+ATTRIBUTES = {
+    "rasterXSize", "rasterYSize", "dataAxisToSRSAxisMapping", "coordinateEpoch", "Projection", "Id", "Info",
+    "Pixel", "Line", "X", "Y", "Z", "domain", "key", "dataType", "band", "blockXSize", "blockYSize",
+    "relativeToVRT", "shared", "resampling", "c1", "c2", "c3", "c4", "RasterXSize", "RasterYSize", "DataType",
+    "BlockXSize", "BlockYSize", "xOff", "yOff", "xSize", "ySize",
+}  # fmt: skip
+DOMAINS = {"", "IMAGE_STRUCTURE", "RPC"}  # of metadata: others name files
+
+
+def sources_of(file: Path, suffixes: Container[str]) -> list[Path]:
+    """List the images that a virtual raster is made of, each once. Refused where it is more than their assembly."""
+    text = file.read_text(encoding="utf-8")
+    if "<!" in text.replace("<!--", ""):
+        raise Refused("a virtual raster with definitions of its own", ASSEMBLY)
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(one_line(error)) from None
+    sources: dict[Path, None] = {}
+    for element in root.iter():
+        strange = [element.tag] if element.tag not in ELEMENTS else sorted(element.attrib.keys() - ATTRIBUTES)
+        if strange == ["subClass"] and element.attrib["subClass"] == "VRTSourcedRasterBand":
+            strange = []
+        if strange or element.attrib.get("domain", "") not in DOMAINS:
+            raise Refused(f"a virtual raster with '{strange[0] if strange else element.attrib['domain']}'", ASSEMBLY)
+        if element.tag == "SourceFilename":
+            relative = element.attrib.get("relativeToVRT", "0") == "1"
+            sources[_local(file, element.text or "", relative, suffixes)] = None
+    return list(sources)
+
+
+def _local(file: Path, name: str, relative: bool, suffixes: Container[str]) -> Path:
+    """The image that a virtual raster names."""
+    source = (file.parent / name) if relative else Path(name)
+    if name.startswith("/vsi") or Path(name).suffix.lower() not in suffixes or not source.is_file():
+        found = f"a virtual raster that names '{name[:100]}'"
+        raise Refused(found, "Put the images that it is made of where it names them; they are files of this machine.")
+    with source.open("rb") as content:
+        if b"<VRTDataset" in content.read(4096):  # GDAL goes by that, whatever the name
+            raise Refused(f"a virtual raster of the virtual raster '{name}'", ASSEMBLY)
+    return source
