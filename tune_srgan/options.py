@@ -28,7 +28,7 @@ Concurrent = Annotated[
     int | None, typer.Option(min=1, help="Trials at once; needed where a cluster does not say how far it grows.")
 ]
 TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
+    bool, typer.Option("--take-over", help="Go on with what a process drove that was lost with its machine.")
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's folder, URL, file or name.")]
 Formats = Annotated[list[str], typer.Option("--format", help="Of the report: html, md or json; may be given again.")]
