@@ -22,7 +22,7 @@ FLOORS = [
     {"tracking"},
     {"report"},
     {"run"},
-    {"answers", "check", "options"},
+    {"answers", "check", "interrupt", "options"},
     {"commands"},
     {"__main__"},
 ]

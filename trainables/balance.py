@@ -16,6 +16,7 @@ from trainables.schema import Configuration, NashSettings
 
 Reading = Mapping[str, float]
 ROUNDING = 1e-9  # relative: 0.25 · 0.1 and 0.025 are one bound
+GONE_DB, GONE_BELOW_DB = -20.0, 40.0  # PSNR, and under bicubic's, of what is no image any more
 EXPLOITABILITY = "nash/exploitability"  # the best response's rank, in the last reading of a balance that is kept
 
 CONDITIONS = {
@@ -141,10 +142,19 @@ def ruin_of(reading: Reading, ruler: Ruler) -> Ruin | None:
     """Tell whether the image is far worse than a balance allows: PSNR further below bicubic than twice the slack."""
     if reading["step"] < ruler.game_on or "nash/psnr" not in reading or "lr_discriminator" not in reading:
         return None
-    below = _worst([reading["nash/psnr_bicubic"] - reading["nash/psnr"]])
+    below = _below_bicubic(reading)
     if below <= 2 * ruler.nash.psnr_slack_db:
         return None
     return Ruin(below, _left_of_g(reading, ruler), reading["lr_discriminator"] / ruler.d_rate)
+
+
+def is_gone(reading: Reading) -> bool:
+    """Tell whether no image is left: its error is ten times the range of values and a hundred times bicubic's.
+
+    The second for imagery whose values go beyond the range. Before the game, too.
+    """
+    there = reading.get("nash/psnr", math.inf) >= GONE_DB  # what is no number is not
+    return not there and _below_bicubic(reading) > GONE_BELOW_DB
 
 
 def pace_of(readings: Sequence[Reading], ruler: Ruler) -> float | None:
@@ -176,6 +186,11 @@ def left_of_both(reading: Reading, ruler: Ruler) -> float:
 def _left_of_g(reading: Reading, ruler: Ruler) -> float:
     """G's plateau factor: its rate without warm-up over the configured one."""
     return reading.get("training/plateau_g", reading["lr_generator"] / ruler.g_rate)
+
+
+def _below_bicubic(reading: Reading) -> float:
+    """PSNR under that of bicubic upsampling, dB."""
+    return _worst([reading["nash/psnr_bicubic"] - reading["nash/psnr"]])
 
 
 def _worst(deviations: Iterable[float]) -> float:

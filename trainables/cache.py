@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from trainables.errors import InvalidInput, Problem
 
 PLACE, LIMIT = "TUNE_SRGAN_CACHE", "TUNE_SRGAN_CACHE_GB"  # in the environment
 DEFAULT_GB = 50.0
+SHORT = Path("/tmp")
+SOCKET_BYTES = 107 if sys.platform == "linux" else 103  # the longest path of a Unix socket (unix(7))
 WHOLE = "whole"  # an entry's file that is written last
 
 _used: dict[Path, IO[str]] = {}
@@ -30,12 +33,16 @@ def cache() -> Path:
     return Path(told) if told else private_folder("tune-srgan")
 
 
-def private_folder(name: str) -> Path:
+def private_folder(name: str, sockets: int = 0) -> Path:
     """Make a folder in the system's temporary one that no other user can read or write; InvalidInput where one did.
 
     The temporary folder is everybody's: whoever makes a folder of this name there first must not be trusted.
+    `sockets`: the bytes of the longest socket's name below it; it is in /tmp where the temporary folder's path is too
+    long for that.
     """
     folder = Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+    if sockets and not fits_sockets(folder, sockets):
+        folder = SHORT / folder.name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     seen = folder.lstat()
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
@@ -44,6 +51,11 @@ def private_folder(name: str) -> Path:
     if stat.S_IMODE(seen.st_mode) & 0o077:
         folder.chmod(0o700)
     return folder
+
+
+def fits_sockets(folder: Path, longest: int) -> bool:
+    """Tell whether sockets whose names take so many bytes below a folder, the slash included, can be there."""
+    return len(os.fsencode(folder)) + longest <= SOCKET_BYTES
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from trainables.balance import EXPLOITABILITY, Ruler, Verdict, judge, ruin_of, stood_still
+from trainables.balance import EXPLOITABILITY, Ruler, Verdict, is_gone, judge, ruin_of, stood_still
 from trainables.merits import Quality
 from trainables.schema import Configuration
 
@@ -22,6 +22,7 @@ class End(StrEnum):
     CAPPED = "capped"  # it can no longer win against the incumbent
     BUDGET = "out of budget"  # the study's budget was used up while it might still have won
     DIVERGED = "diverged"  # a loss was not finite
+    RUINED = "ruined"  # every loss was, and no image is left
     FAILED = "failed"  # an error, as often as it was tried
 
     @property
@@ -49,6 +50,7 @@ _KNOWN = {
     End.CAPPED: _Known(censored=True, cost=True),
     End.BUDGET: _Known(censored=True, cost=True),
     End.DIVERGED: _Known(censored=False, cost=False),
+    End.RUINED: _Known(censored=False, cost=False),
     End.FAILED: _Known(censored=False, cost=False),
 }
 
@@ -89,12 +91,18 @@ def outcome_of(
     cause: str = "",
     device: str = "",
 ) -> Outcome:
-    """Derive a training's outcome from its readings: `end_of` the verdict, unless something else ended it."""
+    """Derive a training's outcome from its readings: `end_of` the verdict, unless something else ended it.
+
+    Whatever ends it while no image is left: it is ruined. Before that a ruined image may recover.
+    """
     ruler = Ruler.of(configuration)
     verdict, ruin = judge(readings, ruler), ruin_of(readings[-1], ruler) if readings else None
+    end = end or end_of(verdict)
+    if end.has_cost and readings and is_gone(readings[-1]):
+        end, cause = End.RUINED, cause if ruin is not None else "no image is left; a smaller rate of G is gentler"
     causes = [cause, stood_still(verdict, readings, ruler), ruin.cause if ruin is not None else ""]
     return Outcome(
-        end=end or end_of(verdict),
+        end=end,
         steps=int(min(verdict.earliest, configuration.Training.max_steps)),
         censored=not verdict.kept,
         gap=verdict.gap if math.isfinite(verdict.gap) else None,

@@ -14,6 +14,7 @@ from trainables.merits import QUALITY
 from trainables.places import is_url
 from trainables.schema import Configuration
 from trainables.yaml_files import read_yaml
+from tune_srgan.cluster.addresses import refuse_dead
 from tune_srgan.console import duration, print_warnings
 from tune_srgan.store.objects import storage_at
 from tune_srgan.store.studies import find_study
@@ -123,6 +124,8 @@ def check_study(file: Path, storage: str | None, gpu: bool, address: str | None,
     """Validate a study and its imagery, and say what it may take. Starts no trial."""
     study, warnings = load_study(file)
     study = study.changed(None, None, storage)
+    if address:
+        refuse_dead(address)
     imagery = check_parts(study, str(file), study.storage)
     if gpu:
         _refuse_without_gpu()

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from trainables.errors import InvalidInput, Problem
 from tune_srgan.answers import FAILED, INTERRUPTED, INVALID, answers_problems, err, out
-from tune_srgan.cluster.jobs import is_dashboard
+from tune_srgan.cluster.addresses import is_dashboard, refuse_dead
 from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
 from tune_srgan.console import duration, print_warnings
+from tune_srgan.interrupt import end_soon_after_ctrl_c, leave
 from tune_srgan.options import (
     AcceptImagery,
     Address,
@@ -145,6 +146,7 @@ def resume(
     if is_dashboard(address):
         options = [*_flags(take_over, accept_imagery), *["--extend"] * extend]
         _on_head(str(address), RUN, *there("resume", study, storage or RUNS, *options))
+    refuse_dead(address)
     folder = find_study(study, storage)
     loaded = extend_study(folder, out) if extend else study_in(folder)
     imagery = check_parts(loaded, str(folder.study_file), folder.beside)
@@ -255,11 +257,12 @@ def train(
     folder: Annotated[
         Path | None, typer.Option("--out", help="Where to write; default: one of its own in runs/train.")
     ] = None,
+    take_over: TakeOver = False,
 ) -> None:
     """Train once, without Ray: the winner again, a baseline, one's own. Goes on where it was interrupted."""
     from tune_srgan.run.single import train_alone
 
-    if not train_alone(configuration, folder, out, err).has_cost:
+    if not train_alone(configuration, folder, out, err, take_over).has_cost:
         raise typer.Exit(FAILED)
 
 
@@ -346,6 +349,8 @@ def _run(
 
     study, warnings = load_study(file)
     study = study.changed(trials, concurrent, storage)
+    if connected is None:
+        refuse_dead(address)
     imagery = check_parts(study, str(file), study.storage)
     print_warnings([*warnings, *imagery.cautions()], err)
     _drive(study, study_at(f"{study.storage}/{study.study}"), imagery, address, connected, take_over, accept_imagery)
@@ -390,10 +395,15 @@ def _shown(path: Path) -> str:
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C where nothing runs yet is quiet."""
+    """Run the command line; Ctrl-C ends it within seconds, and is quiet where nothing runs yet."""
     began = time.monotonic()
+    end_soon_after_ctrl_c()
     try:
         app()
     except KeyboardInterrupt:
         err.print(f"Stopped after {duration(time.monotonic() - began)}.")
-        raise SystemExit(INTERRUPTED) from None
+        leave()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            leave()
+        raise

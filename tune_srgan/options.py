@@ -30,7 +30,7 @@ Concurrent = Annotated[
     int | None, typer.Option(min=1, help="Trials at once; needed where a cluster does not say how far it grows.")
 ]
 TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="Go on with a study whose driver was lost with its machine.")
+    bool, typer.Option("--take-over", help="Go on with what a process drove that was lost with its machine.")
 ]
 AcceptImagery = Annotated[
     bool, typer.Option(OPTION, help="Go on though the imagery has changed: the report says from which trial on.")

@@ -44,6 +44,7 @@ def no_daemon_is_left(tmp_path: Path) -> Iterator[None]:
 @pytest.fixture
 def pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("trainables.cache.SHORT", tmp_path)  # in case its path is too long for sockets
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(mps, "PROBE", "pass")  # there is a GPU, as far as these tests go

@@ -161,7 +161,7 @@ def test_a_game_that_never_began_costs_twice_its_steps(folder, study):
     assert record_of(folder.trial(0), study).cost == 400.0
 
 
-@pytest.mark.parametrize("end", ["failed", "diverged"])
+@pytest.mark.parametrize("end", ["failed", "diverged", "ruined"])
 def test_a_trial_that_failed_costs_nothing(folder, study, end):
     start(folder, study, 0, VALUES)
     assert finish(folder, study, 0, end).cost is None

@@ -16,6 +16,7 @@ from trainables.balance import (
     Verdict,
     earliest_balance,
     excesses,
+    is_gone,
     judge,
     nash_cost,
     pace_of,
@@ -23,7 +24,7 @@ from trainables.balance import (
     ruin_of,
     stood_still,
 )
-from trainables.outcome import End
+from trainables.outcome import End, outcome_of
 
 
 @pytest.mark.parametrize("raw", [{}, RAW], ids=["plain", "ema"])
@@ -179,6 +180,32 @@ def test_an_image_that_is_ruined_says_by_what(changes, said):
     ruin = ruin_of(run(changes)[0], RULER)
     assert (ruin is None) == (said is None)
     assert said is None or said in ruin.cause
+
+
+@pytest.mark.parametrize(("psnr", "bicubic", "gone"), [
+    (-101.0, 30.0, True), (-21.0, 30.0, True), (-math.inf, 30.0, True), (math.nan, 30.0, True),
+    (-8.8, 30.0, False),  # the worst image that a training was measured to go on from
+    (8.0, 60.0, False), (8.0, math.inf, False),  # an untrained network's, of imagery that bicubic gets right
+    (-50.0, -40.0, False),  # values that go beyond the range: 0 to 10000 as they are
+])  # fmt: skip
+def test_no_image_is_left_where_it_is_off_by_ten_times_the_range_and_a_hundred_times_what_bicubic_is(
+    psnr, bicubic, gone
+):
+    assert is_gone({"step": 2, "nash/psnr": psnr, "nash/psnr_bicubic": bicubic}) == gone
+
+
+@pytest.mark.parametrize("ended", [None, *(end for end in End if end.has_cost)])
+def test_whatever_ends_a_training_without_an_image_it_is_ruined_and_what_recovers_is_not(ended):
+    gone, configuration = {"nash/psnr": -101.0}, tiny()
+    assert outcome_of(run(*[{}] * 46, gone), configuration, 100, ended).end is End.RUINED
+    assert outcome_of(run(gone, *[{}] * 46), configuration, 100, ended).end is (ended or End.BALANCED)
+    assert outcome_of(run(gone), configuration, 100, End.DIVERGED).end is End.DIVERGED
+
+
+def test_a_ruin_of_pretraining_has_a_cause_too():
+    (reading,) = run({"nash/psnr": -101.0, "step": 2})
+    found = outcome_of([reading], tiny(), 2)
+    assert (found.end, found.cause) == (End.RUINED, "no image is left; a smaller rate of G is gentler")
 
 
 def test_the_gap_of_a_window_is_the_larger_of_its_first_and_its_ninth_best():

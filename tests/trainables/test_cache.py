@@ -1,9 +1,13 @@
 """What this user keeps in the system's temporary folder is this user's alone."""
 
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,7 @@ from tune_srgan.cluster import mps
 def everybodys(tmp_path, monkeypatch):
     """A temporary folder that all users write to."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("trainables.cache.SHORT", tmp_path)  # in case its path is too long for sockets
     monkeypatch.delenv("TUNE_SRGAN_CACHE", raising=False)
     return tmp_path
 
@@ -54,3 +59,17 @@ def test_a_folder_of_another_user_is_not_used(everybodys):
 def test_a_place_that_a_person_names_is_taken_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNE_SRGAN_CACHE", str(tmp_path / "shared"))
     assert cache() == tmp_path / "shared"
+
+
+def test_a_folder_of_sockets_is_where_they_can_be(monkeypatch):
+    short = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    monkeypatch.setattr("trainables.cache.SHORT", short)
+    try:
+        for length in (40, 200):
+            monkeypatch.setattr("tempfile.tempdir", str(short / "/".join(["d" * 40] * (length // 40))))
+            place = mps._folder() / "pipe" / "control_privileged"
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(place))  # OSError: AF_UNIX path too long
+            assert (place.parts[3] == "d" * 40) == (length == 40)
+    finally:
+        shutil.rmtree(short)

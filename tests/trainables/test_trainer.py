@@ -297,6 +297,15 @@ def test_a_training_without_balance_is_exhausted(whole):
     assert ended.exploitability is None
 
 
+def test_a_training_that_explodes_without_a_nan_is_ruined():
+    state, _, readings = played(None, **{"Optimizers.optim_g_lr": 1.0, "Schedulers.g_warmup_type": "none"})
+    assert all(math.isfinite(reading["generator/content_loss"]) for reading in readings)
+    assert readings[-1]["nash/psnr"] < -100
+    ended = outcome(state)
+    assert (ended.end, ended.end.has_cost, ended.censored) == ("ruined", False, True)
+    assert "dB below bicubic" in ended.cause
+
+
 def test_the_slope_of_pretraining_is_in_the_first_reading_of_the_game():
     _, _, readings = played(22, **{PRETRAIN: 40})
     switch = readings[20]

@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 
@@ -14,7 +16,8 @@ from PIL import Image
 from rasterio.transform import Affine
 from typer.testing import CliRunner
 
-from tests.support.service import ROOT
+from tests.support import service
+from tests.support.service import ROOT, wait_for
 from tests.support.studies import PATIENCE, loaded, open_study, small, write
 from tests.support.tiny import OWN
 from trainables.balance import Ruler, judge
@@ -309,10 +312,53 @@ def test_a_training_that_has_ended_is_not_trained_again(trained):
 
 def test_another_training_into_the_same_folder_is_refused(trained):
     folder, _ = trained
-    other = TRAINING | {"Optimizers": {"optim_g_lr": 2.0e-4}}
+    other = TRAINING | {"Training": TRAINING["Training"] | {"g_pretrain_steps": 12}}
     said = invoke("train", write(folder, other, "other.yaml"), "--out", folder / "out")
     assert said.exit_code == 2
-    assert f"{folder / 'out'}: --out: found another training" in said.stderr
+    found = "found another training (Training.g_pretrain_steps is 8 there and 12 here); expected"
+    assert f"{folder / 'out'}: --out: {found}" in said.stderr
+
+
+def test_a_training_does_not_write_into_a_studys_trial(trained, tmp_path):
+    trial = TrialFolder(tmp_path / "00000")
+    trial.create({}, "startup", loaded(tmp_path, small()).lowest())
+    said = invoke("train", trained[0] / "training.yaml", "--out", trial.path)
+    assert (said.exit_code, "--out: found a trial's folder" in said.stderr) == (2, True)
+
+
+def test_a_training_that_explodes_without_a_nan_hands_out_no_generator(trained, tmp_path):
+    rates = {"Optimizers": {"optim_g_lr": 1.0}, "Schedulers": {"g_warmup_type": "none"}}
+    said = invoke("train", write(trained[0], TRAINING | rates, "explodes.yaml"), "--out", tmp_path / "out")
+    ended = TrialFolder(tmp_path / "out").outcome()
+    assert (said.exit_code, ended["end"]) == (1, "ruined")
+    assert ended["trained_steps"] == 100  # it may recover until its end
+    assert not (tmp_path / "out" / "best.pt").exists()
+
+
+def test_two_trainings_in_one_folder_never_mix_and_one_that_was_killed_is_followed(trained, tmp_path):
+    folder, out = trained[0], tmp_path / "out"
+    longer = TRAINING | {"Training": TRAINING["Training"] | {"max_steps": 1000, "checkpoint_every": 1}}
+    arguments = ["train", str(write(folder, longer, "longer.yaml")), "--out", str(out)]
+    first = service.command(*arguments, cwd=tmp_path)
+    try:
+        wait_for(lambda: TrialFolder(out).exists() and TrialFolder(out).last_step() >= 10, 120)
+        second = service.command(*arguments, cwd=tmp_path)
+        _, err = second.communicate(timeout=120)
+        assert second.returncode == 2, err
+        assert f"found a training that process {first.pid} of {socket.gethostname()} is running" in err
+    finally:
+        first.kill()
+        first.communicate()
+    before = TrialFolder(out).last_step()
+    third = service.command(*arguments, cwd=tmp_path)
+    try:
+        wait_for(lambda: TrialFolder(out).last_step() > before, 120)
+    finally:
+        third.send_signal(signal.SIGINT)
+        third.communicate(timeout=60)
+    assert third.returncode == 130
+    steps = [json.loads(line)["step"] for line in (out / "readings.jsonl").read_text().splitlines()]
+    assert steps == list(range(2, 2 * len(steps) + 1, 2))  # none twice, none missing
 
 
 def test_a_training_without_sample_images_ends_too(trained, tmp_path):

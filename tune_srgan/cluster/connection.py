@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 
-from trainables.errors import InvalidInput, Problem, one_line
-from tune_srgan.cluster.jobs import TOKEN
+from trainables.cache import fits_sockets, private_folder
+from trainables.errors import one_line
+from tune_srgan.cluster.addresses import TOKEN, cluster_at
+
+RAY_BYTES = len("/session_2026-01-31_12-59-59_123456_1234567/sockets/plasma_store.1")  # of a socket below Ray's folder
 
 
 @dataclass(frozen=True)
@@ -29,34 +32,26 @@ class Connection:
 
 
 def connect(address: str | None) -> Connection:
-    """Join the cluster at `address`, the one that runs on this machine, or start a local Ray."""
+    """Join the cluster at `address`, the one that runs on this machine, or start a local Ray.
+
+    One clear error, within seconds, where no cluster answers at an address that a person or the environment gave.
+    """
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    address = address or os.environ.get("RAY_ADDRESS") or running_cluster()
-    if address and address != "local":
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            found = f"no cluster that answers ({one_line(error)})"
-            fix = "" if os.environ["RAY_AUTH_MODE"] == "token" else TOKEN
-            raise InvalidInput(
-                [Problem(address, "--address", found, "a running Ray cluster, or `local`", fix)]
-            ) from None
+    found = cluster_at(address)
+    if found is None:
+        ray.init(address="local", include_dashboard=False, **quiet, **_short_paths())
     else:
-        address = None
-        ray.init(address="local", include_dashboard=False, **quiet)
-    return Connection(address, int(ray.cluster_resources().get("CPU", 0)))
+        try:
+            ray.init(address=found.address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            fix = "" if os.environ["RAY_AUTH_MODE"] == "token" else TOKEN
+            raise found.refused(one_line(error), fix) from None
+    return Connection(None if found is None else found.address, int(ray.cluster_resources().get("CPU", 0)))
 
 
-def running_cluster() -> str | None:
-    """Return the address of a Ray cluster that was started on this machine and still answers."""
-    from ray._private.utils import read_ray_address
+def _short_paths() -> dict[str, str]:
+    """Where a Ray of our own keeps its sockets, if the temporary folder's path is too long for theirs."""
+    from ray._common.utils import get_default_ray_temp_dir
 
-    address = read_ray_address()  # where `ray start` leaves it
-    if not address:
-        return None
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return str(address)
-    except OSError:
-        return None  # left behind by a cluster that was killed
+    usual = Path(get_default_ray_temp_dir())
+    return {} if fits_sockets(usual, RAY_BYTES) else {"_temp_dir": str(private_folder("tune-srgan-ray", RAY_BYTES))}

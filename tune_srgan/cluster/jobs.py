@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import shlex
 import sys
 import time
@@ -12,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trainables.errors import InvalidInput, Problem, one_line
+from tune_srgan.cluster.addresses import TOKEN, is_dashboard, why_no_dashboard
 
-TOKEN = "Where it asks for a token: export RAY_AUTH_MODE=token."
 GIVEN, PART_BYTES = "TUNE_SRGAN_GIVEN", 100_000
+OTHERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")  # Ray's client asks these before the address that it is given
 COMMAND = "python -m tune_srgan"  # with the Python of the cluster's nodes
 OVER = {"SUCCEEDED", "STOPPED", "FAILED"}
 LOST = 3  # times in a row that following is taken up again where the connection breaks
@@ -29,9 +31,13 @@ def _parts(given: str) -> dict[str, str]:
     return {f"{GIVEN}_{begin // letters}": given[begin : begin + letters] for begin in range(0, len(given), letters)}
 
 
-def is_dashboard(address: str | None) -> bool:
-    """Tell whether an address is that of a cluster's dashboard, where jobs are submitted."""
-    return bool(address) and str(address).startswith(("http://", "https://"))
+def _without(names: Sequence[str], work: Callable[[], Any]) -> Any:
+    """Do something without these variables in the environment."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        return work()
+    finally:
+        os.environ.update(kept)
 
 
 def _say_now(text: str) -> None:
@@ -48,12 +54,16 @@ class Head:
 
         self._address, self._said = address, 0
         logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+        why = why_no_dashboard(address) if is_dashboard(address) else "not of the form http://host:port"
         try:
-            self._client = JobSubmissionClient(address)
-        except Exception as error:  # connection, version and authentication errors have no class in common
-            found = f"no cluster's dashboard that answers ({one_line(error)})"
+            if not why:
+                self._client = _without(OTHERS, lambda: JobSubmissionClient(address))
+        except Exception as error:  # version and authentication errors have no class in common
+            why = one_line(error)
+        if why:
+            found = f"no cluster's dashboard that answers ({why})"
             fix = f"Forward its port first: `ray dashboard ray_cluster.yaml`. {TOKEN}"
-            raise InvalidInput([Problem(address, "--address", found, "like http://127.0.0.1:8265", fix)]) from None
+            raise InvalidInput([Problem(address, "--address", found, "like http://127.0.0.1:8265", fix)])
 
     def start(self, arguments: Sequence[str], name: str, given: str = "") -> str:
         """Start a command that is given a text on its standard input; the job's id.

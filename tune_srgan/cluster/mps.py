@@ -22,6 +22,7 @@ from trainables.cache import private_folder
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+MPS_BYTES = len("/pipe/control_privileged")  # of the longest socket's name below the folder
 WAIT_S = 20.0
 AGAIN_S = 600.0  # a node on which MPS serves no GPU is tried again after this
 PROBE = """
@@ -92,7 +93,7 @@ def _clients_file() -> Path:
 
 
 def _folder() -> Path:
-    folder = private_folder("tune-srgan-mps")
+    folder = private_folder("tune-srgan-mps", MPS_BYTES)
     for part in ("pipe", "log"):
         (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder

@@ -91,7 +91,7 @@ def parallel(data: dict[str, Any]) -> Figure | None:
         ("balanced, low cost", "r0", "-"),
         ("balanced, high cost", f"r{RAMP - 1}", "-"),
         ("censored", "muted", "--"),
-        ("failed or diverged", "bad", "--"),
+        ("failed, diverged or ruined", "bad", "--"),
     ):
         axis.plot([], [], color=colour(shade), ls=style, label=label)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, frameon=False, fontsize=8.5)

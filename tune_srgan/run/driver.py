@@ -136,7 +136,8 @@ class Driver:
         ending = ending or self._why_over(ledger, budget, enough)
         if not taken.is_set():
             best = winner(study, ledger.records())
-            seconds = max(TRACKERS_S, TRACKERS_SHARE * budget.elapsed_s())
+            patience = 0.0 if ending.why is StudyEnd.INTERRUPTED else TRACKERS_SHARE * budget.elapsed_s()
+            seconds = max(TRACKERS_S, patience)
             complete = not left_to_do(study, ledger.records())
             sweep.close_sweep(study, folder, best.number if best else None, complete, seconds)
         if ending.text and ending.why not in {StudyEnd.FAULT, StudyEnd.COMPLETE}:

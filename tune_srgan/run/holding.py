@@ -1,4 +1,4 @@
-"""Holding a study alone, as its driver or to change it, and what a person is told where that fails."""
+"""Holding a study or a training alone, to work on it or to change it, and what a person is told where that fails."""
 
 from __future__ import annotations
 
@@ -6,27 +6,40 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
 from trainables.errors import InvalidInput, Problem, one_line
 from tune_srgan.store import lease
+from tune_srgan.store.objects import storage_at
 from tune_srgan.store.study_folder import StudyFolder
+from tune_srgan.store.trial_folder import TrialFolder
 
 
 @contextlib.contextmanager
 def driving(folder: StudyFolder, err: Console, take_over: bool = False) -> Iterator[threading.Event]:
     """Hold a study alone; stop, as by Ctrl-C, where another driver takes it over, which the event says."""
     taken = threading.Event()
+    with lease.hold(folder.storage(), folder.address, _stopping(lease.STUDY, err, taken), take_over):
+        yield taken
 
+
+@contextlib.contextmanager
+def training(trial: TrialFolder, err: Console, take_over: bool = False) -> Iterator[None]:
+    """Hold a training by itself alone; stop, as by Ctrl-C, where another process takes it over."""
+    lost = _stopping(lease.TRAINING, err, threading.Event())
+    with lease.hold(storage_at(str(trial.path)), str(trial.path), lost, take_over, lease.TRAINING):
+        yield
+
+
+def _stopping(kind: str, err: Console, taken: threading.Event) -> Callable[[], None]:
     def lost() -> None:
-        err.print("Another driver took this study over: this one stops.", style="yellow")
+        err.print(f"Another process took this {kind} over: this one stops.", style="yellow")
         taken.set()
         os.kill(os.getpid(), signal.SIGINT)
 
-    with lease.hold(folder.storage(), folder.address, lost, take_over):
-        yield taken
+    return lost
 
 
 @contextlib.contextmanager

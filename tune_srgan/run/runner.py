@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import platform
-import signal
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its boxes are printed even when it is told to be quiet
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trial records are the log
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial may end before its first reading
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it waits seconds for trials
 
 import ray
 from ray import tune
@@ -113,14 +113,7 @@ def _train(feed: TrialFeed, study: Study, budget: Budget) -> Ending | None:
             verbose=0,
         ),
     )
-    mine = signal.getsignal(signal.SIGINT)
-    try:
-        tuner.fit()
-        # Ray catches the first Ctrl-C, puts the handler that it found back, and ends as if all were done
-        if signal.getsignal(signal.SIGINT) is mine and feed.left + len(feed.budget.running) > 0:
-            raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, mine)
+    tuner.fit()
     return feed.stopped
 
 

@@ -25,6 +25,7 @@ from trainables.yaml_files import read_yaml
 from tune_srgan.console import print_warnings, setting
 from tune_srgan.report.live import show_training
 from tune_srgan.report.terminal import print_training
+from tune_srgan.run.holding import training
 from tune_srgan.run.trial import Terms, train_recorded
 from tune_srgan.store.layout import StudyFiles
 from tune_srgan.store.studies import RUNS
@@ -35,15 +36,21 @@ from tune_srgan.tracking.tracker import catch_up, followed, wait_until_sent
 from tune_srgan.upscale import write_generator
 
 OF_TRAININGS = "train"  # the folder of trainings in RUNS
+NAMED = 5  # keys in which another training differs
 TRACKER_S = 10.0  # what a training's end waits for its run to be closed
 
 
-def train_alone(file: Path, folder: Path | None, out: Console, err: Console) -> End:
-    """Train a configuration's file to its end, or go on with it; returns how it ended."""
+def train_alone(file: Path, folder: Path | None, out: Console, err: Console, take_over: bool = False) -> End:
+    """Train a configuration's file to its end, or go on with it, as the only process; returns how it ended."""
     configuration, imagery, warnings = open_training(file)
-    weights = describe(configuration)
     print_warnings(warnings, err)
-    trial, state = open_folder(file, configuration, folder)
+    trial = folder_of(file, configuration, folder)
+    with training(trial, err, take_over):
+        return _train(trial, configuration, imagery, out, err)
+
+
+def _train(trial: TrialFolder, configuration: Configuration, imagery: Imagery, out: Console, err: Console) -> End:
+    weights, state = describe(configuration), open_folder(trial, configuration)
     tracking = tracking_of(configuration.Logging.wandb)
     mode, note = tracking_mode(tracking)
     if note and trial.outcome() is None:
@@ -107,34 +114,58 @@ def open_training(file: Path) -> tuple[Configuration, Imagery, list[str]]:
     return configuration, imagery, [*said, *cautions(configuration).values(), *imagery.cautions(), *unkept]
 
 
-def open_folder(file: Path, configuration: Configuration, folder: Path | None = None) -> tuple[TrialFolder, str]:
-    """Make a fresh folder, or open that of the same training; returns it with how far that one is, empty if fresh.
+def folder_of(file: Path, configuration: Configuration, folder: Path | None = None) -> TrialFolder:
+    """Return the folder of a training, which is there; refuse a study's and a trial's.
 
-    Without a folder that a person names: one of the file's name in runs/train, of a study's winner its study's, with
-    a number where another training has that already.
+    Without one that a person names: one of the file's name in runs/train, of a study's winner its study's, with a
+    number where another training has that already.
     """
     if folder is not None:
-        if (folder / StudyFiles.STUDY.name).exists():
-            fix = "Name another folder with --out."
-            raise InvalidInput([Problem(str(folder), "--out", "a study's folder", "one of a training's own", fix)])
         trial = TrialFolder(folder)
-        if trial.exists() and trial.configuration() != configuration:
-            fix = "Name another folder with --out, or remove it."
-            raise InvalidInput([Problem(str(trial.path), "--out", "another training", "this one, or nothing", fix)])
+        if (folder / StudyFiles.STUDY.name).exists() or (trial.exists() and not trial.is_alone):
+            found = "a trial's folder" if trial.exists() else "a study's folder"
+            fix = "Name another folder with --out."
+            raise InvalidInput([Problem(str(folder), "--out", found, "one of a training's own", fix)])
     else:
         name = file.stem
         if (file.parent / StudyFiles.STUDY.name).exists():
             name = f"{file.resolve().parent.name}-{name}"
         named = (TrialFolder(Path(RUNS) / OF_TRAININGS / f"{name}{number}") for number in _numbers())
         trial = next(one for one in named if not one.exists() or one.configuration() == configuration)
+    try:
+        trial.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput([_unwritable(trial, error)]) from None
+    return trial
+
+
+def open_folder(trial: TrialFolder, configuration: Configuration) -> str:
+    """Make a training in its folder, or go on with the one there; returns how far that is, empty if it is fresh."""
     if trial.exists():
-        return trial, "has ended already" if trial.outcome() else f"goes on from step {trial.last_step()}"
+        refuse_another(trial, configuration)
+        return "has ended already" if trial.outcome() else f"goes on from step {trial.last_step()}"
     try:
         trial.create({}, Proposer.TRAIN, configuration)
     except OSError as error:
-        found = f"a folder that cannot be written ({error.strerror})"
-        raise InvalidInput([Problem(str(trial.path), "--out", found, "a writable folder")]) from None
-    return trial, ""
+        raise InvalidInput([_unwritable(trial, error)]) from None
+    return ""
+
+
+def refuse_another(trial: TrialFolder, configuration: Configuration) -> None:
+    """Raise one clear error where another training is in the folder: which keys differ, and how."""
+    there, here = (flatten(one.model_dump(mode="json")) for one in (trial.configuration(), configuration))
+    keys = [key for key in dict.fromkeys([*there, *here]) if there.get(key) != here.get(key)]
+    if keys:
+        said = [f"{key} is {there.get(key)} there and {here.get(key)} here" for key in keys[:NAMED]]
+        said += [f"{len(keys) - NAMED} keys more differ"] * (len(keys) > NAMED)
+        fix = "Name another folder with --out, or remove it."
+        found = f"another training ({'; '.join(said)})"
+        raise InvalidInput([Problem(str(trial.path), "--out", found, "this one, or nothing", fix)])
+
+
+def _unwritable(trial: TrialFolder, error: OSError) -> Problem:
+    found = f"a folder that cannot be written ({error.strerror})"
+    return Problem(str(trial.path), "--out", found, "a writable folder")
 
 
 def _numbers() -> itertools.chain[str]:

@@ -93,6 +93,9 @@ class TrialFiles:
         "complaints.log", How.LINES, "what went wrong and stopped nothing", "run, tracking", "report/data"
     )
     GENERATOR = Item("best.pt", How.HEAVY, "the generator of a training by itself", "upscale", "upscale")
+    LEASE = Item(
+        "lease", How.HERE, "of a training by itself, who trains it: numbered objects", "store/lease", "the same"
+    )
     TRACKER = Item("tracker", How.TRACKER, "wandb's files and what came of them", "tracking", "tracking")
 
 

@@ -1,4 +1,4 @@
-"""Who drives a study: numbered objects in its storage, of which the last is its holder's.
+"""Who works on a study, or on a training by itself: numbered objects in its storage, the last is its holder's.
 
 The next one is created by exactly one of all who try, on whatever machine; a holder that sees a later one stops.
 """
@@ -23,22 +23,27 @@ BEAT_S = 5.0
 SILENT_BEATS = 3  # a holder that shows no sign of life for so long is gone
 STALE_S = 60.0  # the same to a reader who does not wait for beats: machines' clocks differ
 READS = 20  # of a lease that has no content yet
-EXPECTED = "one driver at a time"
+STUDY, TRAINING = "study", "training"  # what is held
+EXPECTED = "one process at a time"
 
 
 @contextlib.contextmanager
-def hold(storage: Storage, place: str, lost: Callable[[], None], take_over: bool = False) -> Iterator[None]:
-    """Hold a study alone; one clear error where another driver does. `lost` is called where another took over.
+def hold(
+    storage: Storage, place: str, lost: Callable[[], None], take_over: bool = False, kind: str = STUDY
+) -> Iterator[None]:
+    """Hold a study, or another `kind`, alone; one clear error where another process does.
+
+    `lost` is called where another took over.
 
     A holder of this machine whose process is gone is followed at once; one of its name (this machine before it was
     started again, another container) where it is silent; another machine's only where a person says so, too.
     """
     last, holder = _last(storage)
     if holder and not holder["released"]:
-        _refuse_the_living(storage, place, last, holder, take_over)
+        _refuse_the_living(storage, place, last, holder, take_over, kind)
     name, ours = _name(last + 1), _sign() | {"released": False, "beat": 0, "time": time.time()}
     if not storage.create(name, json.dumps(ours).encode()):
-        raise InvalidInput([Problem(place, "", "a study that another driver took this moment", EXPECTED)])
+        raise InvalidInput([Problem(place, "", f"a {kind} that another process took this moment", EXPECTED)])
     if last:
         storage.delete(_name(last))
     over = threading.Event()
@@ -64,17 +69,20 @@ def hold(storage: Storage, place: str, lost: Callable[[], None], take_over: bool
                 storage.write(name, json.dumps(ours | {"released": True}).encode())
 
 
-def _refuse_the_living(storage: Storage, place: str, last: int, holder: dict[str, Any], take_over: bool) -> None:
+def _refuse_the_living(
+    storage: Storage, place: str, last: int, holder: dict[str, Any], take_over: bool, kind: str
+) -> None:
     who = f"process {holder['pid']} of {holder['host']}"
     if _is_of_this_machine(holder):
         if _is_alive(holder):
-            fix = "Wait for it, or stop it; `status` works meanwhile."
-            raise InvalidInput([Problem(place, "", f"a study that {who} is running", EXPECTED, fix)])
+            fix = "Wait for it, or stop it" + ("; `status` works meanwhile." if kind == STUDY else ".")
+            raise InvalidInput([Problem(place, "", f"a {kind} that {who} is running", EXPECTED, fix)])
         return
     age = max(0.0, time.time() - holder["time"])
-    found = f"a study that {who} is running; its last sign of life is {age:.0f} s old"
+    found = f"a {kind} that {who} is running; its last sign of life is {age:.0f} s old"
     if not take_over and holder["host"] != socket.gethostname():
-        fix = "Stop it there, or follow it with `status`; if that machine is gone, give the same command --take-over."
+        follow = ", or follow it with `status`" if kind == STUDY else ""
+        fix = f"Stop it there{follow}; if that machine is gone, give the same command --take-over."
         raise InvalidInput([Problem(place, "", found, EXPECTED, fix)])
     # a clock may lie, a beat that goes on does not
     for _ in range(SILENT_BEATS):
@@ -82,7 +90,7 @@ def _refuse_the_living(storage: Storage, place: str, last: int, holder: dict[str
         number, now = _last(storage)
         if number != last or now.get("beat") != holder["beat"]:
             fix = "It is alive: stop it there first."
-            raise InvalidInput([Problem(place, "", found, "a driver that is gone", fix)])
+            raise InvalidInput([Problem(place, "", found, "one that is gone", fix)])
 
 
 def driver_lives(storage: Storage) -> bool:
