@@ -18,7 +18,7 @@ FLOORS = [
     {"trainables"},
     {"study"},
     {"store"},
-    {"cluster", "search", "upscale", "console"},
+    {"cluster", "search", "upscaling", "console"},
     {"tracking"},
     {"report"},
     {"run"},

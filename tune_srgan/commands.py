@@ -24,10 +24,12 @@ from tune_srgan.options import (
     Dashboard,
     For,
     Formats,
+    Matched,
     Storage,
     StudyName,
     TakeOver,
     Trials,
+    Where,
     named,
 )
 from tune_srgan.store.ending import StudyEnd
@@ -277,16 +279,27 @@ def judge(
 @app.command()
 @answers_problems
 def upscale(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="An image like those of the training.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Images like those of the training; folders.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write; of several images, a folder.")],
     weights: Annotated[Path, typer.Option(help="The best.pt of a study; or, with --config, a training's checkpoint.")],
     config: Annotated[Path | None, typer.Option(help="The training's YAML that a checkpoint is of.")] = None,
+    window: Annotated[
+        str | None, typer.Option(metavar="COLUMN,ROW,WIDTH,HEIGHT", help="A part of each image, in its pixels.")
+    ] = None,
+    like: Annotated[Path | None, typer.Option(help="An image whose extent is wanted.")] = None,
+    match: Annotated[Matched | None, typer.Option(help="Make the distribution in each band that of the image.")] = None,
+    device: Annotated[
+        Where, typer.Option(help="Where it is computed; default: a GPU where there is one.")
+    ] = Where.AUTO,
+    cog: Annotated[bool, typer.Option(help="Lay the GeoTIFF out for the cloud, with overviews.")] = True,
 ) -> None:
-    """Super-resolve an image; the georeference is kept."""
-    from tune_srgan.upscale import upscale_file
+    """Super-resolve images; place, bands, colours, units and nodata are kept."""
+    from tune_srgan.upscaling.files import Wishes, window_of
+    from tune_srgan.upscaling.generator import load_generator
+    from tune_srgan.upscaling.view import upscale_shown
 
-    width, height = upscale_file(source, target, weights, config)
-    out.print(Text(f"{target}: {width}×{height} px"), soft_wrap=True)
+    wishes = Wishes(window_of(window), like, match.value if match else None, cog, device.value)
+    upscale_shown(sources, target, load_generator(weights, config), wishes, out, err)
 
 
 @app.command()

@@ -40,6 +40,21 @@ class Other(StrEnum):
     OPENSR_SRGAN = "opensr-srgan"
 
 
+class Matched(StrEnum):
+    """What of an image's distribution is given to what is made of it."""
+
+    HISTOGRAM = "histogram"
+    MOMENTS = "moments"
+
+
+class Where(StrEnum):
+    """What an image is super-resolved on."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
 Chosen = Annotated[
     int | None, typer.Option("--trial", help="Another trial than the winner, by its number; one of the front, say.")
 ]
