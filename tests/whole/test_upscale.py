@@ -29,11 +29,10 @@ from trainables.schema import Configuration
 from tune_srgan import load_generator, upscale
 from tune_srgan.upscaling import windows
 from tune_srgan.upscaling.generator import TrainedGenerator, checkerboard
-from tune_srgan.upscaling.rasters import Loaded
+from tune_srgan.upscaling.source import Loaded
 from tune_srgan.upscaling.windows import Area, Plan, receptive_field, super_resolve
 
 CPU = torch.device("cpu")
-INPUTS = ROOT.parent / "shared" / "inputs"
 LOW, HIGH = 5888.0, 10241.0  # of the sample scene
 
 
@@ -297,3 +296,214 @@ def test_an_image_is_never_written_over_by_its_own(trained, tmp_path):
         said = invoke("upscale", tmp_path / "in.tif", tmp_path / target, "--weights", trained)
         assert (said.exit_code, "the image itself" in said.stderr) == (2, True)
     assert (tmp_path / "in.tif").read_bytes() == before
+
+
+def described(file):
+    """All that a file says beside its pixels, as rasterio reads it."""
+    with rasterio.open(file) as image:
+        return {
+            "type": image.dtypes,
+            "crs": image.crs,
+            "transform": image.transform,
+            "nodata": image.nodata,
+            "colours": image.colorinterp,
+            "names": image.descriptions,
+            "scales": image.scales,
+            "offsets": image.offsets,
+            "units": image.units,
+            "gcps": image.gcps,
+            "rpcs": image.rpcs,
+            "tags": {name: value for name, value in image.tags().items() if name != "OVR_RESAMPLING_ALG"},
+            "masks": {flag for flags in image.mask_flag_enums for flag in flags},
+        }
+
+
+GRID = Affine(10, 0, 500_000, 0, -10, 4_600_000)
+PLACED = {"crs": "EPSG:32633", "transform": GRID}
+CORNERS = [GroundControlPoint(row, col, 15 + col / 2e3, 41 - row / 2e3, 10.0) for row in (0, 96) for col in (0, 128.5)]
+RPCS = RPC(
+    **{"height_off": 100, "height_scale": 500, "lat_off": 41, "lat_scale": 0.1, "long_off": 15, "long_scale": 0.1},
+    **{"line_off": 95.5, "line_scale": 96, "samp_off": 127.5, "samp_scale": 128},
+    **{"line_num_coeff": [0.01, 0.1, -1, 0.02, 0.003] + [0.001] * 15, "line_den_coeff": [1.0, 0.002] + [0.0] * 18},
+    **{"samp_num_coeff": [-0.02, 1, 0.1, 0.01, 0.002] + [0.001] * 15, "samp_den_coeff": [1.0, 0.001] + [0.0] * 18},
+)
+# as people have them: what the file is made with, and what is then said of it
+GIVEN = {
+    "rgbn_u8": (PLACED | {"count": 4, "dtype": "uint8", "photometric": "RGB", "alpha": "NO"}, {}),
+    "rgbn_u16": (PLACED | {"count": 4, "dtype": "uint16"}, {}),
+    "scale_offset": (PLACED | {"count": 3, "dtype": "uint16"}, {"scales": (1e-4,) * 3, "offsets": (-0.1,) * 3}),
+    "no_georef": ({"count": 3, "dtype": "uint8"}, {}),
+    "gcps": ({"count": 3, "dtype": "uint8"}, {"gcps": (CORNERS, "EPSG:4326")}),
+    "rpcs": ({"count": 3, "dtype": "uint8"}, {"rpcs": RPCS}),
+    "rgba": (PLACED | {"count": 4, "dtype": "uint8", "photometric": "RGB", "alpha": "YES"}, {}),
+}
+
+
+def given(name, tmp_path):
+    """One of GIVEN, of the sample's pixels; transparency has a hole."""
+    made, said = GIVEN[name]
+    scene = cut(96, 128)
+    image = np.concatenate([scene, scene[:1]])[: made["count"]]
+    image = image if made["dtype"] == "uint16" else ((image - LOW) / (HIGH - LOW) * 250).clip(1, 255).astype(np.uint8)
+    if name == "rgba":
+        image[3] = np.where(holed(image), 255, 0)
+    file = tmp_path / "in.tif"
+    with rasterio.open(file, "w", driver="GTiff", height=96, width=128, **made) as out:
+        out.write(image)
+        for key, value in said.items():
+            setattr(out, key, value)
+    return file
+
+
+SAME = ("type", "crs", "nodata", "colours", "names", "scales", "offsets", "units", "masks")
+FOLDERS = ["rgbn_u8", "rgbn_u16", "scale_offset", "no_georef", "gcps", "rpcs"]
+
+
+def enlarged(source, tmp_path, bands, *options, low=0.0, high=255.0):
+    """What `upscale` makes of a file by bicubic interpolation."""
+    target = tmp_path / "out.tif"
+    weights = bicubic(tmp_path / "bicubic.pt", bands, low, high)
+    said = invoke("upscale", source, target, "--weights", weights, *options)
+    assert said.exit_code == 0, said.stderr
+    beside = {file.name for file in tmp_path.iterdir() if file.is_file()} - {Path(source).name}
+    assert beside == {"out.tif", "bicubic.pt"}
+    return target
+
+
+@pytest.mark.parametrize("layout", ["--cog", "--no-cog"])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_a_file_says_of_its_bands_is_kept(tmp_path, name, layout):
+    source = given(name, tmp_path)
+    bands = 4 if name.startswith("rgbn") else 3
+    target = enlarged(source, tmp_path, bands, layout, high=255.0 if "u8" in name else 10000.0)
+    before, after = described(source), described(target)
+    assert {key: after[key] for key in SAME} == {key: before[key] for key in SAME}
+    if before["crs"]:
+        a, b, c, d, e, f = before["transform"][:6]
+        assert after["transform"][:6] == (a / 4, b / 4, c, d / 4, e / 4, f)
+    else:
+        assert after["transform"].is_identity  # so rasterio says that there is none
+    with rasterio.open(source) as low, rasterio.open(target) as high:
+        expected = upsample(torch.from_numpy(low.read().astype(np.float32))[None], 4)[0].numpy()
+        limits = np.iinfo(low.dtypes[0])
+        assert np.abs(high.read() - expected.clip(limits.min, limits.max)).max() <= 0.51
+
+
+def test_near_infrared_is_no_transparency(tmp_path):
+    target = enlarged(given("rgbn_u8", tmp_path), tmp_path, 4)
+    with Image.open(target) as picture:  # another reader: TIFF 6.0, tags 262 and 338
+        assert (picture.tag_v2[262], picture.tag_v2[338]) == (2, (0,))  # RGB, and one sample of no known meaning
+
+
+def test_no_geotransform_is_invented(tmp_path):
+    target = enlarged(given("no_georef", tmp_path), tmp_path, 3)
+    with Image.open(target) as picture:
+        assert not {33550, 33922, 34264, 34735} & set(picture.tag_v2)  # of GeoTIFF: scale, tie point, matrix, keys
+
+
+def test_ground_control_points_lie_where_they_lay(tmp_path):
+    source = given("gcps", tmp_path)
+    before, after = described(source)["gcps"], described(enlarged(source, tmp_path, 3))["gcps"]
+    assert after[1] == before[1]
+    assert [(p.row, p.col, p.x, p.y, p.z) for p in after[0]] == [
+        (4 * p.row, 4 * p.col, p.x, p.y, p.z) for p in before[0]
+    ]
+
+
+def projected(rpc, longitude, latitude, height):
+    """Row and column of a place by an RPC, counted from the first pixel's middle (RPC00B, coefficients 1 to 20)."""
+    x = (longitude - rpc.long_off) / rpc.long_scale
+    y = (latitude - rpc.lat_off) / rpc.lat_scale
+    z = (height - rpc.height_off) / rpc.height_scale
+    terms = [1, x, y, z, x * y, x * z, y * z, x * x, y * y, z * z]
+    terms += [x * y * z, x**3, x * y * y, x * z * z, x * x * y, y**3, y * z * z, x * x * z, y * y * z, z**3]
+    row = np.dot(terms, rpc.line_num_coeff) / np.dot(terms, rpc.line_den_coeff)
+    column = np.dot(terms, rpc.samp_num_coeff) / np.dot(terms, rpc.samp_den_coeff)
+    return row * rpc.line_scale + rpc.line_off, column * rpc.samp_scale + rpc.samp_off
+
+
+@pytest.mark.parametrize("part", [(), ("--window", "16,24,100,60")])
+def test_rpcs_project_a_place_to_the_same_ground(tmp_path, part):
+    source = given("rpcs", tmp_path)
+    before, after = described(source)["rpcs"], described(enlarged(source, tmp_path, 3, *part))["rpcs"]
+    left, top = (16, 24) if part else (0, 0)
+    for x, y, z in np.random.default_rng(0).uniform(-0.9, 0.9, (20, 3)):
+        place = (
+            before.long_off + x * before.long_scale,
+            before.lat_off + y * before.lat_scale,
+            before.height_off + z * before.height_scale,
+        )
+        row, column = projected(before, *place)
+        # from corners instead of middles, a pixel of one image is four of the other
+        expected = 4 * (row + 0.5 - top) - 0.5, 4 * (column + 0.5 - left) - 0.5
+        assert np.allclose(projected(after, *place), expected, atol=1e-6)
+
+
+def test_a_picture_lies_where_its_world_file_says(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)).save(folder / "a.png")
+    # x and y of a step along a row, of one down a column, of the middle of the first pixel
+    (folder / "a.pgw").write_text("10.0\n2.0\n1.0\n-8.0\n500005.5\n4599997.0\n")
+    transform = described(enlarged(folder / "a.png", tmp_path, 3))["transform"]
+    assert np.allclose(transform[:6], (2.5, 0.25, 500_000, 0.5, -2, 4_600_000))
+
+
+def test_transparency_comes_back_as_a_mask(tmp_path):
+    source = given("rgba", tmp_path)
+    after = described(enlarged(source, tmp_path, 3))
+    assert after["masks"] == {MaskFlags.per_dataset}
+    assert after["colours"] == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    with rasterio.open(source) as low, rasterio.open(tmp_path / "out.tif") as high:
+        shown = low.read(4) == 255
+        assert 0 < shown.mean() < 1
+        assert ((high.dataset_mask() > 0) == shown.repeat(4, 0).repeat(4, 1)).all()
+
+
+def rich(file):
+    """A file that says much: names, units, tags, statistics, a rotated grid, nodata."""
+    image = np.random.default_rng(0).integers(1, 2000, (2, 40, 50)).astype(np.int16)
+    profile = {"driver": "GTiff", "count": 2, "height": 40, "width": 50, "dtype": "int16", "nodata": -9999}
+    grid = Affine(8, 3, 400_000, 2, -9, 5_000_000)
+    with rasterio.open(file, "w", crs="EPSG:32633", transform=grid, **profile) as out:
+        out.write(image)
+        out.descriptions, out.units = ("B08 near infrared", "B11"), ("sr", "m")
+        out.colorinterp = (ColorInterp.gray, ColorInterp.undefined)
+        out.update_tags(ACQUIRED="2026-05-04", TIFFTAG_XRESOLUTION="300", AREA_OR_POINT="Point")
+        out.update_tags(ns="SENSOR", SATELLITEID="S2A")
+        out.update_tags(2, wavelength="1.61", STATISTICS_MEAN="12")
+    return file
+
+
+def test_tags_that_still_mean_something_are_kept(tmp_path):
+    source = rich(tmp_path / "in.tif")
+    target = enlarged(source, tmp_path, 2, high=2000.0)
+    before, after = described(source), described(target)
+    assert {key: after[key] for key in SAME} == {key: before[key] for key in SAME}
+    assert after["tags"] == {"ACQUIRED": "2026-05-04", "AREA_OR_POINT": "Point"}
+    assert np.allclose(after["transform"][:6], (2, 0.75, 400_000, 0.5, -2.25, 5_000_000))
+    with rasterio.open(target) as image:
+        assert image.tags(ns="SENSOR") == {"SATELLITEID": "S2A"}
+        assert image.tags(2) == {"wavelength": "1.61"}
+
+
+def test_a_profile_of_colours_is_kept(tmp_path):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30, 3), np.uint8)).save(
+        tmp_path / "in.png", icc_profile=profile
+    )
+    with Image.open(enlarged(tmp_path / "in.png", tmp_path, 3)) as picture:
+        assert picture.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+def test_every_type_comes_back_as_itself(tmp_path, dtype):
+    """A flat image of the largest and of the least number that the type, and a network's float32, holds."""
+    kind = np.iinfo(dtype) if np.dtype(dtype).kind in "ui" else np.finfo("float16")
+    for value in (kind.min, kind.max):
+        image = np.full((1, 12, 14), value, dtype)
+        made = upscale(image, bicubic(tmp_path / "b.pt", 1, float(kind.min), float(kind.max)))
+        assert made.dtype == dtype
+        assert np.abs(made.astype(float) - float(value)).max() <= 1e-7 * (float(kind.max) - float(kind.min))

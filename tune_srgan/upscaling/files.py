@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from trainables.errors import InvalidInput, Problem
 from trainables.image_files import suffixes
+from tune_srgan.upscaling.about import About
 from tune_srgan.upscaling.generator import TrainedGenerator, load_generator
-from tune_srgan.upscaling.rasters import BY_WINDOWS, About, Loaded, Target, Windowed, opened
+from tune_srgan.upscaling.source import Loaded, Windowed, opened
+from tune_srgan.upscaling.target import Target
 from tune_srgan.upscaling.windows import Area, Match, out_type, sample, super_resolve
 
 IN, OUT = "IN", "OUT"
@@ -189,7 +191,7 @@ def _files(sources: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     """The images that are named, those of a folder in their order, hidden ones left out; and what is none."""
     files: list[Path] = []
     problems = []
-    known = suffixes() | BY_WINDOWS.keys()
+    known = suffixes()
     for source in sources:
         if source.is_dir():
             inside = [file for file in sorted(source.iterdir()) if file.suffix.lower() in known and file.is_file()]

@@ -11,7 +11,7 @@ from rich.text import Text
 from tune_srgan.console import print_warnings
 from tune_srgan.upscaling.files import Wishes, jobs, pick, unlike, upscale_file
 from tune_srgan.upscaling.generator import TrainedGenerator, checkerboard
-from tune_srgan.upscaling.rasters import size_of
+from tune_srgan.upscaling.source import size_of
 
 SEEN = 0.01  # of the range: a checkerboard that is said
 
