@@ -1,6 +1,5 @@
 """`upscale`: equal to the image in one piece, no halo at holes, and all that a file says of itself kept or scaled."""
 
-import json
 import os
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from tune_srgan import load_generator, upscale
 from tune_srgan.upscaling import windows
 from tune_srgan.upscaling.generator import TrainedGenerator, checkerboard
 from tune_srgan.upscaling.source import Loaded
-from tune_srgan.upscaling.windows import Area, Plan, receptive_field, super_resolve
+from tune_srgan.upscaling.windows import Area, receptive_field, super_resolve
 
 CPU = torch.device("cpu")
 LOW, HIGH = 5888.0, 10241.0  # of the sample scene
@@ -470,7 +469,6 @@ def rich(file):
         out.descriptions, out.units = ("B08 near infrared", "B11"), ("sr", "m")
         out.colorinterp = (ColorInterp.gray, ColorInterp.undefined)
         out.update_tags(ACQUIRED="2026-05-04", TIFFTAG_XRESOLUTION="300", AREA_OR_POINT="Point")
-        out.update_tags(ns="SENSOR", SATELLITEID="S2A")
         out.update_tags(2, wavelength="1.61", STATISTICS_MEAN="12")
     return file
 
@@ -483,8 +481,15 @@ def test_tags_that_still_mean_something_are_kept(tmp_path):
     assert after["tags"] == {"ACQUIRED": "2026-05-04", "AREA_OR_POINT": "Point"}
     assert np.allclose(after["transform"][:6], (2, 0.75, 400_000, 0.5, -2.25, 5_000_000))
     with rasterio.open(target) as image:
-        assert image.tags(ns="SENSOR") == {"SATELLITEID": "S2A"}
         assert image.tags(2) == {"wavelength": "1.61"}
+
+
+def test_tags_of_a_namespace_of_their_own_are_kept(tmp_path):
+    source = given("no_georef", tmp_path)
+    with rasterio.open(source, "r+") as image:
+        image.update_tags(ns="SENSOR", SATELLITEID="S2A")
+    with rasterio.open(enlarged(source, tmp_path, 3)) as image:
+        assert image.tags(ns="SENSOR") == {"SATELLITEID": "S2A"}
 
 
 def test_a_profile_of_colours_is_kept(tmp_path):
@@ -507,3 +512,196 @@ def test_every_type_comes_back_as_itself(tmp_path, dtype):
         made = upscale(image, bicubic(tmp_path / "b.pt", 1, float(kind.min), float(kind.max)))
         assert made.dtype == dtype
         assert np.abs(made.astype(float) - float(value)).max() <= 1e-7 * (float(kind.max) - float(kind.min))
+
+
+def as_cog(file):
+    with rasterio.open(file) as image:
+        return (
+            image.tags(ns="IMAGE_STRUCTURE").get("LAYOUT"),
+            image.block_shapes[0],
+            image.overviews(1),
+            image.compression,
+        )
+
+
+def test_a_file_is_tiled_compressed_and_laid_out_for_the_cloud(tmp_path):
+    geotiff(tmp_path / "in.tif", cut(200, 300))
+    layout, blocks, overviews, compression = as_cog(enlarged(tmp_path / "in.tif", tmp_path, 3, high=HIGH))
+    assert (layout, blocks, overviews, compression.value) == ("COG", (512, 512), [2, 4], "DEFLATE")
+    layout, blocks, overviews, _ = as_cog(enlarged(tmp_path / "in.tif", tmp_path, 3, "--no-cog", high=HIGH))
+    assert (layout, blocks, overviews) == (None, (512, 512), [])
+
+
+def test_a_window_is_a_part_of_the_whole_in_its_place(tmp_path):
+    geotiff(tmp_path / "in.tif", cut(60, 80))
+    whole = rasterio.open(enlarged(tmp_path / "in.tif", tmp_path, 3, high=HIGH)).read()
+    with rasterio.open(enlarged(tmp_path / "in.tif", tmp_path, 3, "--window", "20,10,30,25", high=HIGH)) as part:
+        assert (part.read() == whole[:, 40:140, 80:200]).all()
+        assert part.bounds == (500_000 + 20 * 30, 4_000_000 - 35 * 30, 500_000 + 50 * 30, 4_000_000 - 10 * 30)
+
+
+def test_an_extent_like_anothers_is_cut_out(tmp_path):
+    geotiff(tmp_path / "in.tif", cut(60, 80))
+    grid = Affine(10, 0, 500_000 + 20 * 30 + 10, 0, -10, 4_000_000 - 10 * 30)  # a third of a pixel off its edge
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "height": 75, "width": 88, "transform": grid}
+    other = tmp_path / "folder" / "other.tif"
+    other.parent.mkdir()
+    with rasterio.open(other, "w", crs="EPSG:32621", **profile) as out:
+        out.write(np.ones((1, 75, 88), np.uint8))
+    with rasterio.open(enlarged(tmp_path / "in.tif", tmp_path, 3, "--like", other, high=HIGH)) as part:
+        assert part.bounds == (500_000 + 20 * 30, 4_000_000 - 35 * 30, 500_000 + 50 * 30, 4_000_000 - 10 * 30)
+    with rasterio.open(other, "r+") as out:
+        out.crs = "EPSG:32622"
+    said = invoke(
+        "upscale", tmp_path / "in.tif", tmp_path / "x.tif", "--weights", tmp_path / "bicubic.pt", "--like", other
+    )
+    assert (said.exit_code, "--like: found an image that does not lie in the coordinates" in said.stderr) == (2, True)
+
+
+def test_several_files_and_folders_go_into_a_folder(tmp_path):
+    (tmp_path / "scenes").mkdir()
+    for name in ("a.tif", "b.tif", "._b.tif"):
+        geotiff(tmp_path / "scenes" / name, cut(12, 16))
+    (tmp_path / "scenes" / "read.me").write_text("no image")
+    np.save(tmp_path / "c.npy", cut(10, 8))
+    weights = bicubic(tmp_path / "b.pt", 3, high=HIGH)
+    said = invoke("upscale", tmp_path / "scenes", tmp_path / "c.npy", tmp_path / "made", "--weights", weights)
+    assert said.exit_code == 0, said.stderr
+    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["a.tif", "b.tif", "c.tif"]
+    assert [line.rsplit(" ", 2)[1] for line in said.stdout.splitlines()] == ["64×48", "64×48", "32×40"]
+
+
+def test_all_that_is_wrong_is_said_before_anything_starts(tmp_path):
+    geotiff(tmp_path / "a.tif", cut(12, 16))
+    geotiff(tmp_path / "b.tif", cut(12, 16)[:2])
+    np.save(tmp_path / "a.npy", cut(10, 8))
+    (tmp_path / "d.tif").write_bytes(b"II*\0broken")
+    weights = bicubic(tmp_path / "b.pt", 3, high=HIGH)
+    named = [tmp_path / name for name in ("a.tif", "a.npy", "b.tif", "d.tif", "no.tif")]
+    said = invoke("upscale", *named, tmp_path / "made", "--weights", weights)
+    assert said.exit_code == 2
+    for part in ("a.tif: OUT: found the place of several images", "b.tif: IN: found 2 bands", "d.tif: IN: found a file",
+                 "no.tif: IN: found no such file"):  # fmt: skip
+        assert part in said.stderr
+    assert not (tmp_path / "made").exists()
+
+
+WRONG = {
+    "--window 0,0,9": ("--window", "0,0,9"),
+    "a window that is not in the image": ("--window", "0,0,17,12"),
+    "a device that is not there": ("--device", "cuda"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wished_wrongly_is_refused(tmp_path, name):
+    if name.startswith("a device") and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    geotiff(tmp_path / "a.tif", cut(12, 16))
+    said = invoke(
+        "upscale", tmp_path / "a.tif", tmp_path / "o.tif", *WRONG[name], "--weights", bicubic(tmp_path / "b.pt", 3)
+    )
+    assert (said.exit_code, WRONG[name][0] in said.stderr) == (2, True)
+    assert not (tmp_path / "o.tif").exists()
+
+
+def test_an_interrupted_one_leaves_nothing(tmp_path):
+    geotiff(tmp_path / "in.tif", np.tile(cut(500, 500), (1, 4, 4)))
+    weights = bicubic(tmp_path / "b.pt", 3, high=HIGH)
+    command = [sys.executable, "tune.py", "upscale", str(tmp_path / "in.tif"), str(tmp_path / "out.tif")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([*command, "--weights", str(weights)], cwd=ROOT, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out.tif.tmp").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (tmp_path / "out.tif.tmp").exists()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.pt", "in.tif"]
+
+
+@pytest.mark.parametrize(("factor", "warned"), [(1.0, False), (1e-4, True), (10.0, True)])
+def test_values_far_from_the_trainings_are_warned_of_once(tmp_path, factor, warned):
+    np.save(tmp_path / "in.npy", (cut(60, 60) * factor).astype(np.float32))
+    weights = bicubic(tmp_path / "b.pt", 3, LOW, HIGH)
+    said = invoke("upscale", tmp_path / "in.npy", tmp_path / "out.tif", "--weights", weights)
+    assert said.exit_code == 0
+    assert said.stderr.count("far from those that the generator was trained on, 5888 to 1.024e+04") == warned
+
+
+@pytest.mark.parametrize("match", ["moments", "histogram"])
+def test_a_distribution_is_matched(tmp_path, match):
+    """A generator that darkens and flattens what it is given."""
+    weights = bicubic(tmp_path / "b.pt", 3, LOW, HIGH)
+    content = torch.load(weights, weights_only=True)
+    content["generator"]["last.conv.bias"] += torch.tensor([-0.2, 0.1, 0.3])
+    torch.save(content, weights)
+    image = cut(90, 90).astype(np.float32)
+    plain, matched = upscale(image, weights), upscale(image, weights, match=match)
+    spread = HIGH - LOW
+    assert np.abs(plain.mean((1, 2)) - image.mean((1, 2))).min() > 0.09 * spread
+    assert np.abs(matched.mean((1, 2)) - image.mean((1, 2))).max() < 2e-3 * spread
+    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+    quantiles = [np.quantile(one.reshape(3, -1), shares, axis=1) for one in (image, matched)]
+    limit = 5e-3 if match == "histogram" else 5e-2
+    assert np.abs(quantiles[0] - quantiles[1]).max() < limit * spread
+
+
+def test_a_checkerboard_is_measured():
+    """One of a known height, drawn by the last layer before PixelShuffle; and none of bicubic interpolation."""
+    generator = drawn(**NETWORKS["plain"])
+    network = generator.network
+    torch.nn.init.zeros_(network.last.conv.weight)
+    assert checkerboard(generator) < 1e-6
+    for layer in network.up:
+        torch.nn.init.zeros_(layer.conv.weight)
+        torch.nn.init.zeros_(layer.conv.bias)
+    with torch.no_grad():  # of four parts of a pixel the first is 0.2 brighter, in the first band
+        network.up[1].conv.bias[0] = 1.0
+        middle = network.last.conv.kernel_size[0] // 2
+        network.last.conv.weight[0, 0, middle, middle] = 0.2
+    assert abs(checkerboard(generator) - 0.2) < 1e-6
+
+
+def test_the_command_says_a_checkerboard(tmp_path):
+    generator = drawn(**NETWORKS["standard"], low=0.0, high=1.0)
+    content = {"generator": generator.network.state_dict(), "low": 0.0, "high": 1.0}
+    torch.save(content | {"configuration": generator.configuration.model_dump_json()}, tmp_path / "b.pt")
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).random((3, 20, 20)).astype(np.float32))
+    said = invoke("upscale", tmp_path / "in.npy", tmp_path / "out.tif", "--weights", tmp_path / "b.pt")
+    assert (f"{checkerboard(generator):.1%} of the range" in said.stdout) == (checkerboard(generator) > 0.01) is True
+
+
+def test_the_door_takes_arrays_and_files(trained, tmp_path):
+    generator = load_generator(trained)
+    image = cut(30, 40)
+    made = upscale(image, generator)
+    assert (made.shape, made.dtype) == ((3, 120, 160), np.uint16)
+    source = geotiff(tmp_path / "in.tif", image)
+    assert (upscale(source, trained) == made).all()
+    assert upscale(source, str(trained), tmp_path / "out.tif") == tmp_path / "out.tif"
+    assert (rasterio.open(tmp_path / "out.tif").read() == made).all()
+    assert (upscale(image, trained, window=(5, 6, 20, 10)) == made[:, 24:64, 20:100]).all()
+
+
+def test_the_door_keeps_what_is_no_data(trained):
+    image, valid = cut(30, 40).astype(np.float32), np.ones((30, 40), bool)
+    valid[10:14, 20:23] = False
+    shown = valid.repeat(4, 0).repeat(4, 1)
+    masked = upscale(np.ma.MaskedArray(image, np.broadcast_to(~valid, image.shape)), trained)
+    assert (np.ma.getmaskarray(masked) == ~shown).all()
+    plain = upscale(np.where(valid, image, np.nan), trained)
+    assert type(plain) is np.ndarray
+    assert (np.isnan(plain) == ~shown).all()
+    assert (plain[:, shown] == masked.data[:, shown]).all()
+
+
+@pytest.mark.parametrize("image", [np.zeros((2, 8, 8)), np.zeros((8, 8)), np.zeros((3, 8, 8), complex)])
+def test_the_door_refuses_other_arrays(trained, image):
+    with pytest.raises(InvalidInput, match="expected real numbers"):
+        upscale(image, trained)
+
+
+def test_the_door_opens_without_torch():
+    code = "import sys, tune_srgan; print('torch' in sys.modules, tune_srgan.upscale.__name__, 'torch' in sys.modules)"
+    assert python("-c", code).stdout == "False upscale True\n"

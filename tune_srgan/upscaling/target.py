@@ -141,10 +141,10 @@ class Target:
 
         known = self._compression()
         options = {"compress": "DEFLATE", "level": 1, "predictor": known["predictor"], "blocksize": BLOCK}
+        if not any(self._about.band_tags):  # GDAL copies either these or other namespaces than the common one
+            options["copy_src_mdd"] = "YES"
         with self._environment():
-            shutil.copy(
-                source, target, driver="COG", num_threads="ALL_CPUS", bigtiff="IF_SAFER", copy_src_mdd="YES", **options
-            )
+            shutil.copy(source, target, driver="COG", num_threads="ALL_CPUS", bigtiff="IF_SAFER", **options)
 
 
 def _interruptible(work: Any) -> None:
