@@ -4,8 +4,8 @@
 
 A scene of four bands of 16 bits is made of the shipped sample, mirrored until it has the size, with a hole in it, and
 super-resolved ×4 by `tune.py upscale` in a process of its own, whose resident memory is looked at ten times a second
-(that of its children included). The networks have random weights: small is 2 blocks × 16 channels, full SRResNet's
-16 × 64, both on a bicubic skip. On a GPU in bfloat16; the network's own speed is that of windows of one size in a row,
+(that of its children included). The networks have random weights: least is 1 block × 4 channels, small 2 × 16, full
+SRResNet's 16 × 64, all on a bicubic skip. On a GPU in bfloat16; the network's own speed is that of windows of one size in a row,
 without a file. The seams are the largest difference to a cut of the scene in one piece, in shares of the range.
 """
 
@@ -40,6 +40,7 @@ from tune_srgan import load_generator  # noqa: E402
 LOW, HIGH, BANDS, FACTOR = 5888.0, 10241.0, 4, 4
 CUT = 480  # low-resolution pixels a side, of which the seams are measured within
 NETWORKS = {
+    "least": {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3},
     "small": {"n_blocks": 2, "n_channels": 16, "large_kernel_size": 9},
     "full": {"n_blocks": 16, "n_channels": 64, "large_kernel_size": 9},
 }

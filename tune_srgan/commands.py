@@ -22,9 +22,11 @@ from tune_srgan.options import (
     Chosen,
     Concurrent,
     Dashboard,
+    Device,
     For,
     Formats,
-    Matched,
+    Match,
+    Part,
     Storage,
     StudyName,
     TakeOver,
@@ -283,23 +285,18 @@ def upscale(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write; of several images, a folder.")],
     weights: Annotated[Path, typer.Option(help="The best.pt of a study; or, with --config, a training's checkpoint.")],
     config: Annotated[Path | None, typer.Option(help="The training's YAML that a checkpoint is of.")] = None,
-    window: Annotated[
-        str | None, typer.Option(metavar="COLUMN,ROW,WIDTH,HEIGHT", help="A part of each image, in its pixels.")
-    ] = None,
+    window: Part = None,
     like: Annotated[Path | None, typer.Option(help="An image whose extent is wanted.")] = None,
-    match: Annotated[Matched | None, typer.Option(help="Make the distribution in each band that of the image.")] = None,
-    device: Annotated[
-        Where, typer.Option(help="Where it is computed; default: a GPU where there is one.")
-    ] = Where.AUTO,
+    match: Match = None,
+    device: Device = Where.AUTO,
     cog: Annotated[bool, typer.Option(help="Lay the GeoTIFF out for the cloud, with overviews.")] = True,
 ) -> None:
     """Super-resolve images; place, bands, colours, units and nodata are kept."""
     from tune_srgan.upscaling.files import Wishes, window_of
-    from tune_srgan.upscaling.generator import load_generator
     from tune_srgan.upscaling.view import upscale_shown
 
     wishes = Wishes(window_of(window), like, match.value if match else None, cog, device.value)
-    upscale_shown(sources, target, load_generator(weights, config), wishes, out, err)
+    upscale_shown(sources, target, weights, config, wishes, out, err)
 
 
 @app.command()

@@ -492,6 +492,14 @@ def test_tags_of_a_namespace_of_their_own_are_kept(tmp_path):
         assert image.tags(ns="SENSOR") == {"SATELLITEID": "S2A"}
 
 
+def test_a_place_needs_no_operator_of_one_version_of_affine(tmp_path, monkeypatch):
+    """Before version 3 affine has no @, and from 3 on * is to go; the first ended `upscale` after all its work."""
+    source = rich(tmp_path / "in.tif")
+    for operator in ("__matmul__", "__mul__"):
+        monkeypatch.setattr(Affine, operator, lambda *_: NotImplemented, raising=False)
+    assert described(enlarged(source, tmp_path, 2, high=2000.0))["transform"].a == 2
+
+
 def test_a_profile_of_colours_is_kept(tmp_path):
     from PIL import ImageCms
 

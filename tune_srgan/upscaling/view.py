@@ -10,17 +10,18 @@ from rich.text import Text
 
 from tune_srgan.console import print_warnings
 from tune_srgan.upscaling.files import Wishes, jobs, pick, unlike, upscale_file
-from tune_srgan.upscaling.generator import TrainedGenerator, checkerboard
+from tune_srgan.upscaling.generator import checkerboard, load_generator
 from tune_srgan.upscaling.source import size_of
 
 SEEN = 0.01  # of the range: a checkerboard that is said
 
 
 def upscale_shown(
-    sources: list[Path], target: Path, generator: TrainedGenerator, wishes: Wishes, out: Console, err: Console
+    sources: list[Path], target: Path, weights: Path, config: Path | None, wishes: Wishes, out: Console, err: Console
 ) -> None:
     """Super-resolve files in turn, with a bar on a terminal; InvalidInput before anything starts."""
     pick(wishes.device)
+    generator = load_generator(weights, config)
     found = jobs(sources, target, generator, wishes)
     print_warnings([said for job in found if (said := unlike(job, generator))], err)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
