@@ -5,8 +5,9 @@
 A scene of four bands of 16 bits is made of the shipped sample, mirrored until it has the size, with a hole in it, and
 super-resolved ×4 by `tune.py upscale` in a process of its own, whose resident memory is looked at ten times a second
 (that of its children included). The networks have random weights: least is 1 block × 4 channels, small 2 × 16, full
-SRResNet's 16 × 64, all on a bicubic skip. On a GPU in bfloat16; the network's own speed is that of windows of one size in a row,
-without a file. The seams are the largest difference to a cut of the scene in one piece, in shares of the range.
+SRResNet's 16 × 64, all on a bicubic skip. On a GPU in bfloat16; the network's own speed is that of windows of one size
+in a row, without a file. The seams are the largest difference to a cut of the scene in one piece, in shares of the
+range.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def near(valid, distance=4):
 
 @pytest.mark.parametrize("hole", [0, 65535, np.nan])
 def test_a_hole_does_not_colour_its_neighbours(small_windows, trained, hole):
-    """Of a scene with and without holes; holes as zeros changed these pixels by 0.125 of the range on average."""
+    """Of a scene with and without holes; as the least value, as they once entered, they change nine times as much."""
     generator = load_generator(trained)
     image, valid = cut(150, 116).astype(np.float32), holed(cut(150, 116))
     sr, _ = by_windows(generator, np.where(valid, image, np.float32(hole)), valid)
@@ -197,7 +197,9 @@ def test_a_hole_does_not_colour_its_neighbours(small_windows, trained, hole):
     at = near(valid).repeat(4, 0).repeat(4, 1)
     spread = generator.high - generator.low
     assert at.sum() > 5000
-    assert np.abs(sr - truth)[:, at].mean() < 0.007 * spread
+    assert np.abs(sr - truth)[:, at].mean() < 0.002 * spread
+    dark = in_one_piece(generator, np.where(valid, image, np.float32(generator.low)))
+    assert np.abs(dark - truth)[:, at].mean() > 0.006 * spread
     far = (valid & ~near(valid, 20)).repeat(4, 0).repeat(4, 1)
     assert np.abs(sr - truth)[:, far].max() < 1e-5 * spread
 
@@ -224,7 +226,7 @@ def test_a_file_with_a_hole_has_no_halo(trained, tmp_path):
     assert ((masks > 0) == valid.repeat(4, 0).repeat(4, 1)).all()
     at = near(valid).repeat(4, 0).repeat(4, 1)
     generator = load_generator(trained)
-    assert np.abs(sr - truth)[:, at].mean() < 0.007 * (generator.high - generator.low)
+    assert np.abs(sr - truth)[:, at].mean() < 0.002 * (generator.high - generator.low)
 
 
 def test_an_upscaled_image_keeps_its_place_and_its_nodata(trained, tmp_path):
