@@ -18,11 +18,12 @@ FLOORS = [
     {"trainables"},
     {"study"},
     {"store"},
-    {"cluster", "search", "upscale", "console"},
+    {"cluster", "search", "upscaling", "console"},
     {"tracking"},
     {"report"},
     {"run"},
     {"answers", "check", "interrupt", "options"},
+    {"starting"},
     {"commands"},
     {"__main__"},
 ]
@@ -39,7 +40,7 @@ LIBRARIES = {
     "matplotlib": {"report/figures", "report/palette"},
     "fsspec": {"store/objects"},
     "jinja2": {"report/files"},
-    "typer": {"answers", "commands", "options"},
+    "typer": {"answers", "commands", "options", "starting"},
     "ray": {"cluster", "run/feed", "run/runner", "run/reporting", "run/worker"},
 }
 HEAVY = {"torch", "ray", "optuna", "wandb", "matplotlib"}

@@ -87,7 +87,7 @@ class _Residual(nn.Module):
         return image
 
 
-class _ChannelAttention(nn.Module):
+class ChannelAttention(nn.Module):
     """Two convolutions whose channels are weighed by their means (Zhang et al. 2018, RCAN)."""
 
     def __init__(self, channels: int, kernel: int) -> None:
@@ -98,6 +98,7 @@ class _ChannelAttention(nn.Module):
         self.excite = _Conv(channels // SQUEEZE, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Weigh what two convolutions add; (batch, channels, h, w)."""
         y = self.second(self.first(x))
         weights = self.excite(functional.relu(self.squeeze(y.mean((2, 3), keepdim=True)))).sigmoid()
         image: Tensor = x + BLOCK_SCALE * y * weights
@@ -230,7 +231,7 @@ def _trunk(settings: GeneratorSettings) -> nn.Module:
         "standard": lambda: _Residual(channels, kernel, norm=True),
         "plain": lambda: _Residual(channels, kernel),
         "res": lambda: _Residual(channels, kernel, scale=BLOCK_SCALE),
-        "rcab": lambda: _ChannelAttention(channels, kernel),
+        "rcab": lambda: ChannelAttention(channels, kernel),
         "lka": lambda: _LargeKernel(channels, kernel),
     }
     return nn.Sequential(*(blocks[settings.block_type]() for _ in range(count)))

@@ -7,15 +7,15 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from trainables.errors import InvalidInput, Problem
-from tune_srgan.answers import FAILED, INTERRUPTED, INVALID, answers_problems, err, out
+from tune_srgan.answers import FAILED, INTERRUPTED, answers_problems, err, out
 from tune_srgan.cluster.addresses import is_dashboard, refuse_dead
-from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, do_on_head, only_here, refuse_relative, there
+from tune_srgan.cluster.remote import GIVEN_STUDY, RUN, refuse_relative, there
 from tune_srgan.console import duration, print_warnings
 from tune_srgan.interrupt import end_soon_after_ctrl_c, leave
 from tune_srgan.options import (
@@ -24,25 +24,27 @@ from tune_srgan.options import (
     Chosen,
     Concurrent,
     Dashboard,
+    Device,
     For,
     Formats,
+    Match,
+    Part,
     Storage,
     StudyName,
     TakeOver,
     Trials,
+    Where,
     named,
 )
-from tune_srgan.store.ending import StudyEnd
-from tune_srgan.store.fingerprint import OPTION
+from tune_srgan.starting import drive, flags, on_head, run_file
 from tune_srgan.store.records import StudyRecords, read_records
 from tune_srgan.store.studies import RUNS, find_study, study_in
-from tune_srgan.store.study_folder import StudyFolder, study_at
+from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.study.loading import load_study
 from tune_srgan.study.settings import Study
 
 if TYPE_CHECKING:
-    from trainables.imagery import Imagery
-    from tune_srgan.cluster.connection import Connection
+    pass
 
 HERE = Path(__file__).resolve().parent
 # beside the packages in a checkout, within this one where the project is installed from a wheel
@@ -68,7 +70,7 @@ def quickstart(context: typer.Context) -> None:
     connected = connection.connect(None)
     file = FULL if connected.joined is not None and nodes.has_gpus() else QUICKSTART
     out.print(f"No study named: running {_shown(file)}.", highlight=False)
-    _run(file, None, None, None, named(), connected=connected)
+    run_file(file, None, None, None, named(), connected=connected)
 
 
 @app.command()
@@ -85,7 +87,7 @@ def run(
     """Run a study, or go on with it."""
     if is_dashboard(address):
         submit(study, str(address), trials, concurrent, storage, take_over, accept_imagery)
-    _run(study, trials, concurrent, address, storage, take_over=take_over, accept_imagery=accept_imagery)
+    run_file(study, trials, concurrent, address, storage, take_over=take_over, accept_imagery=accept_imagery)
 
 
 @app.command()
@@ -105,8 +107,8 @@ def submit(
     refuse_relative(str(study), loaded.storage)
     print_warnings(warnings, err)
     # the head may have a place of its own for studies
-    arguments = [RUN, GIVEN_STUDY, "--storage", loaded.storage, *_flags(take_over, accept_imagery)]
-    _on_head(address, RUN, loaded.study, arguments, loaded)
+    arguments = [RUN, GIVEN_STUDY, "--storage", loaded.storage, *flags(take_over, accept_imagery)]
+    on_head(address, RUN, loaded.study, arguments, loaded)
 
 
 @app.command()
@@ -144,13 +146,13 @@ def resume(
     from tune_srgan.run.extending import extend_study
 
     if is_dashboard(address):
-        options = [*_flags(take_over, accept_imagery), *["--extend"] * extend]
-        _on_head(str(address), RUN, *there("resume", study, storage or RUNS, *options))
+        options = [*flags(take_over, accept_imagery), *["--extend"] * extend]
+        on_head(str(address), RUN, *there("resume", study, storage or RUNS, *options))
     refuse_dead(address)
     folder = find_study(study, storage)
     loaded = extend_study(folder, out) if extend else study_in(folder)
     imagery = check_parts(loaded, str(folder.study_file), folder.beside)
-    _drive(loaded, folder, imagery, address, take_over=take_over, accept_imagery=accept_imagery)
+    drive(loaded, folder, imagery, address, take_over=take_over, accept_imagery=accept_imagery)
 
 
 @app.command()
@@ -165,7 +167,7 @@ def status(
     from tune_srgan.report.status import print_status, standing
 
     if address:
-        _on_head(address, "status", *there("status", study, storage or RUNS, *(["--json"] * as_json)))
+        on_head(address, "status", *there("status", study, storage or RUNS, *(["--json"] * as_json)))
     folder, loaded, records = _found(study, storage)
     if as_json:
         sys.stdout.write(json.dumps(standing(loaded, folder, records), indent=1) + "\n")
@@ -199,7 +201,7 @@ def report(
         _refuse_beside("--address", {"--out": to})
         wanted = [option for kind in formats for option in ("--format", kind)]
         wanted += ["--watch"] * watch + ["--wandb"] * wandb
-        _on_head(address, "report", *there("report", study, storage or RUNS, *wanted))
+        on_head(address, "report", *there("report", study, storage or RUNS, *wanted))
     kinds = [format_named(name) for name in formats]
     folder, loaded, records = _found(study, storage)
     if wandb:
@@ -236,7 +238,7 @@ def best(
 
     if address:
         options = [] if trial is None else ["--trial", str(trial)]
-        _on_head(address, "best", *there("best", study, storage or RUNS, *options))
+        on_head(address, "best", *there("best", study, storage or RUNS, *options))
     folder, loaded, records = _found(study, storage)
     winner = write_best(loaded, folder, records)
     if trial is not None:
@@ -286,16 +288,22 @@ def judge(
 @app.command()
 @answers_problems
 def upscale(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="An image like those of the training.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="IN...", help="Images like those of the training; folders.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The GeoTIFF to write; of several images, a folder.")],
     weights: Annotated[Path, typer.Option(help="The best.pt of a study; or, with --config, a training's checkpoint.")],
     config: Annotated[Path | None, typer.Option(help="The training's YAML that a checkpoint is of.")] = None,
+    window: Part = None,
+    like: Annotated[Path | None, typer.Option(help="An image whose extent is wanted.")] = None,
+    match: Match = None,
+    device: Device = Where.AUTO,
+    cog: Annotated[bool, typer.Option(help="Lay the GeoTIFF out for the cloud, with overviews.")] = True,
 ) -> None:
-    """Super-resolve an image; the georeference is kept."""
-    from tune_srgan.upscale import upscale_file
+    """Super-resolve images; place, bands, colours, units and nodata are kept."""
+    from tune_srgan.upscaling.files import Wishes, window_of
+    from tune_srgan.upscaling.view import upscale_shown
 
-    width, height = upscale_file(source, target, weights, config)
-    out.print(Text(f"{target}: {width}×{height} px"), soft_wrap=True)
+    wishes = Wishes(window_of(window), like, match.value if match else None, cog, device.value)
+    upscale_shown(sources, target, weights, config, wishes, out, err)
 
 
 @app.command()
@@ -318,67 +326,6 @@ def _found(name: str, storage: str | None) -> tuple[StudyFolder, Study, StudyRec
     folder = find_study(name, storage)
     study = study_in(folder)
     return folder, study, read_records(study, folder.every_trial())
-
-
-def _on_head(address: str, kind: str, name: str, arguments: list[str], study: Study | None = None) -> NoReturn:
-    """Do it on the head of the cluster whose dashboard is at `address`; ends with its exit code."""
-    try:
-        code = do_on_head(address, kind, name, arguments, err, study)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    if code == INVALID and study is not None:
-        print_warnings(only_here(study), err)
-    raise typer.Exit(code)
-
-
-def _flags(take_over: bool, accept_imagery: bool) -> list[str]:
-    return ["--take-over"] * take_over + [OPTION] * accept_imagery
-
-
-def _run(
-    file: Path,
-    trials: int | None,
-    concurrent: int | None,
-    address: str | None,
-    storage: str | None,
-    connected: Connection | None = None,
-    take_over: bool = False,
-    accept_imagery: bool = False,
-) -> None:
-    from tune_srgan.check import check_parts
-
-    study, warnings = load_study(file)
-    study = study.changed(trials, concurrent, storage)
-    if connected is None:
-        refuse_dead(address)
-    imagery = check_parts(study, str(file), study.storage)
-    print_warnings([*warnings, *imagery.cautions()], err)
-    _drive(study, study_at(f"{study.storage}/{study.study}"), imagery, address, connected, take_over, accept_imagery)
-
-
-def _drive(
-    study: Study,
-    folder: StudyFolder,
-    imagery: Imagery,
-    address: str | None,
-    connected: Connection | None = None,
-    take_over: bool = False,
-    accept_imagery: bool = False,
-) -> None:
-    """Run a study that was found valid; say how to go on where it was interrupted, and why where nothing came of it."""
-    from tune_srgan.run.driver import Driver
-
-    driven = Driver(study, folder, out, err).drive(imagery, address, connected, take_over, accept_imagery)
-    if driven.ending.why is StudyEnd.INTERRUPTED:
-        said = "\nInterrupted. Everything up to the last reading of each trial is kept. Go on with:"
-        out.print(said, style="bold yellow")
-        out.print(Text(f"  python tune.py resume {folder.address}"), soft_wrap=True)
-        raise typer.Exit(INTERRUPTED)
-    if why := driven.why_failed():
-        if driven.ending.why is StudyEnd.FAULT:
-            why += f". Mend it, and go on with: python tune.py resume {folder.address}"
-        err.print(Text.assemble(("error ", "bold red"), why), soft_wrap=True)
-        raise typer.Exit(FAILED)
 
 
 def _refuse_beside(option: str, others: Mapping[str, object]) -> None:

@@ -45,6 +45,26 @@ class Other(StrEnum):
     OPENSR_SRGAN = "opensr-srgan"
 
 
+class Matched(StrEnum):
+    """What of an image's distribution is given to what is made of it."""
+
+    HISTOGRAM = "histogram"
+    MOMENTS = "moments"
+
+
+class Where(StrEnum):
+    """What an image is super-resolved on."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+Part = Annotated[
+    str | None, typer.Option("--window", metavar="COLUMN,ROW,WIDTH,HEIGHT", help="A part of each image, in its pixels.")
+]
+Match = Annotated[Matched | None, typer.Option(help="Make the distribution in each band that of the image.")]
+Device = Annotated[Where, typer.Option(help="Where it is computed; default: a GPU where there is one.")]
 Chosen = Annotated[
     int | None, typer.Option("--trial", help="Another trial than the winner, by its number; one of the front, say.")
 ]

@@ -17,7 +17,7 @@ from trainables.networks import Generator, upsample
 from trainables.normalization import normalization_of
 from trainables.unread import cautions
 from trainables.yaml_files import read_yaml
-from tune_srgan import upscale
+from tune_srgan import load_generator, upscale
 
 VALUES = [-2.0, 0.0, 0.1, 0.3, 1.0, 5000.0, 20000.0]
 ANSWERS = [-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 5.0]
@@ -155,21 +155,22 @@ def test_signed_ones_are_warned_of_once(name):
 
 
 @pytest.mark.parametrize("name", [*RECORDED, "scale"])
-def test_an_image_is_super_resolved_in_its_own_numbers(tmp_path, monkeypatch, name):
-    """With bicubic upsampling in the generator's place, all that is left are the way there and the way back."""
-    monkeypatch.setattr(upscale, "upscale_image", lambda _, image, factor: upsample(image[None], factor)[0])
+def test_an_image_is_super_resolved_in_its_own_numbers(tmp_path, name):
+    """By a generator that is bicubic upsampling all that is left are the way there and the way back."""
     configuration = tiny(**{"Data.normalization": name, "Data.scale": [50.0, 250.0]})
     top = {"scale": 200.0, "normalise_10k": 9000.0, "normalise_10k_signed": 9000.0}.get(name, 0.28)
     scale = {"scale": (50.0, 250.0)}.get(name, (0.0, 1.0))
+    plain = Generator(3, configuration.Generator)
+    torch.nn.init.zeros_(plain.last.conv.weight)
     content = {
-        "generator": Generator(3, configuration.Generator).state_dict(),
+        "generator": plain.state_dict(),
         "configuration": configuration.model_dump_json(),
         **{"low": scale[0], "high": scale[1], "step": 0},
     }
     torch.save(content, tmp_path / "best.pt")
     image = (textured(height=20, width=30) * 0.8 + 0.1) * top  # what bicubic overshoots stays above 0
     np.save(tmp_path / "in.npy", image)
-    upscale.upscale_file(tmp_path / "in.npy", tmp_path / "out.tif", tmp_path / "best.pt")
+    upscale(tmp_path / "in.npy", tmp_path / "best.pt", tmp_path / "out.tif")
     with rasterio.open(tmp_path / "out.tif") as written:
         found = written.read()
     expected = upsample(torch.from_numpy(image)[None], 4)[0].numpy()
@@ -184,6 +185,6 @@ def test_a_generator_of_before_knows_its_two_values(tmp_path):
     configuration["Data"] = {"dataset_type": "lrhrfolderdataset", "root_dir": "x", "normalization": "normalise_10k"}
     content = {"generator": Generator(3, tiny().Generator).state_dict(), "configuration": json.dumps(configuration)}
     torch.save(content | {"low": 0.0, "high": 10000.0, "step": 3}, tmp_path / "best.pt")
-    _, read, low, high = upscale.load_generator(tmp_path / "best.pt")
-    assert read.Data.dataset_type == "LRHRFolderDataset"
-    assert normalization_of(read.Data, low, high).normalize(torch.tensor([5000.0])).item() == 0.5
+    read = load_generator(tmp_path / "best.pt")
+    assert read.configuration.Data.dataset_type == "LRHRFolderDataset"
+    assert read.normalization.normalize(torch.tensor([5000.0])).item() == 0.5

@@ -1,4 +1,4 @@
-"""The commands: wrong input is answered at once and starts nothing; `train` and `upscale` do what they say."""
+"""The commands: wrong input is answered at once and starts nothing; `train` does what it says."""
 
 import functools
 import json
@@ -21,15 +21,12 @@ from tests.support.service import ROOT, wait_for
 from tests.support.studies import PATIENCE, loaded, open_study, small, write
 from tests.support.tiny import OWN
 from trainables.balance import Ruler, judge
-from trainables.networks import Generator, upsample
 from trainables.places import SAMPLE
-from trainables.schema import Configuration
 from tune_srgan import commands
 from tune_srgan.commands import app
 from tune_srgan.store.studies import study_in
 from tune_srgan.store.study_folder import StudyFolder
 from tune_srgan.store.trial_folder import TrialFolder
-from tune_srgan.upscale import upscale_image
 
 ORIGIN = Affine(30, 0, 500_000, 0, -30, 4_000_000)
 
@@ -367,91 +364,3 @@ def test_a_training_without_sample_images_ends_too(trained, tmp_path):
     said = invoke("train", write(folder, document, "plain.yaml"), "--out", tmp_path / "out")
     assert said.exit_code == 0, said.exception
     assert TrialFolder(tmp_path / "out").outcome() is not None
-
-
-def test_an_upscaled_image_keeps_its_place_and_its_nodata(trained, tmp_path):
-    image = cut(40, 56)
-    image[:, :8, :12] = 0
-    source, target = geotiff(tmp_path / "in.tif", image), tmp_path / "out.tif"
-    said = invoke("upscale", source, target, "--weights", trained[0] / "out" / "best.pt")
-    assert said.exit_code == 0
-    assert "224×160 px" in said.stdout
-    with rasterio.open(source) as low, rasterio.open(target) as high:
-        assert (high.width, high.height, high.count) == (4 * 56, 4 * 40, 3)
-        assert (high.crs, high.bounds) == (low.crs, low.bounds)  # all four corners
-        assert high.transform.a == low.transform.a / 4
-        assert (high.dtypes, high.nodata) == (low.dtypes, low.nodata)
-        sr, masks = high.read(), high.read_masks()
-    assert ((masks > 0) == (image > 0).repeat(4, 1).repeat(4, 2)).all()
-    # a hundred steps from bicubic: the picture is still there
-    bicubic = upsample(torch.from_numpy(image[None].astype(np.float32)), 4)[0].numpy()
-    difference = np.abs(sr - bicubic)[:, 48:, 64:]
-    assert difference.mean() < 0.1 * bicubic[:, 48:, 64:].std()
-
-
-def test_a_dark_pixel_does_not_become_nodata(tmp_path):
-    configuration = Configuration.model_validate(TRAINING)
-    plain = Generator(3, configuration.Generator)
-    torch.nn.init.zeros_(plain.last.conv.weight)  # bicubic and nothing else: it overshoots below 0 at the edge
-    torch.save(
-        {"generator": plain.state_dict(), "configuration": configuration.model_dump_json(), "low": 0.0, "high": 9000.0},
-        tmp_path / "best.pt",
-    )
-    image = np.full((3, 24, 24), 2, np.uint16)
-    image[:, 12:] = 9000
-    source, target = geotiff(tmp_path / "in.tif", image), tmp_path / "out.tif"
-    assert invoke("upscale", source, target, "--weights", tmp_path / "best.pt").exit_code == 0
-    with rasterio.open(target) as high:
-        assert high.read_masks().all()
-
-
-def inside(length, begins, ends):
-    """Which of `length` low-resolution pixels lie 2 or more from where a tile begins or ends, four times as large."""
-    edges = [*(range(begin, begin + 2) for begin in begins), *(range(end - 2, end) for end in ends)]
-    return torch.tensor([not any(pixel in edge for edge in edges) for pixel in range(length)]).repeat_interleave(4)
-
-
-def test_tiles_leave_no_seam():
-    # tiles of 128 that overlap by 16, the last of them by more: rows from 0, 112, 168; columns from 0, 20
-    image = torch.from_numpy(cut(296, 148)).float()
-    image = (image - image.min()) / (image.max() - image.min())
-    difference = (upscale_image(lambda tile: upsample(tile, 4), image, 4) - upsample(image[None], 4)[0]).abs().amax(0)
-    # bicubic looks 2 pixels far, so it knows too little at a tile's edge; everywhere else tiles must not be felt
-    rows, columns = inside(296, (112, 168), (128, 240)), inside(148, (20,), (128,))
-    assert difference[rows][:, columns].max() < 1e-5
-    # and there the tile counts for an eighth at most: under 1 % of the image's range
-    assert 0 < difference.max() < 0.01
-
-
-REFUSED = {  # what differs from a command line that is right, and the argument that is named
-    "missing image": ({"source": "no.tif"}, "source", "IN"),
-    "another band count": ({"source": "one_band.tif"}, "source", "IN"),
-    "no GeoTIFF": ({"target": "out.jpg"}, "target", "OUT"),
-    "missing folder": ({"target": "no/out.tif"}, "target", "OUT"),
-    "missing weights": ({"weights": "no.pt"}, "weights", "--weights"),
-    "no weights": ({"weights": "in.tif"}, "weights", "--weights"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_upscaled_is_refused(trained, tmp_path, name):
-    changed, which, key = REFUSED[name]
-    geotiff(tmp_path / "in.tif", cut(8, 8))
-    geotiff(tmp_path / "one_band.tif", cut(8, 8)[:1])
-    best = trained[0] / "out" / "best.pt"
-    place = {part: tmp_path / file for part, file in ({"source": "in.tif", "target": "out.tif"} | changed).items()}
-    place = {"weights": best} | place
-    said = invoke("upscale", place["source"], place["target"], "--weights", place["weights"])
-    assert said.exit_code == 2, said.exception
-    assert said.stderr.startswith(f"error {place[which]}: {key}: found ")
-    assert not place["target"].exists()
-
-
-def test_an_image_is_never_written_over_by_its_own(trained, tmp_path):
-    geotiff(tmp_path / "in.tif", cut(8, 8))
-    before = (tmp_path / "in.tif").read_bytes()
-    (tmp_path / "link.tif").symlink_to("in.tif")
-    for target in ("in.tif", "link.tif"):
-        said = invoke("upscale", tmp_path / "in.tif", tmp_path / target, "--weights", trained[0] / "out" / "best.pt")
-        assert (said.exit_code, "the image itself" in said.stderr) == (2, True)
-    assert (tmp_path / "in.tif").read_bytes() == before

@@ -41,7 +41,8 @@ from trainables.trainer import train
 from tune_srgan.search.sharing import SharedPretraining, Snapshots, expected_savings, points_of
 from tune_srgan.store.objects import storage_at
 from tune_srgan.study.loading import load_study
-from tune_srgan.upscale import load_generator, upscale_file
+from tune_srgan.upscaling.files import upscale
+from tune_srgan.upscaling.generator import load_generator
 
 CPU = torch.device("cpu")
 LIMIT_S, LIMIT_BYTES = 10, 2e9  # of one input, of all
@@ -673,11 +674,11 @@ def test_a_sealed_snapshot_of_something_else_costs_a_complaint(shared, folder, d
 
 def upscaled(weights):
     """A winner that loads can be used."""
-    generator, configuration, low, high = load_generator(weights)
+    generator = load_generator(weights)
     with torch.no_grad():
-        image = generator(torch.zeros(1, configuration.Model.in_bands, 8, 8))
-    assert image.shape[-1] == 8 * configuration.Generator.scaling_factor
-    return high - low
+        image = generator.network(torch.zeros(1, generator.bands, 8, 8))
+    assert image.shape[-1] == 8 * generator.factor
+    return generator.high - generator.low
 
 
 @fuzz(100)
@@ -714,4 +715,4 @@ def test_upscaling_any_image(folder, winner, file):
     name, content = file
     weights, source = put(folder / "best.pt", packed(winner)), put(folder / f"upscaled_{name}", content)
     with warnings.catch_warnings(action="ignore"):
-        answer(upscale_file, source, folder / "out.tif", weights)
+        answer(upscale, source, weights, folder / "out.tif")

@@ -50,7 +50,7 @@ def write_best(study: Study, folder: StudyFolder, records: StudyRecords) -> Tria
             write_atomically(kept, content)
         folder.fetch(best.trial.place, heavy=True)
         if best.trial.checkpoint.exists():
-            from tune_srgan.upscale import write_generator
+            from tune_srgan.upscaling.generator import write_generator
 
             write_generator(best.trial, folder.best_generator)
     return best

@@ -33,7 +33,7 @@ from tune_srgan.store.trial_folder import Proposer, TrialFolder
 from tune_srgan.study.loading import Kind, kind_of
 from tune_srgan.tracking.marks import owner_of, study_of, tracking_mode, tracking_of, where_said
 from tune_srgan.tracking.tracker import catch_up, followed, wait_until_sent
-from tune_srgan.upscale import write_generator
+from tune_srgan.upscaling.generator import write_generator
 
 OF_TRAININGS = "train"  # the folder of trainings in RUNS
 NAMED = 5  # keys in which another training differs

@@ -46,7 +46,7 @@ class StudyFiles:
     CLOCK = Item("clock.json", How.WHOLE, "seconds it has run, over all drivers", "run/budget", "run/budget, report")
     ENDING = Item("ending.json", How.WHOLE, "why its last driver stopped", "run/driver", "report, status")
     BEST_CONFIGURATION = Item("best.yaml", How.WHOLE, "the winner's configuration", "report/best", "a person, train")
-    BEST_GENERATOR = Item("best.pt", How.HEAVY, "the winner's generator", "upscale", "upscale")
+    BEST_GENERATOR = Item("best.pt", How.HEAVY, "the winner's generator", "upscaling/generator", "upscale")
     REPORT = Item("report.html", How.WHOLE, "the report; .md and .json beside it", "report/files", "a browser")
     REPORT_MARKDOWN = Item("report.md", How.WHOLE, "the report as text", "report/files", "a person")
     REPORT_DATA = Item("report.json", How.WHOLE, "the report's data", "report/files", "programs")
@@ -92,7 +92,7 @@ class TrialFiles:
     COMPLAINTS = Item(
         "complaints.log", How.LINES, "what went wrong and stopped nothing", "run, tracking", "report/data"
     )
-    GENERATOR = Item("best.pt", How.HEAVY, "the generator of a training by itself", "upscale", "upscale")
+    GENERATOR = Item("best.pt", How.HEAVY, "the generator of a training by itself", "upscaling/generator", "upscale")
     LEASE = Item(
         "lease", How.HERE, "of a training by itself, who trains it: numbered objects", "store/lease", "the same"
     )
