@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tune_srgan.answers import FAILED, INTERRUPTED, INVALID, err, out
 from tune_srgan.cluster.addresses import refuse_dead
-from tune_srgan.cluster.remote import only_here
+from tune_srgan.cluster.remote import do_on_head, only_here
 from tune_srgan.console import print_warnings
 from tune_srgan.store.ending import StudyEnd
 from tune_srgan.store.fingerprint import OPTION
