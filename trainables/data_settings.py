@@ -10,6 +10,8 @@ from trainables.kinds import PLACE_OF, Kind, as_its_kind, spelled
 from trainables.normalization import canonical
 from trainables.sections import LATER, RULER, UNREAD, Count, Place, Positive, Section, Share
 
+BandName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+
 
 class CustomNormalization(Section):
     """Two functions of a person's own, `module:function`, each called with a float tensor and the arguments."""
@@ -33,6 +35,7 @@ class DataSettings(Section):
     root_dir: Annotated[Place | None, LATER] = None  # of {train,val}/{LR,HR}, or of an ExampleDataset's hr_*.npz
     sen2naip_taco_file: Annotated[Place | None, LATER] = None
     test_path: Annotated[Place | None, LATER] = None  # as the above, of imagery that neither training nor choice sees
+    bands: Annotated[list[BandName], Field(min_length=1)] | None = None  # of scenes that are one file a band
     hr_names: str = "HR/{}"  # of pairs: files below train, val and test; what stands for {} is the same in both
     lr_names: str = "LR/{}"
     sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones

@@ -76,6 +76,8 @@ def _reader(file: Path) -> Reader:
     if suffix not in _READERS:
         known = ", ".join(sorted(suffixes()))
         raise Refused(f"a file whose suffix is '{suffix}'", f"Convert it to GeoTIFF; known are {known}.")
+    if suffix not in DRIVERS and len(parts(file)) > 1:
+        raise Refused("arrays of one band each", "Put the bands into one array.")
     return _READERS[suffix]
 
 

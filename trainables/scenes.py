@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.band_files import files_of, scenes_of
 from trainables.cache import WHOLE, cache, make_room, used
 from trainables.errors import InvalidInput, Problem, one_line
 from trainables.image_files import (
@@ -121,7 +122,7 @@ def _local(place: str, key: str) -> Path:
 
 
 def _scenes_in(source: Path, key: str, configuration: Configuration) -> Files:
-    return [(file, None) for file in _listed(source, key, required=True)]
+    return [(file, None) for file in _listed(source, key, configuration, required=True)]
 
 
 def _find_tiles(source: Path, key: str, configuration: Configuration) -> tuple[Files, Files]:
@@ -141,8 +142,8 @@ def _find_tiles(source: Path, key: str, configuration: Configuration) -> tuple[F
 def _tiles_in(source: Path, key: str, configuration: Configuration, required: bool = True) -> Files:
     """Pairs whose names fill in the templates of both sides, by default equal ones in HR and LR."""
     names = configuration.Data.hr_names, configuration.Data.lr_names
-    high_files = _listed(folder_of(source, names[0]), key, required)
-    low_files = _listed(folder_of(source, names[1]), key, required=False)
+    high_files = _listed(folder_of(source, names[0]), key, configuration, required)
+    low_files = _listed(folder_of(source, names[1]), key, configuration, required=False)
     high, low = sides(source, high_files, low_files, names)
     alone = [
         f"{len(names)} {one} without {other}: {_some(sorted(names))}"
@@ -193,12 +194,13 @@ _ALL_OF: dict[str, Callable[[Path, str, Configuration], Files]] = {  # all that 
 }
 
 
-def _listed(folder: Path, key: str, required: bool) -> list[Path]:
+def _listed(folder: Path, key: str, configuration: Configuration, required: bool) -> list[Path]:
     """The scenes at a path, of which there may be none where they are not required."""
     try:
         files, exists = scene_files(folder), folder.exists()
     except OSError as error:  # a name that is too long, a folder that is closed to us
         raise InvalidInput([Problem(str(folder), key, str(error.strerror), "imagery")]) from None
+    files = scenes_of(files, configuration.Data.bands, configuration.Model.in_bands, key)
     if not files and required:
         found = "no imagery in it" if exists else "no such file or folder"
         fix = "Point it at a file or folder of .tif, .png, .jpg, .jp2, .npy or .npz scenes."
@@ -338,7 +340,7 @@ def scene_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes() and file.is_file())
         return whole_images(sorted(files))
-    return [path] if path.is_file() else []
+    return [path] if all(file.is_file() for file in files_of(path)) else []
 
 
 def _read(file: Path, low_file: Path | None, configuration: Configuration, key: str) -> Raw:
