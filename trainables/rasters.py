@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.band_files import files_of
-from trainables.virtual import Refused, sources_of, stacked
+from trainables.errors import Refused as Refused  # who opens a raster meets it
+from trainables.virtual import sources_of, stacked
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader

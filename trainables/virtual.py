@@ -12,19 +12,10 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from trainables.errors import one_line
+from trainables.errors import Refused, one_line
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
-
-
-class Refused(Exception):
-    """Raised for a whole image whose values are none to train on: what it is, and what to do."""
-
-    def __init__(self, found: str, fix: str) -> None:
-        super().__init__(f"{found}. {fix}")
-        self.found, self.fix = found, fix
-
 
 ASSEMBLY = "Write the assembled image as GeoTIFF: gdal_translate FILE.vrt FILE.tif."
 ELEMENTS = {
