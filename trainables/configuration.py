@@ -144,6 +144,8 @@ def _disagreements(configuration: Configuration, file: str) -> list[Problem]:
          "Data.lr_scale", data.lr_scale, "[low, high] with low < high", ""),
         (data.dataset_type == "LRHRFolderDataset" and data.root_dir is None,
          "Data.root_dir", None, "a folder with {train,val}/{LR,HR}", ""),
+        (data.bands is not None and len(set(data.bands)) != bands,
+         "Data.bands", data.bands, f"{bands} different names, as many as Model.in_bands", ""),
         *((not is_template(name), f"Data.{key}", name, "a path with one {} in it, such as LR/{}x4.tif", "")
           for key, name in (("hr_names", data.hr_names), ("lr_names", data.lr_names))),
         (data.hr_names == data.lr_names, "Data.lr_names", data.lr_names, "another name than Data.hr_names", ""),

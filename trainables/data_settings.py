@@ -14,6 +14,7 @@ from trainables.sections import LATER, RULER, UNREAD, Count, Place, Positive, Se
 NO_SCENES = [
     f"*_{kind}.*" for kind in ("browse", "quicklook", "preview", "thumb", "thumbnail", "udm", "udm2", "mask", "qa")
 ]
+BandName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 
 
 class CustomNormalization(Section):
@@ -41,6 +42,7 @@ class DataSettings(Section):
     # of the files of folders, those that have a pattern: `*.tif`, `2024/*`; default: all that can be read
     include: Annotated[list[str] | None, LATER] = None
     exclude: Annotated[list[str], LATER] = [*NO_SCENES]
+    bands: Annotated[list[BandName], Field(min_length=1)] | None = None  # of scenes that are one file a band
     hr_names: str = "HR/{}"  # of pairs: files below train, val and test; what stands for {} is the same in both
     lr_names: str = "LR/{}"
     sen2naip_val_fraction: Share = 0.1  # of the file's pairs, its last ones

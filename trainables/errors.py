@@ -38,6 +38,14 @@ class InvalidInput(Exception):
         return (InvalidInput, (self.problems,))  # an exception that crosses processes keeps its parts
 
 
+class Refused(Exception):
+    """Raised for a whole image whose values are none to train on: what it is, and what to do."""
+
+    def __init__(self, found: str, fix: str) -> None:
+        super().__init__(f"{found}. {fix}")
+        self.found, self.fix = found, fix
+
+
 @contextlib.contextmanager
 def located(file: str, **known: str) -> Iterator[None]:
     """Say of problems that are found in this context which file they come from, and which `key` or what `found`."""

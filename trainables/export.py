@@ -21,7 +21,7 @@ HERE = {  # what a file there does not have: how a training is measured and comp
     *("Training.Losses.perceptual_weights", "Schedulers.armed", "Model.continue_training", "Model.load_checkpoint"),
     *("Generator.bicubic_skip", "Generator.inner_residual", "Discriminator.norm", "Discriminator.per_patch"),
     *("Discriminator.input_range", "Schedulers.cut", "Data.test_path", "Data.include", "Data.exclude"),
-    *("Data.lr_scale", "Data.hr_names", "Data.lr_names", "Logging.metric_weights"),
+    *("Data.bands", "Data.lr_scale", "Data.hr_names", "Data.lr_names", "Logging.metric_weights"),
 }
 IN_UNITS = {"Training.adv_loss_ramp_steps", "Training.EMA.update_after_step"}  # each batch of the game counts two there
 LOGGED_THERE = re.compile(r"(train|val)_metrics/\w+|validation/DISC_adversarial_loss|generator/\w+")

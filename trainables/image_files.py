@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.errors import InvalidInput, Problem, one_line
-from trainables.rasters import DRIVERS, Mask, about_bands, ground, parts, read_raster
-from trainables.virtual import Refused
+from trainables import rasters
+from trainables.errors import InvalidInput, Problem, Refused, one_line
+from trainables.rasters import DRIVERS, Mask, about_bands, ground, read_raster
 
 __all__ = [
     "Mask",
@@ -56,13 +55,18 @@ def where_valid(image: NDArray[Any], valid: Mask, nodata: float | None) -> Mask:
     return valid
 
 
+def parts(file: Path) -> list[Path]:
+    """List the files whose pixels an image has: itself, or one a band; and of a virtual raster what it is made of."""
+    try:
+        return rasters.parts(file)
+    except (Refused, OSError, ValueError):  # whoever reads it says what is wrong with it
+        return [file]
+
+
 def whole_images(files: list[Path]) -> list[Path]:
     """Leave out the files that others of them, virtual rasters, are made of."""
-    within = set()
-    for file in files:
-        if file.suffix.lower() == ".vrt":
-            with contextlib.suppress(Refused, OSError, ValueError):  # whoever reads it says what is wrong with it
-                within |= {part.resolve() for part in parts(file)[1:]}
+    virtual = (file for file in files if file.suffix.lower() == ".vrt")
+    within = {part.resolve() for file in virtual for part in parts(file)[1:]}
     return [file for file in files if file.resolve() not in within] if within else files
 
 
@@ -76,6 +80,8 @@ def _reader(file: Path) -> Reader:
     if suffix not in _READERS:
         known = ", ".join(sorted(suffixes()))
         raise Refused(f"a file whose suffix is '{suffix}'", f"Convert it to GeoTIFF; known are {known}.")
+    if suffix not in DRIVERS and len(parts(file)) > 1:
+        raise Refused("arrays of one band each", "Put the bands into one array.")
     return _READERS[suffix]
 
 

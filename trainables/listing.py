@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from trainables.band_files import files_of
 from trainables.data_settings import DataSettings
 from trainables.image_files import suffixes, whole_images
 
@@ -29,7 +30,7 @@ def images_in(place: Path, data: DataSettings) -> tuple[list[Path], list[LeftOut
     that is there already: each file is taken once. Patterns are of a name or of a path below the folder, in any case.
     """
     if not place.is_dir():
-        return ([place] if place.is_file() else []), []
+        return ([place] if all(file.is_file() for file in files_of(place)) else []), []
     files: list[Path] = []
     left_out: list[LeftOut] = []
     known: dict[Path, Path] = {}

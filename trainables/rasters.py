@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.virtual import Refused, sources_of
+from trainables.band_files import files_of
+from trainables.errors import Refused as Refused  # who opens a raster meets it
+from trainables.virtual import sources_of, stacked
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -52,8 +54,8 @@ class Ground(NamedTuple):
 
 
 def parts(file: Path) -> list[Path]:
-    """List the files whose pixels an image has: itself, and of a virtual raster those that it is made of."""
-    return [file, *sources_of(file, PARTS)] if file.suffix.lower() == ".vrt" else [file]
+    """List the files whose pixels an image has: itself, or one a band; and of a virtual raster what it is made of."""
+    return [file, *sources_of(file, PARTS)] if file.suffix.lower() == ".vrt" else files_of(file)
 
 
 @contextlib.contextmanager
@@ -62,12 +64,15 @@ def opened(file: Path) -> Iterator[DatasetReader]:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
-    for part in parts(file)[1:]:
-        with opened(part):  # by its suffix's driver; from a virtual raster GDAL opens it by what it holds
-            pass
+    name, driver = str(file), DRIVERS[file.suffix.lower()]
+    if driver == "VRT" or len(files_of(file)) > 1:
+        with contextlib.ExitStack() as held:
+            # each by its suffix's driver; from a virtual raster GDAL opens it by what it holds
+            sources = [held.enter_context(opened(part)) for part in parts(file) if part != file]
+            name, driver = (name if driver == "VRT" else stacked(sources)), "VRT"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.Env(**STRICT), rasterio.open(str(file), driver=DRIVERS[file.suffix.lower()]) as source:
+        with rasterio.Env(**STRICT), rasterio.open(name, driver=driver) as source:
             yield source
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.alike import Values, unlike, unpaired
+from trainables.band_files import scenes_of
 from trainables.data_settings import DataSettings
 from trainables.errors import InvalidInput, Problem
 from trainables.fetching import fetched, stamp
@@ -63,7 +64,7 @@ class Found:
     def named(self) -> dict[str, Path]:
         """Return the files that hold the scenes, by their paths below the folder that has them all."""
         files = {file for scene in (*self.train, *self.val) for file in scene if file is not None}
-        whole = {Path(within["file"]) if (within := _WITHIN.fullmatch(str(file))) else file for file in files}
+        whole = {part for file in files for part in _on_disk(file)}
         root = os.path.commonpath([file.parent for file in whole])
         return {file.relative_to(root).as_posix(): file for file in sorted(whole)}
 
@@ -73,8 +74,7 @@ class Found:
         told = []
         for file in files:
             within = _WITHIN.fullmatch(str(file))
-            wholes = [Path(within["file"])] if within else parts(file)
-            for whole in (one for one in wholes if one.exists()):
+            for whole in (one for one in _on_disk(file) if one.exists()):
                 size, when = stamp(whole)
                 told.append((str(file if within else whole), int(within["size"]) if within else size, when))
         return told
@@ -99,10 +99,16 @@ class Found:
         return groups[0], groups[1]
 
 
+def _on_disk(file: Path) -> list[Path]:
+    """The files whose content an image has."""
+    within = _WITHIN.fullmatch(str(file))
+    return [Path(within["file"])] if within else parts(file)
+
+
 def find_scenes(configuration: Configuration) -> Found:
     """Return the files that a configuration names; all that is missing is said at once."""
     data = configuration.Data
-    look = _Look(f"Data.{data.place_key}", data)
+    look = _Look(f"Data.{data.place_key}", data, configuration.Model.in_bands)
     train, val = _FINDERS[data.dataset_type](_local(data.place, look.key), look)
     return Found(data.place, look.key, train, val, tuple(look.left_out))
 
@@ -114,11 +120,11 @@ def find_test_scenes(configuration: Configuration) -> Found | None:
     """
     data = configuration.Data
     if data.test_path is not None:
-        look = _Look("Data.test_path", data)
+        look = _Look("Data.test_path", data, configuration.Model.in_bands)
         files = _ALL_OF[data.dataset_type](_local(data.test_path, look.key), look)
         return Found(data.test_path, look.key, [], files, tuple(look.left_out))
     if data.dataset_type == "LRHRFolderDataset":
-        look = _Look(f"Data.{data.place_key}", data)
+        look = _Look(f"Data.{data.place_key}", data, configuration.Model.in_bands)
         files = _tiles_in(_local(data.place, look.key) / TEST_TILES, look, required=False)
         return Found(f"{data.place}/{TEST_TILES}", look.key, [], files, tuple(look.left_out)) if files else None
     return None
@@ -130,6 +136,7 @@ class _Look:
 
     key: str
     data: DataSettings
+    bands: int
     left_out: list[LeftOut] = field(default_factory=list)
 
     def listed(self, folder: Path, required: bool) -> list[Path]:
@@ -139,6 +146,7 @@ class _Look:
         except OSError as error:  # a name that is too long, a folder that is closed to us
             raise InvalidInput([Problem(str(folder), self.key, str(error.strerror), "imagery")]) from None
         self.left_out.extend(left_out)
+        files = scenes_of(files, self.data.bands, self.bands, self.key)
         if not files and required:
             found = "no imagery in it" if exists else "no such file or folder"
             if left_out:

@@ -28,6 +28,7 @@ _NORMED = "Discriminator.model_type", "Discriminator.norm"
 READ_WHEN: dict[str, tuple[str, Callable[[object], bool]]] = {
     "Data.path": ("Data.dataset_type", _is("scenes")),
     "Data.root_dir": ("Data.dataset_type", _is("LRHRFolderDataset", "ExampleDataset")),
+    "Data.bands": ("Data.dataset_type", _is("scenes", "LRHRFolderDataset")),
     "Data.hr_names": ("Data.dataset_type", _is("LRHRFolderDataset")),
     "Data.lr_names": ("Data.dataset_type", _is("LRHRFolderDataset")),
     "Data.sen2naip_taco_file": ("Data.dataset_type", _is("SEN2NAIP")),

@@ -1,25 +1,21 @@
-"""Virtual rasters (.vrt): which files one names, read before GDAL does, which would follow it to any place.
+"""Virtual rasters: one made of one file a band; and which files a .vrt file names, read before GDAL follows it.
 
-Only what assembles whole local images is let through: element for element and attribute for attribute, since GDAL takes
-one for the other. Functions of pixels, other programs' formats, archives and addresses are refused.
+Of a .vrt only what assembles whole local images is let through: element for element and attribute for attribute, since
+GDAL takes one for the other. Functions of pixels, other programs' formats, archives and addresses are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
-from trainables.errors import one_line
+from trainables.errors import Refused, one_line
 
-
-class Refused(Exception):
-    """Raised for a whole image whose values are none to train on: what it is, and what to do."""
-
-    def __init__(self, found: str, fix: str) -> None:
-        super().__init__(f"{found}. {fix}")
-        self.found, self.fix = found, fix
-
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
 
 ASSEMBLY = "Write the assembled image as GeoTIFF: gdal_translate FILE.vrt FILE.tif."
 ELEMENTS = {
@@ -59,6 +55,31 @@ def sources_of(file: Path, suffixes: Container[str]) -> list[Path]:
             relative = element.attrib.get("relativeToVRT", "0") == "1"
             sources[_local(file, element.text or "", relative, suffixes)] = None
     return list(sources)
+
+
+def stacked(sources: Sequence[DatasetReader]) -> str:
+    """Return the virtual raster whose bands are these images. Refused where they do not lie on each other."""
+    first = sources[0]
+    grid = [(one.width, one.height, one.dtypes[0], one.crs, one.transform) for one in sources]
+    for source, its in zip(sources, grid, strict=True):
+        if source.count != 1 or "per_dataset" in {flag.name for flag in source.mask_flag_enums[0]}:
+            raise Refused(f"'{Path(source.name).name}' with bands or a mask of its own", "Give one plain band a file.")
+        if its != grid[0]:
+            sizes = f"{its[0]}×{its[1]} px of {its[2]} beside {grid[0][0]}×{grid[0][1]} px of {grid[0][2]}"
+            fix = "Bring all bands to one grid and type first, with gdalwarp."
+            raise Refused(f"bands that do not lie on each other: '{Path(source.name).name}' has {sizes}", fix)
+    place = "" if first.crs is None else f"<SRS>{escape(first.crs.to_wkt())}</SRS>"
+    if not first.transform.is_identity:
+        place += f"<GeoTransform>{', '.join(map(repr, first.transform.to_gdal()))}</GeoTransform>"
+    kind = "Byte" if first.dtypes[0] == "uint8" else first.dtypes[0].title().replace("Uint", "UInt")
+    bands = "".join(
+        f'<VRTRasterBand dataType="{kind}" band="{at}">'
+        + ("" if source.nodata is None else f"<NoDataValue>{source.nodata!r}</NoDataValue>")
+        + f"<SimpleSource><SourceFilename>{escape(str(Path(source.name).absolute()))}</SourceFilename>"
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        for at, source in enumerate(sources, start=1)
+    )
+    return f'<VRTDataset rasterXSize="{first.width}" rasterYSize="{first.height}">{place}{bands}</VRTDataset>'
 
 
 def _local(file: Path, name: str, relative: bool, suffixes: Container[str]) -> Path:

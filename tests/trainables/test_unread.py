@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.images import tiff
 from tests.support.perceptual import write_published
 from tests.support.studies import loaded, small, write
 from tests.support.tiny import BASE, begun, everything, textured, tiny
@@ -30,6 +31,7 @@ OTHER: dict[str, tuple[object, dict[str, object]]] = {
     "Data.dataset_type": ("LRHRFolderDataset", {"Data.root_dir": "pairs"}),
     "Data.path": ("other.npy", {}),
     "Data.root_dir": ("others", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
+    "Data.bands": (["c", "b", "a"], {"Data.path": "bands", "Data.bands": ["a", "b", "c"]}),
     "Data.hr_names": ("turned/{}", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
     "Data.lr_names": ("low/{}", {"Data.dataset_type": "LRHRFolderDataset", "Data.root_dir": "pairs"}),
     "Data.include": (["other.npy"], {"Data.path": "many"}),
@@ -146,6 +148,9 @@ def scenes(tmp_path_factory):
     holed = image.copy()
     holed[:, :40, :40] = 0.0
     np.save(folder / "zeros.npy", holed)
+    (folder / "bands").mkdir()
+    for name, band in zip("abc", image, strict=True):
+        (folder / "bands" / f"scene_{name}.tif").write_bytes(tiff(band[None]))
     (folder / "examples").mkdir()
     for index in range(22):
         shown = textured(height=48, width=48, seed=index).transpose(1, 2, 0)
@@ -217,6 +222,7 @@ IDLE: dict[str, tuple[object, dict[str, object]]] = {  # the same, where another
     "Data.percentiles": ([1.0, 99.0], {"Data.normalization": "identity"}),
     "Data.scale": ([0.1, 0.9], {}),
     "Data.root_dir": ("others", {}),
+    "Data.bands": (["a", "b", "c"], EXAMPLES),
     "Data.hr_names": ("turned/{}", {}),
     "Data.lr_names": ("low/{}", {}),
     "Data.include": (["other.npy"], EXAMPLES),

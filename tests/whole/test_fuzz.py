@@ -34,6 +34,7 @@ from trainables.configuration import dump_configuration, load_configuration
 from trainables.dotted import flatten, with_values
 from trainables.errors import InvalidInput
 from trainables.image_files import suffixes
+from trainables.places import SAMPLE
 from trainables.pretraining import pack
 from trainables.schema import Configuration
 from trainables.state import State
@@ -321,14 +322,26 @@ def tiff(image, nodata=None, **profile):
         return file.read()
 
 
-def written(save, *arguments):
+def written(save, *arguments, **options):
     found = io.BytesIO()
-    save(found, *arguments)
+    save(found, *arguments, **options)
     return found.getvalue()
 
 
-def picture(image, kind):
-    return written(Image.fromarray(image).save, kind)
+def picture(image, kind, **options):
+    return written(Image.fromarray(image).save, kind, **options)
+
+
+VRT = '<VRTDataset rasterXSize="256" rasterYSize="96">' + "".join(
+    f'<VRTRasterBand dataType="UInt16" band="{band}"><SimpleSource><SourceFilename>{{0}}</SourceFilename>'
+    f'<SourceBand>{band}</SourceBand><SrcRect xOff="400" yOff="400" xSize="256" ySize="96"/>'
+    '<DstRect xOff="0" yOff="0" xSize="256" ySize="96"/></SimpleSource></VRTRasterBand>'
+    for band in (1, 2, 3)
+)
+
+
+def virtual(source):
+    return VRT.format(source).encode() + b"</VRTDataset>"
 
 
 SCENE = (textured() * 255).astype("uint8")
@@ -340,6 +353,11 @@ FILES = {
     "deep.png": picture(SCENE[0].astype("uint16") * 99, "PNG"),
     "bits.png": picture(SCENE[0] > 99, "PNG"),
     "a.jpg": picture(SCENE.transpose(1, 2, 0), "JPEG"),
+    "a.webp": picture(SCENE.transpose(1, 2, 0), "WEBP", lossless=True),
+    "a.bmp": picture(SCENE.transpose(1, 2, 0), "BMP"),
+    "a.jp2": picture(SCENE.transpose(1, 2, 0), "JPEG2000"),
+    "a.ppm": picture(SCENE.transpose(1, 2, 0), "PPM"),
+    "a.vrt": virtual(SAMPLE),
     "a.npy": written(np.save, textured()),
     "b.npy": written(np.save, SCENE.transpose(1, 2, 0)),
     "a.npz": written(np.savez_compressed, SCENE),
@@ -471,11 +489,6 @@ def tiff_that_claims(path, side):
     return path.read_bytes()
 
 
-VRT = '<VRTDataset rasterXSize="256" rasterYSize="96">' + "".join(
-    f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename>{{0}}</SourceFilename>'
-    f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
-    for band in (1, 2, 3)
-)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 256 96\n%%EndComments\nshowpage\n%%EOF\n"
 REFUSED = {
     "huge.npy": lambda folder: npy_that_claims(3, 10**6, 10**6),
@@ -490,7 +503,7 @@ REFUSED = {
     "pickle.npy": lambda folder: pickle.dumps(Payload(folder / "executed")),
     "object.npy": lambda folder: written(np.save, np.array([Payload(folder / "executed")], object)),
     "object.npz": lambda folder: written(np.savez, np.array([Payload(folder / "executed")], object)),
-    "vrt.tif": lambda folder: VRT.format(put(folder / "a.tif", FILES["plain.tif"])).encode() + b"</VRTDataset>",
+    "vrt.tif": lambda folder: virtual(put(folder / "a.tif", FILES["plain.tif"])),
     "eps.png": lambda folder: EPS,  # Pillow would have Ghostscript draw it
 }
 

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables import rasters
-from trainables.errors import InvalidInput, Problem, one_line
+from trainables.errors import InvalidInput, Problem, Refused, one_line
 from trainables.image_files import Mask, read_image, where_valid
-from trainables.virtual import Refused
 from tune_srgan.upscaling.about import About, about
 from tune_srgan.upscaling.target import CACHE
 from tune_srgan.upscaling.windows import Area
