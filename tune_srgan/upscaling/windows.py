@@ -149,7 +149,16 @@ class Run:
         """Run it on one image."""
         return self.batch(values[None])[0]
 
-    @torch.inference_mode()
+    def in_float32(self, values: Tensor) -> Tensor:
+        """Run it on one image in float32, whatever the precision: without the noise of another's rounding."""
+        own, self._in_bf16 = self._in_bf16, False
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return self(values)
+        finally:
+            self._in_bf16 = own
+
+    @torch.no_grad()
     def batch(self, values: Tensor) -> Tensor:
         """Run it on several images at once."""
         scaled = self._normalization.normalize(values.to(self._device))
@@ -302,13 +311,13 @@ def _reach(run: Run, part: Tensor, field: int) -> int:
     The receptive field where that is half of the part.
     """
     height, width = part.shape[-2:]
-    whole, far = run(part), 0
+    whole, far = run.in_float32(part), 0
     scale = whole.shape[-1] // width
     for axis, length in ((-2, height), (-1, width)):
         cut = length // 3
         for first in (0, cut):  # the far end is cut off, or the near one
             kept = length - cut
-            cropped = run(part.narrow(axis, first, kept))
+            cropped = run.in_float32(part.narrow(axis, first, kept))
             changed = (cropped - whole.narrow(axis, first * scale, kept * scale)).abs().transpose(axis, -1)
             profile = changed.flatten(0, -2).amax(0).view(kept, scale).amax(1)  # by distance in pixels
             where = torch.nonzero(profile > TOLERANCE * run.spread).flatten()
