@@ -99,6 +99,7 @@ def upscale_file(job: Job, generator: TrainedGenerator, wishes: Wishes) -> Itera
         told = about.moved(within, factor)
         shape = (generator.bands, within.height * factor, within.width * factor)
         with Target(job.target, told, shape, out_type(pixels.dtype), factor, wishes.cog) as target:
+            target.open()
             done = 0
             for piece in super_resolve(
                 pixels, generator, device, within=within, nodata=told.nodata, match=wishes.match

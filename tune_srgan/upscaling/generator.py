@@ -112,7 +112,7 @@ def _fixed_scale(configuration: Configuration, file: str) -> tuple[float, float]
     return (0.0, 10000.0) if data.normalization == "normalise_10k" else (0.0, 1.0)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def checkerboard(generator: TrainedGenerator) -> float:
     """Return how far the means of a pixel's factor × factor parts lie apart in flat images; a share of the range.
 

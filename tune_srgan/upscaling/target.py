@@ -37,9 +37,12 @@ class Target:
         self._dataset: Any = None
 
     def __enter__(self) -> Target:
+        return self
+
+    def open(self) -> None:
+        """Create it under its temporary name; apart from entering, so that Ctrl-C meanwhile leaves nothing, either."""
         with self._environment():
             self._dataset = self._create()
-        return self
 
     def write(self, piece: Piece) -> None:
         """Write a piece while the next one is computed."""

@@ -28,7 +28,7 @@ BLOCK = 512  # high-resolution pixels: windows end where blocks of a file do, so
 TOLERANCE = 1e-4  # of the range: what a window's cut may change where its margin is measured; promised are 1e-3
 NEAR = 24  # low-resolution pixels: a receptive field up to this is the margin; a larger one is measured
 SAMPLE, SAMPLES = 192, 9  # side and number of the parts of an image that are measured on
-MEMORY_CPU = 500e6  # bytes for a network's features in a window
+MEMORY_CPU = 500e6  # bytes for what a window takes while it is computed
 SIDE = 1280  # low-resolution pixels: with larger windows nothing is gained
 MATCHED, QUANTILES = 25, 1025  # parts of an image that its distribution is taken from, and points of a histogram's map
 Match = Literal["histogram", "moments"]
@@ -115,7 +115,7 @@ def super_resolve(
     """
     run = Run(generator, device)
     height, width, dtype = pixels.height, pixels.width, out_type(pixels.dtype)
-    side, plan = _side(generator.configuration.Generator, device), Plan(max(height, width), max(height, width))
+    side, plan = _side(generator, device), Plan(max(height, width), max(height, width))
     with contextlib.ExitStack() as held, ThreadPoolExecutor(1) as reader:
         if max(height, width) > side:
             held.enter_context(_same_means(generator.network, run, pixels))
@@ -150,7 +150,16 @@ class Run:
         """Run it on one image."""
         return self.batch(values[None])[0]
 
-    @torch.inference_mode()
+    def in_float32(self, values: Tensor) -> Tensor:
+        """Run it on one image in float32, whatever the precision: without the noise of another's rounding."""
+        own, self._in_bf16 = self._in_bf16, False
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return self(values)
+        finally:
+            self._in_bf16 = own
+
+    @torch.no_grad()
     def batch(self, values: Tensor) -> Tensor:
         """Run it on several images at once."""
         scaled = self._of_lr.normalize(values.to(self._device))
@@ -275,15 +284,16 @@ def matching(match: Match, run: Run, parts: list[tuple[NDArray[np.float32], Mask
     return mapped
 
 
-def _side(settings: GeneratorSettings, device: torch.device) -> int:
-    """The largest window, in low-resolution pixels: three times the features at full size are there at once."""
-    memory, most = MEMORY_CPU, SIDE
+def _side(generator: TrainedGenerator, device: torch.device) -> int:
+    """The largest window that the memory holds, in low-resolution pixels."""
+    settings, memory = generator.configuration.Generator, MEMORY_CPU
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[0] / 3
-    per_pixel = 3 * 4 * settings.n_channels * settings.scaling_factor**2
+    # at full size: three times the features at once, and up to eight times the image on its way to a file's numbers
+    numbers = (3 * settings.n_channels + 8 * generator.bands) * settings.scaling_factor**2
     if settings.is_dense:
-        per_pixel = max(per_pixel, 3 * 4 * (settings.n_channels + 4 * max(16, settings.growth_channels)))
-    return min(most, math.isqrt(int(memory / per_pixel)))
+        numbers = max(numbers, 3 * (settings.n_channels + 4 * max(16, settings.growth_channels)))
+    return min(SIDE, math.isqrt(int(memory / (4 * numbers))))
 
 
 def _plan(settings: GeneratorSettings, side: int, run: Run, pixels: Pixels) -> Plan:
@@ -302,13 +312,13 @@ def _reach(run: Run, part: Tensor, field: int) -> int:
     The receptive field where that is half of the part.
     """
     height, width = part.shape[-2:]
-    whole, far = run(part), 0
+    whole, far = run.in_float32(part), 0
     scale = whole.shape[-1] // width
     for axis, length in ((-2, height), (-1, width)):
         cut = length // 3
         for first in (0, cut):  # the far end is cut off, or the near one
             kept = length - cut
-            cropped = run(part.narrow(axis, first, kept))
+            cropped = run.in_float32(part.narrow(axis, first, kept))
             changed = (cropped - whole.narrow(axis, first * scale, kept * scale)).abs().transpose(axis, -1)
             profile = changed.flatten(0, -2).amax(0).view(kept, scale).amax(1)  # by distance in pixels
             where = torch.nonzero(profile > TOLERANCE * run.spread).flatten()
