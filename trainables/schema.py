@@ -26,6 +26,7 @@ from trainables.sections import (
     Role,
     Section,
     Share,
+    WandbName,
     Weight,
     field_at,
     section_of,
@@ -270,8 +271,8 @@ class WandbSettings(Section):
     """Weights & Biases, of a training by itself; a study's own `tracking` decides about its trials."""
 
     enabled: bool = False
-    entity: str | None = None
-    project: str | None = None
+    entity: WandbName | None = None
+    project: WandbName | None = None
 
 
 class LoggingSettings(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 
@@ -21,6 +21,17 @@ class Role(Enum):
 RULER, MACHINE, LATER, UNREAD = Role
 
 Place = Annotated[str, Field(min_length=1)]  # a path or URL as it was written; whoever resolves it checks it
+WANDB_LETTERS, WANDB_REFUSES = 128, "/\\#?%:"  # by wandb's own rules of a project's name
+
+
+def _for_wandb(name: str) -> str:
+    """ValueError where no project or entity there can have that name: found when its first run is opened, else."""
+    if len(name) > WANDB_LETTERS or set(WANDB_REFUSES) & set(name):
+        raise ValueError(f"a name of at most {WANDB_LETTERS} characters with none of {' '.join(WANDB_REFUSES)}")
+    return name
+
+
+WandbName = Annotated[str, AfterValidator(_for_wandb)]  # of a project or an entity
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]

@@ -1,7 +1,11 @@
 """The cluster files pass Ray's own validation, and ours of what that lets pass; so does the lock they install from."""
 
 import copy
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
 from ray.autoscaler.tags import (
     TAG_RAY_NODE_KIND,
     TAG_RAY_NODE_NAME,
@@ -43,6 +47,7 @@ LAUNCHER_COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "h
 SECRET_VALUE = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|\b[0-9a-f]{32}|[A-Za-z0-9+/]{40}")
 SECRET_NAME = re.compile(r"(?i)(.+[_-](key|token)|(.*[_-])?(password|secret|token))$")
 GONE = object()
+NEEDED = ("clusters", "data", "search_spaces", "trainables", "tune_srgan", "pyproject.toml", "tune.py")
 
 
 def load(kind: str) -> dict[str, Any]:
@@ -93,8 +98,10 @@ def launcher(kind: str, config: dict[str, Any]) -> Iterator[tuple[bool, str]]:
     yield "cluster_name" in config, "no cluster_name"
     yield config.get("max_workers", 0) > 0, "no max_workers"
     yield config.get("idle_timeout_minutes", 0) > 0, "no idle_timeout_minutes"
-    yield config.get("file_mounts", {}).get("~/tune-srgan") == ".", "the checkout does not reach the nodes"
-    yield "~/.ray/auth_token" in config.get("file_mounts", {}), "no token reaches the nodes"
+    mounts = config.get("file_mounts", {})
+    yield all(mounts.get(f"~/tune-srgan/{part}") == part for part in NEEDED), "the checkout does not reach the nodes"
+    yield "." not in mounts.values(), "Ray reads the whole checkout"
+    yield "~/.ray/auth_token" in mounts, "no token reaches the nodes"
     yield all(line.startswith(". ~/tune-srgan/clusters/node.sh; ") for line in starts), "Ray starts without node.sh"
     yield "--dashboard-host=127.0.0.1" in head, "the dashboard is not the head's alone"
     yield any("setup_node.sh" in line for line in commands["setup"]), "the nodes do not install the lock"
@@ -249,7 +256,9 @@ def test_five_places_are_marked(kind):
         ("aws", put("head_start_ray_commands/0", "ray stop --address=0.0.0.0:6379"), "open to every address"),
         ("aws", put("head_start_ray_commands/1", ". ~/tune-srgan/clusters/node.sh; ray start --head"), "dashboard"),
         ("aws", put("worker_start_ray_commands/1", "ray start --address=$RAY_HEAD_IP:6379"), "without node.sh"),
-        ("aws", put("file_mounts", {"~/tune-srgan": "."}), "no token"),
+        ("aws", lambda config: config["file_mounts"].pop("~/.ray/auth_token"), "no token"),
+        ("gcp", lambda config: config["file_mounts"].pop("~/tune-srgan/search_spaces"), "does not reach the nodes"),
+        ("local", lambda config: config["file_mounts"].update({"~/tune-srgan": "."}), "Ray reads the whole checkout"),
         ("aws", put("setup_commands/2", "pip install ray==2.59.0"), "versions beside the lock's"),
         ("aws", put("setup_commands/2", "export WANDB_API_KEY=abc"), "looks like a secret"),
         ("aws", put("setup_commands/2", "echo AKIAABCDEFGHIJKLMNOP"), "looks like a secret"),
@@ -317,6 +326,43 @@ def test_ray_starts_these_machines_on_aws(tmp_path, monkeypatch):
     resources = {name: node_type["resources"] for name, node_type in config["available_node_types"].items()}
     assert resources.pop("head") == {"CPU": 0}
     assert {(found["CPU"], found["GPU"]) for found in resources.values()} == {(8, 1)}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout as people have it: a study of their own beside ours, an environment, links that lead nowhere."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tmp_path / "checkout" / name)
+    place = tmp_path / "checkout"
+    study = (place / "search_spaces/quickstart.yaml").read_text(encoding="utf-8")
+    (place / "search_spaces/mine.yaml").write_text(study.replace("study: quickstart", "study: mine"))
+    (place / ".venv/bin").mkdir(parents=True)
+    for link in (".venv/bin/python", "imagery"):
+        (place / link).symlink_to("/nowhere/at/all")
+    return place
+
+
+@pytest.mark.parametrize("kind", set(FILES) - {"kuberay"})
+def test_what_is_mounted_is_all_that_a_node_needs_and_nothing_else(kind, checkout, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkout)
+    mounts = {far: near for far, near in load(kind)["file_mounts"].items() if far.startswith("~/tune-srgan/")}
+    hash_runtime_conf(mounts, None, load(kind))  # as `ray up` begins; it opens every file
+    node = tmp_path / "node"
+    for far, near in mounts.items():
+        place = node / far.removeprefix("~/tune-srgan/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (checkout / near).is_dir() else shutil.copyfile)(checkout / near, place)
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for said in (
+        ["-c", "import setuptools.build_meta as build; print(build.prepare_metadata_for_build_editable('.'))"],
+        ["tune.py", "check", "search_spaces/mine.yaml"],
+    ):
+        done = subprocess.run([sys.executable, *said], cwd=node, env=outside, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "search_spaces/mine.yaml is a valid study" in done.stdout
 
 
 def test_the_lock_is_of_this_project_and_by_hashes():

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from tests.support.service import TUNE
 from tests.support.studies import (
@@ -16,6 +17,7 @@ from tests.support.studies import (
     made,
     never_begun,
     records_in,
+    small,
 )
 from trainables.merits import MERITS
 from trainables.outcome import End
@@ -23,6 +25,7 @@ from tune_srgan.report.best import write_best
 from tune_srgan.report.data import report_data
 from tune_srgan.report.figures import MARKS
 from tune_srgan.report.files import Format, html, markdown, write
+from tune_srgan.report.handover import write_for_opensr
 from tune_srgan.search.importance import importances
 from tune_srgan.store import lease
 from tune_srgan.store.studies import study_in
@@ -382,3 +385,15 @@ def test_a_port_that_is_taken_is_one_clear_error(real):
     assert ended.returncode == 2
     assert f"port {port}" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_ruined_generator_is_not_handed_over(tmp_path, capsys):
+    document = small()
+    document["training"]["Generator"] = {"n_blocks": 1, "n_channels": 4, "large_kernel_size": 3}
+    document["training"]["Discriminator"] = {"model_type": "patchgan", "n_blocks": 2, "base_channels": 4}
+    study, folder = made(tmp_path, ["ruined"], document)
+    (record,) = records_in(study, folder).search
+    record.trial.checkpoint.write_bytes(b"what is left of it")
+    write_for_opensr(study, folder, record, tmp_path, Console(), Console(stderr=True, width=200))
+    assert "its checkpoint is not handed out" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.glob("small-*")] == ["small-opensr-srgan.yaml"]

@@ -106,6 +106,24 @@ def test_a_name_that_is_none_is_refused_with_those_there_are(key, value, sentenc
     assert sentence in f"{found.expected} {found.fix}"
 
 
+@pytest.mark.parametrize("key", ["project", "entity"])
+@pytest.mark.parametrize("name", [*(f"a{letter}b" for letter in "/\\#?%:"), "a" * 129])
+def test_a_name_that_wandb_cannot_take_is_refused(key, name):
+    """By its own judgement, too, which it gives as a run is opened."""
+    wandb = pytest.importorskip("wandb")
+    with pytest.raises(wandb.errors.UsageError):
+        wandb.Settings(project=name)
+    (found,) = problems(with_values(BASE, {f"Logging.wandb.{key}": name}))
+    assert (found.key, found.expected) == (
+        f"Logging.wandb.{key}",
+        "a name of at most 128 characters with none of / \\ # ? % :",
+    )
+    assert (
+        wandb.Settings(project="a" * 128).project
+        == tiny(**{f"Logging.wandb.{key}": "a" * 128}).Logging.wandb.__dict__[key]
+    )
+
+
 def test_a_dotted_key_at_the_top_is_an_unknown_key_whatever_its_value():
     (found,) = problems({"Training.Losses.r1_gamma": 5.0})
     assert (found.key, found.found) == ("Training.Losses.r1_gamma", "an unknown key")
@@ -118,7 +136,7 @@ def test_a_dotted_key_at_the_top_is_an_unknown_key_whatever_its_value():
     "Training.gpus": st.none() | st.integers(0, 8) | st.lists(st.integers(0, 8)),
     "Training.seed": st.integers(0, 2**63),
     "Data.nodata": st.none() | st.floats(allow_nan=False),
-    "Logging.wandb.project": st.none() | st.text(),
+    "Logging.wandb.project": st.none() | st.text(st.characters(exclude_characters="/\\#?%:"), max_size=128),
 }))  # fmt: skip
 def test_load_dump_load_is_the_identity(tmp_path_factory, values):
     once = tiny(**values)

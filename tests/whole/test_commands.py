@@ -144,6 +144,11 @@ def at_test_path(file):
 WRONG = {  # what is done to the small study, the file and the key that are named
     "unknown key": (put("search", trails=3), "unknown key.yaml", "search.trails"),
     "wrong type": (put("search", trials="many"), "wrong type.yaml", "search.trials"),
+    "project that W&B refuses": (
+        put(tracking={"wandb": {"project": "a/b"}}),
+        "project that W&B refuses.yaml",
+        "tracking.wandb.project",
+    ),
     "empty range": (put("space", PATIENCE, int=[9, 3]), "empty range.yaml", f"space.{PATIENCE}"),
     "object store": (put(storage="nowhere://bucket/runs"), "object store.yaml", "storage"),
     "missing imagery": (imagery("nowhere.tif"), "nowhere.tif", "Data.path"),

@@ -105,7 +105,7 @@ def why_no_dashboard(url: str) -> str:
 
     def ask() -> str:
         try:
-            urllib.request.urlopen(f"{url.rstrip('/')}/api/version", timeout=ANSWER_S).close()  # noqa: S310
+            urllib.request.urlopen(f"{url.rstrip('/')}/api/version", timeout=ANSWER_S).close()
         except urllib.error.HTTPError:
             pass  # it answers: Ray's client says what it lacks
         except ValueError as error:

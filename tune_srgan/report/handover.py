@@ -12,6 +12,7 @@ from trainables.dotted import flatten
 from trainables.errors import InvalidInput, Problem
 from trainables.export import inexpressible, why_not, written
 from trainables.opensr import tiles_of
+from trainables.outcome import End
 from trainables.yaml_files import write_yaml
 from tune_srgan.console import print_warnings
 from tune_srgan.store.objects import write_atomically
@@ -47,7 +48,9 @@ def write_for_opensr(
     write_atomically(file, note + write_yaml(written(configuration, study.original, epoch)))
     folder.fetch(best.trial.place, heavy=True)
     files = [file]
-    if best.trial.checkpoint.exists():
+    if best.end is End.RUINED:
+        said.append("No image is left in what this trial trained: its checkpoint is not handed out.")
+    elif best.trial.checkpoint.exists():
         state = State.load(best.trial.checkpoint, configuration, torch.device("cpu"))
         lightning.write(state, checkpoint, state.step // epoch if epoch else 0)
         files.append(checkpoint)

@@ -17,7 +17,7 @@ from trainables.dotted import with_values
 from trainables.errors import InvalidInput
 from trainables.merits import MERITS, QUALITY
 from trainables.schema import Configuration, NashSettings
-from trainables.sections import Place, Section
+from trainables.sections import Place, Section, WandbName
 from trainables.yaml_files import write_yaml
 from tune_srgan.study.space import Parameter, Value
 
@@ -115,8 +115,8 @@ class WandbTracking(Section):
     """Weights & Biases."""
 
     mode: WandbMode = "offline"
-    project: str = "tune-srgan"
-    entity: str | None = None
+    project: WandbName = "tune-srgan"
+    entity: WandbName | None = None
 
 
 class Tracking(Section):
