@@ -69,6 +69,8 @@ def opened(file: Path) -> Iterator[DatasetReader]:
         with contextlib.ExitStack() as held:
             # each by its suffix's driver; from a virtual raster GDAL opens it by what it holds
             sources = [held.enter_context(opened(part)) for part in parts(file) if part != file]
+            for source in sources:
+                refuse_colours(source)
             name, driver = (name if driver == "VRT" else stacked(sources)), "VRT"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -100,9 +102,10 @@ def read_window(source: DatasetReader, window: Any = None) -> tuple[NDArray[Any]
     valid = np.ones(image.shape[1:], bool)
     for band in _masked(source, bands):
         valid &= source.read_masks(band, window=window) > 0
-    for values, band in zip(image, bands, strict=True):  # GDAL's masks know either a mask or nodata
-        if source.nodatavals[band - 1] is not None:
-            valid &= values != source.nodatavals[band - 1]
+    for values, band in zip(image, bands, strict=True):
+        nodata = source.nodatavals[band - 1]
+        if nodata is not None and "nodata" not in _flags(source, band):  # beside a mask GDAL's masks forget it
+            valid &= values != nodata
     for band in alphas:
         valid &= source.read(band, window=window) >= _opaque(source, band)
     table = colour_table(source)
@@ -160,8 +163,11 @@ def refuse_colours(source: DatasetReader) -> None:
     if named or not (space in COLOURS or (space == "YCbCr" and compressed)):
         found = f"colours in {space if space not in COLOURS else '/'.join(sorted(named))}"
         raise Refused(found, "Convert it to RGB with a program that knows its colour profile.")
-    if "palette" in {kind.name for kind in source.colorinterp} and source.count - len(alpha_of(source)) > 1:
-        raise Refused("a band of indices beside others", "Give the colours themselves as bands.")
+    if "palette" in {kind.name for kind in source.colorinterp}:
+        beside, kind = source.count - len(alpha_of(source)) > 1, source.dtypes[0]
+        if beside or kind not in {"uint8", "uint16"}:
+            found = f"a palette's indices {'beside other bands' if beside else f'of type {kind}'}"
+            raise Refused(found, "Give the colours themselves as bands.")
 
 
 def _refuse_cut_off(source: DatasetReader) -> None:
@@ -205,9 +211,13 @@ def affordable(bands: int, height: int, width: int, itemsize: int) -> None:
 
 def _masked(source: DatasetReader, bands: list[int]) -> list[int]:
     """The bands whose masks say something; of one mask for all, the first."""
-    flags = {band: {flag.name for flag in source.mask_flag_enums[band - 1]} for band in bands}
+    flags = {band: _flags(source, band) for band in bands}
     own = [band for band in bands if not flags[band] & {"all_valid", "alpha"}]
     return own[:1] if all("per_dataset" in flags[band] for band in own) else own
+
+
+def _flags(source: DatasetReader, band: int) -> set[str]:
+    return {flag.name for flag in source.mask_flag_enums[band - 1]}
 
 
 def _opaque(source: DatasetReader, band: int) -> float:

@@ -35,8 +35,8 @@ PHOTOMETRIC = {"grey": 1, "rgb": 2, "palette": 3, "cmyk": 5, "lab": 8}
 EXTRA = {"other": 0, "premultiplied": 1, "alpha": 2}
 
 
-def tiff(image, kind="grey", extra=(), palette=None):
-    """TIFF of (bands, H, W); `extra`: what its last bands are; `palette`: (256, 3)."""
+def tiff(image, kind="grey", extra=(), palette=None, nodata=""):
+    """TIFF of (bands, H, W); `extra`: what its last bands are; `palette`: (256, 3); `nodata`: as GDAL's tag has it."""
     bands, height, width = image.shape
     numbers = {"u": 1, "i": 2, "f": 3, "c": 6}[image.dtype.kind]
     content = np.ascontiguousarray(np.moveaxis(image, 0, 2)).astype(image.dtype.newbyteorder("<")).tobytes()
@@ -49,6 +49,7 @@ def tiff(image, kind="grey", extra=(), palette=None):
         *([(320, short, (palette.T.astype(int) * 257).ravel().tolist())] if palette is not None else []),
         *([(338, short, [EXTRA[name] for name in extra])] if extra else []),
         (339, short, [numbers] * bands),
+        *([(42113, "c", [bytes([letter]) for letter in nodata.encode() + b"\0"])] if nodata else []),
     ]  # fmt: skip
     after = 8 + 2 + 12 * len(entries) + 4
     values, directory = b"", struct.pack("<H", len(entries))
@@ -57,7 +58,7 @@ def tiff(image, kind="grey", extra=(), palette=None):
     packed[273] = struct.pack("<I", begin)
     for tag, unit, given in entries:
         value = packed[tag]
-        directory += struct.pack("<HHI", tag, {"H": 3, "I": 4}[unit], len(given))
+        directory += struct.pack("<HHI", tag, {"c": 2, "H": 3, "I": 4}[unit], len(given))
         directory += value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", after + len(values))
         values += value if len(value) > 4 else b""
     return struct.pack("<2sHI", b"II", 42, 8) + directory + struct.pack("<I", 0) + values + content
