@@ -163,6 +163,31 @@ def test_channel_attention_has_the_same_means_in_every_window(small_windows, mon
     assert np.abs(sr - in_one_piece(generator, image)).max() < 1e-2 * (HIGH - LOW)
 
 
+class Endless:
+    """An image of 40 000 × 40 000 pixels that is nowhere, and the largest part that was asked for."""
+
+    height = width = 40_000
+    dtype = np.dtype(np.uint16)
+    largest = 0
+
+    def read(self, area):
+        self.largest = max(self.largest, area.height * area.width)
+        image = np.random.default_rng(area.top + area.left).integers(LOW, HIGH, (3, area.height, area.width), np.uint16)
+        valid = np.ones(image.shape[1:], bool)
+        valid[:5, :5] = False  # holes are filled from a wider part
+        return image, valid
+
+
+@pytest.mark.parametrize("name", ["plain", "channel attention"])
+def test_no_part_grows_with_the_image(small_windows, name):
+    image, generator = Endless(), drawn(**NETWORKS[name])
+    pieces = super_resolve(image, generator, CPU, match="moments")
+    for _ in range(3):
+        assert next(pieces).image.size <= 3 * (80 * 4) ** 2
+    pieces.close()
+    assert image.largest <= 192**2
+
+
 def test_a_part_is_cut_out_of_the_whole(small_windows):
     generator = drawn(**NETWORKS["plain"])
     image = cut(150, 116).astype(np.float32)

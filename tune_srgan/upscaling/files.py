@@ -152,10 +152,11 @@ def upscale(
     wishes = Wishes(window, None, match, cog, device)
     if isinstance(image, (str, Path)):
         if out is not None:
-            [job] = jobs([Path(image)], Path(out), generator, wishes)
-            for _ in upscale_file(job, generator, wishes):
-                pass
-            return job.target
+            work = jobs([Path(image)], Path(out), generator, wishes)
+            for job in work:
+                for _ in upscale_file(job, generator, wishes):
+                    pass
+            return work[0].target if len(work) == 1 else Path(out)
         problems = _unfit(Path(image), generator, wishes)
         if problems:
             raise InvalidInput(problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import threading
 import warnings
 from collections.abc import Iterator
@@ -64,7 +65,8 @@ class Target:
         self._writer.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception), self._environment():
             self._dataset.close()  # what is half-written is thrown away
-        for file in self._temporary:
+        # GDAL has more beside its copy while it makes overviews
+        for file in self._file.parent.glob(f"{glob.escape(self._file.name)}.*{TEMPORARY.strip('.')}"):
             file.unlink(missing_ok=True)
 
     def _wait(self) -> None:
