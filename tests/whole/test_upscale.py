@@ -1,5 +1,6 @@
 """`upscale`: equal to the image in one piece, no halo at holes, and all that a file says of itself kept or scaled."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -645,7 +646,9 @@ def test_an_interrupted_one_leaves_nothing(tmp_path):
     weights = bicubic(tmp_path / "b.pt", 3, high=HIGH)
     command = [sys.executable, "tune.py", "upscale", str(tmp_path / "in.tif"), str(tmp_path / "out.tif")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*command, "--weights", str(weights)], cwd=ROOT, env=environment) as process:
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
+    begun = subprocess.Popen([*command, "--weights", str(weights)], cwd=ROOT, env=environment, preexec_fn=heard)
+    with begun as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "out.tif.tmp").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
