@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainables.errors import InvalidInput, Problem
-from trainables.image_files import suffixes
+from trainables.image_files import suffixes, whole_images
 from tune_srgan.upscaling.about import About
 from tune_srgan.upscaling.generator import TrainedGenerator, load_generator
 from tune_srgan.upscaling.source import Loaded, Windowed, opened
@@ -197,7 +197,7 @@ def _files(sources: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     for source in sources:
         if source.is_dir():
             inside = [file for file in sorted(source.iterdir()) if file.suffix.lower() in known and file.is_file()]
-            inside = [file for file in inside if not file.name.startswith(".")]
+            inside = whole_images([file for file in inside if not file.name.startswith(".")])
             if not inside:
                 problems.append(Problem(str(source), IN, "a folder without images", "images"))
             files += inside
