@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainables.data_settings import DataSettings
 from trainables.errors import InvalidInput, Problem
-from trainables.image_files import suffixes, whole_images
+from trainables.listing import images_in
 from tune_srgan.upscaling.about import About
 from tune_srgan.upscaling.generator import TrainedGenerator, load_generator
 from tune_srgan.upscaling.source import Loaded, Windowed, opened
@@ -190,14 +191,12 @@ def _in_memory(pixels: Loaded | Windowed, generator: TrainedGenerator, within: A
 
 
 def _files(sources: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
-    """The images that are named, those of a folder in their order, hidden ones left out; and what is none."""
+    """The images that are named, those of a folder in their order as a training finds them; and what is none."""
     files: list[Path] = []
     problems = []
-    known = suffixes()
     for source in sources:
         if source.is_dir():
-            inside = [file for file in sorted(source.iterdir()) if file.suffix.lower() in known and file.is_file()]
-            inside = whole_images([file for file in inside if not file.name.startswith(".")])
+            inside = [file for file in images_in(source, DataSettings())[0] if file.parent == source]
             if not inside:
                 problems.append(Problem(str(source), IN, "a folder without images", "images"))
             files += inside
