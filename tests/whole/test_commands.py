@@ -93,7 +93,7 @@ def test_without_a_study_it_depends_on_the_cluster(monkeypatch, joined, gpus, fi
     connected, ran = connection.Connection(joined, cpus=2), []
     monkeypatch.setattr(connection, "connect", lambda address: connected)
     monkeypatch.setattr(nodes, "has_gpus", lambda: gpus)
-    monkeypatch.setattr(commands, "_run", lambda *arguments, **options: ran.append((*arguments, options)))
+    monkeypatch.setattr(commands, "run_file", lambda *arguments, **options: ran.append((*arguments, options)))
     monkeypatch.setenv("TUNE_SRGAN_STORAGE", "s3://bucket/studies")
     assert invoke().exit_code == 0
     [(path, trials, concurrent, address, storage, options)] = ran
