@@ -345,7 +345,7 @@ def checkout(tmp_path):
     return place
 
 
-@pytest.mark.parametrize("kind", set(FILES) - {"kuberay"})
+@pytest.mark.parametrize("kind", sorted(set(FILES) - {"kuberay"}))
 def test_what_is_mounted_is_all_that_a_node_needs_and_nothing_else(kind, checkout, tmp_path, monkeypatch):
     monkeypatch.chdir(checkout)
     mounts = {far: near for far, near in load(kind)["file_mounts"].items() if far.startswith("~/tune-srgan/")}
