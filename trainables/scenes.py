@@ -200,7 +200,8 @@ def _listed(folder: Path, key: str, configuration: Configuration, required: bool
         files, exists = scene_files(folder), folder.exists()
     except OSError as error:  # a name that is too long, a folder that is closed to us
         raise InvalidInput([Problem(str(folder), key, str(error.strerror), "imagery")]) from None
-    files = scenes_of(files, configuration.Data.bands, configuration.Model.in_bands, key)
+    if folder.is_dir():
+        files = scenes_of(files, configuration.Data.bands, configuration.Model.in_bands, key)
     if not files and required:
         found = "no imagery in it" if exists else "no such file or folder"
         fix = "Point it at a file or folder of .tif, .png, .jpg, .jp2, .npy or .npz scenes."
