@@ -26,7 +26,7 @@ def files_of(scene: Path) -> list[Path]:
 
 
 def scenes_of(files: list[Path], bands: Sequence[str] | None, wanted: int, key: str) -> list[Path]:
-    """Return the path of each scene that the files make.
+    """Return the path of each scene that the files of a folder make.
 
     `bands`: how names spell them; None, of .SAFE folders those of 10 m where 3 or 4 are `wanted`, else all files are
     scenes of their own. InvalidInput where one lacks a band. Of a .SAFE folder the finest images that have them are
@@ -34,25 +34,20 @@ def scenes_of(files: list[Path], bands: Sequence[str] | None, wanted: int, key: 
     """
     ours = {file: _OF_SAFE.fullmatch(file.as_posix()) for file in files if ".safe/" in file.as_posix().lower()}
     others = [file for file in files if file not in ours]
-    named = [file for file in others if len(files_of(file)) > 1]  # by a path with {,} in it
     if ours and bands is None and wanted not in SAFE_BANDS:
         said, fix = "none, and a .SAFE folder", "Name them: [B05, B06, B07]."
         raise InvalidInput([Problem(str(next(iter(ours))), "Data.bands", said, f"{wanted} of its bands", fix)])
-    whole, problems = (
-        (others, []) if bands is None else _grouped([one for one in others if one not in named], bands, key)
-    )
+    whole, problems = (others, []) if bands is None else _grouped(others, bands, key)
     for folder, granule in groupby(sorted(file for file, match in ours.items() if match), key=_granule):
         found, _ = _grouped(list(granule), bands or SAFE_BANDS[wanted], key)
         if found:
             whole = [*whole, min(found, key=_metres)]
         else:
-            expected = ", ".join(bands or SAFE_BANDS[wanted])
-            problems.append(
-                Problem(str(folder), key, "no resolution that has all bands", expected, "Look at Data.bands.")
-            )
+            expected, fix = ", ".join(bands or SAFE_BANDS[wanted]), "Look at Data.bands."
+            problems.append(Problem(str(folder), key, "no resolution that has all bands", expected, fix))
     if problems:
         raise InvalidInput(problems)
-    return sorted({*whole, *named})
+    return sorted(whole)
 
 
 def _grouped(files: list[Path], bands: Sequence[str], key: str) -> tuple[list[Path], list[Problem]]:

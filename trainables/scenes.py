@@ -146,7 +146,8 @@ class _Look:
         except OSError as error:  # a name that is too long, a folder that is closed to us
             raise InvalidInput([Problem(str(folder), self.key, str(error.strerror), "imagery")]) from None
         self.left_out.extend(left_out)
-        files = scenes_of(files, self.data.bands, self.bands, self.key)
+        if folder.is_dir():
+            files = scenes_of(files, self.data.bands, self.bands, self.key)
         if not files and required:
             found = "no imagery in it" if exists else "no such file or folder"
             if left_out:

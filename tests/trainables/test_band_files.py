@@ -133,6 +133,15 @@ def test_a_safe_folder_is_a_scene_of_its_10_m_bands(tmp_path, level, bands, with
     assert name.startswith("T33TVN_20240601T100031_{B04,B03,B02")
 
 
+def test_a_file_of_a_safe_folder_that_is_named_is_itself(tmp_path):
+    inside = safe(tmp_path, "L2A") / "GRANULE" / "L2A_T33TVN" / "IMG_DATA" / "R20m"
+    scene = inside / "T33TVN_20240601T100031_{B05,B06}_20m.jp2"
+    assert find_scenes(configured(scene, 2)).high == [scene]
+    assert find_scenes(configured(inside / "T33TVN_20240601T100031_B05_20m.jp2", 1)).high == [
+        inside / "T33TVN_20240601T100031_B05_20m.jp2"
+    ]
+
+
 def test_bands_of_20_m_are_taken_from_a_safe_folder_by_their_names(tmp_path):
     folder = safe(tmp_path, "L2A")
     ((scene, _),) = find_scenes(configured(folder, 3, ["B05", "B06", "B07"])).train
