@@ -168,9 +168,15 @@ def main() -> None:
         folder = Path(name)
         write_generator(folder / "best.pt", given.network)
         write_scene(folder / "scene.tif", given.size)
+        load = os.getloadavg()[0]  # of others, before
         found = measure(folder, given.size, given.network, given.cog, given.threads)
         found |= {"seams": seams(folder, given.size), "own_low_resolution_mpx_per_s": own_speed(folder)}
-    found |= {"cog": given.cog, "threads": given.threads, "date": datetime.now(UTC).date().isoformat()}
+    found |= {
+        "load_before": round(load, 1),
+        "cog": given.cog,
+        "threads": given.threads,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
     found |= {"commit": commit.stdout.strip(), "torch": torch.__version__, "gdal": rasterio.__gdal_version__}
     found |= {"rasterio": rasterio.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
