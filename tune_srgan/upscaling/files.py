@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainables.band_files import files_of
 from trainables.data_settings import DataSettings
 from trainables.errors import InvalidInput, Problem
 from trainables.listing import images_in
@@ -200,7 +201,7 @@ def _files(sources: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
             if not inside:
                 problems.append(Problem(str(source), IN, "a folder without images", "images"))
             files += inside
-        elif source.exists():
+        elif all(file.exists() for file in files_of(source)):
             files.append(source)
         else:
             problems.append(Problem(str(source), IN, "no such file", "an image"))
