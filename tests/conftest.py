@@ -1,9 +1,13 @@
 """What holds for all tests: how kernels run without a GPU, how patient Hypothesis is, which studies are shared."""
 
 import os
+import signal
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # a process a core; libraries read it as they are loaded
+
+# a shell that starts this in the background lets Ctrl-C go unheard, and so would the commands under test
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

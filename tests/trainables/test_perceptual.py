@@ -315,7 +315,7 @@ def test_a_training_or_study_without_weights_is_refused_before_it_starts(nowhere
     # one of the metrics that trials may have
     training["Training"]["Losses"] = {}
     training["Data"]["crop_size"] = SIDE
-    document["space"][METRIC] = {"choice": ["laplacian", "lpips", "laplacian"]}
+    document["space"][METRIC] = {"choice": ["laplacian", "lpips"]}
     file = write(tmp_path, document)
     with pytest.raises(InvalidInput, match=f"{file}: {METRIC}: found lpips, and no {ALEX}"):
         check_file(file, str(tmp_path / "runs"), False, None, quiet, quiet)

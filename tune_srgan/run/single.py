@@ -43,14 +43,17 @@ TRACKER_S = 10.0  # what a training's end waits for its run to be closed
 def train_alone(file: Path, folder: Path | None, out: Console, err: Console, take_over: bool = False) -> End:
     """Train a configuration's file to its end, or go on with it, as the only process; returns how it ended."""
     configuration, imagery, warnings = open_training(file)
+    weights = describe(configuration)
     print_warnings(warnings, err)
     trial = folder_of(file, configuration, folder)
     with training(trial, err, take_over):
-        return _train(trial, configuration, imagery, out, err)
+        return _train(trial, configuration, imagery, weights, out, err)
 
 
-def _train(trial: TrialFolder, configuration: Configuration, imagery: Imagery, out: Console, err: Console) -> End:
-    weights, state = describe(configuration), open_folder(trial, configuration)
+def _train(
+    trial: TrialFolder, configuration: Configuration, imagery: Imagery, weights: str, out: Console, err: Console
+) -> End:
+    state = open_folder(trial, configuration)
     tracking = tracking_of(configuration.Logging.wandb)
     mode, note = tracking_mode(tracking)
     if note and trial.outcome() is None:
