@@ -17,9 +17,12 @@ DEAF = """
 import time
 from tune_srgan.interrupt import end_soon_after_ctrl_c
 end_soon_after_ctrl_c(1.0)
-print("deaf", flush=True)
+told = False
 while True:
     try:
+        if not told:
+            told = True
+            print("deaf", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         pass
