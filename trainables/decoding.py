@@ -24,7 +24,7 @@ from trainables.errors import InvalidInput, Problem
 from trainables.image_files import Mask
 from trainables.kinds import is_antialiased
 from trainables.networks import downsample
-from trainables.normalization import Normalization, normalization_of
+from trainables.normalization import Normalization, ends_of, normalization_of
 from trainables.scenes import Found, Raw
 from trainables.schema import Configuration
 
@@ -165,10 +165,7 @@ def _ends(configuration: Configuration, raws: list[Raw], layout: Layout, areas: 
             found = f"the same value ({low:g}) at both"
             raise InvalidInput([Problem(layout.source, "Data.percentiles", found, "imagery with contrast")])
         return float(low), float(high)
-    if data.scale is not None and data.normalization == "scale":
-        return data.scale[0], data.scale[1]
-    fixed = normalization_of(data, 0.0, 1.0)
-    return fixed.low, fixed.high
+    return ends_of(data) or (0.0, 1.0)  # a person's own functions have none
 
 
 def _scene(

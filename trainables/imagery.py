@@ -206,9 +206,7 @@ class Imagery:
 
     @property
     def _nodata_key(self) -> str:
-        return (
-            f"Data.{self._configuration.Data.place_key}" if self._configuration.Data.nodata is None else "Data.nodata"
-        )
+        return self.key if self._configuration.Data.nodata is None else "Data.nodata"
 
     @property
     def _nodata(self) -> str:

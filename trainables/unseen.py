@@ -63,12 +63,13 @@ def _twins(scenes: list[Scene], own: list[Scene]) -> list[Scene | None]:
     known = defaultdict(list)
     for scene in own:
         known[_middle(scene)].append(scene)
-    return [
-        None
-        if not (alike := known[_middle(scene)]) or scene.hr.amin() == scene.hr.amax()
-        else next((one for one in alike if torch.equal(one.hr, scene.hr)), None)
-        for scene in scenes
-    ]
+    return [_twin(scene, known[_middle(scene)]) for scene in scenes]
+
+
+def _twin(scene: Scene, alike: list[Scene]) -> Scene | None:
+    if not alike or scene.hr.amin() == scene.hr.amax():
+        return None
+    return next((one for one in alike if torch.equal(one.hr, scene.hr)), None)
 
 
 def _seen(file: Path, key: str, found: str) -> Problem:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.documents import assert_part
 from tests.support.images import PLACE, placed, png, pnm, tiff
 from tests.support.service import ROOT
 from tests.support.tiny import tiny
@@ -296,12 +297,7 @@ def test_the_table_of_formats_is_what_happens(request, tmp_path):
         for (kinds, name, mask, where, found), names in sorted(bands.items(), key=lambda row: row[0][1])
     ]
     table = "| format | type | bands | mask | georeference | read |\n|---|---|---|---|---|---|\n" + "".join(lines)
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    if request.config.getoption("accept"):
-        DOCUMENT.write_text(before + BEGIN + table + END + after, encoding="utf-8")
-    assert old == table, f"the table in {DOCUMENT.name} is another; if it is meant: {ACCEPT}"
+    assert_part(request, DOCUMENT, (BEGIN, END), table, ACCEPT)
 
 
 def test_every_suffix_that_is_read_is_in_the_table():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from tests.support.documents import assert_part
 from tests.support.opensr import CONFIGURATIONS, KEYS
 from tests.support.service import ROOT
 from trainables.configuration import build_configuration, said_of
@@ -102,12 +103,7 @@ def row(key, folder):
 
 def test_the_table_of_all_keys_is_what_happens(request, tiles):
     table = "| key there | values | here |\n|---|---|---|\n" + "".join(row(key, tiles) for key in KEYS)
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    if request.config.getoption("accept"):
-        DOCUMENT.write_text(before + BEGIN + table + END + after, encoding="utf-8")
-    assert old == table, f"the table in {DOCUMENT.name} is another; if it is meant: {ACCEPT}"
+    assert_part(request, DOCUMENT, (BEGIN, END), table, ACCEPT)
 
 
 def test_every_key_of_its_configurations_is_in_the_table():
