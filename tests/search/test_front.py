@@ -31,7 +31,7 @@ from tune_srgan.report.live import StudyView
 from tune_srgan.search.confirmation import candidates, winner
 from tune_srgan.search.front import front_of
 from tune_srgan.search.optuna_copy import told_of
-from tune_srgan.search.race import due, incumbent_of, next_seed
+from tune_srgan.search.race import due, incumbent_of, next_seed, ranked
 from tune_srgan.search.samplers import check_sampler
 from tune_srgan.search.searcher import Searcher
 from tune_srgan.search.wait_sampler import FLOORS
@@ -234,3 +234,9 @@ def test_the_live_view_says_what_the_best_trials_image_is_worth(tmp_path):
 def test_of_trials_as_soon_as_one_another_the_better_image_wins(tmp_path):
     study, folder = study_with(tmp_path, ALSO, known=[(80, 3.0, 0.0), (80, -1.0, 0.0), (100, 0.0, 0.0)])
     assert winner(study, records_in(study, folder)).number == 1
+
+
+def test_of_trials_as_soon_as_one_another_one_whose_images_were_not_measured_gives_way(tmp_path):
+    known = [(80, math.nan, 0.0), (80, 3.0, 0.0), (80, math.nan, 0.0), (80, -1.0, 0.0), (80, 2.0, 0.0)]
+    study, folder = study_with(tmp_path, ALSO, known=known)
+    assert numbers(ranked(study, records_in(study, folder))) == [3, 4, 1, 0, 2]

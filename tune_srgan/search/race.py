@@ -89,7 +89,8 @@ def ranked(study: Study, records: StudyRecords) -> list[TrialRecord]:
 
     def key(record: TrialRecord) -> tuple[float, int, float, float, int]:
         kept, loss = _kept(study, record, records), 0.0 if also is None else loss_of(also, record.quality)
-        return _cost(study, kept), -len(kept), record.cost or 0.0, loss, record.number
+        unmeasured = math.isnan(loss)  # which is neither more nor less than any other
+        return _cost(study, kept), -len(kept), record.cost or 0.0, math.inf if unmeasured else loss, record.number
 
     return sorted((record for record in records.search if record.accepted), key=key)
 
